@@ -1,0 +1,184 @@
+//! Which worker gets the next connection, where the primary accepts it (`round-robin`, rescue).
+//!
+//! A scheduler sees the workers that serve a port and names one. It does not hold connections, and
+//! it is never asked about one that nobody may take.
+
+use crate::worker::{SlotId, WorkerId};
+use core::net::IpAddr;
+
+/// A worker that serves the port, as a scheduler sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Which.
+    pub worker: WorkerId,
+    /// Its place.
+    pub slot: SlotId,
+    /// Whether it may be given a connection now: its window is open.
+    pub free: bool,
+    /// Connections given to it and not acknowledged yet.
+    pub unanswered: u32,
+    /// Connections it holds, as far as it told.
+    pub open: u32,
+}
+
+/// Chooses the worker for a connection.
+///
+/// ```
+/// use core::net::IpAddr;
+/// use phalanx_core::balance::{Candidate, Scheduler};
+/// /// Everything to the first worker that has room.
+/// struct First;
+/// impl Scheduler for First {
+///     fn pick(&mut self, _: Option<IpAddr>, candidates: &[Candidate]) -> Option<usize> {
+///         candidates.iter().position(|c| c.free)
+///     }
+/// }
+/// ```
+pub trait Scheduler: Send {
+    /// The place in `candidates` of the worker that gets the connection from `source` (`None` for
+    /// a unix socket). `None`, or a candidate that is not free, lets the connection wait.
+    /// `candidates` is ordered by worker and never empty.
+    fn pick(&mut self, source: Option<IpAddr>, candidates: &[Candidate]) -> Option<usize>;
+}
+
+/// One after the other, as `node:cluster`'s `SCHED_RR`. The default.
+#[derive(Clone, Debug)]
+pub struct RoundRobin {
+    last: WorkerId,
+}
+
+impl Default for RoundRobin {
+    fn default() -> Self {
+        Self { last: WorkerId(0) }
+    }
+}
+
+impl Scheduler for RoundRobin {
+    fn pick(&mut self, _: Option<IpAddr>, candidates: &[Candidate]) -> Option<usize> {
+        let next = candidates
+            .iter()
+            .position(|c| c.free && c.worker > self.last)
+            .or_else(|| candidates.iter().position(|c| c.free))?;
+        self.last = candidates.get(next)?.worker;
+        Some(next)
+    }
+}
+
+/// The worker with the fewest connections; among equals, one after the other.
+#[derive(Clone, Debug, Default)]
+pub struct LeastConnections {
+    turn: RoundRobin,
+}
+
+impl Scheduler for LeastConnections {
+    fn pick(&mut self, source: Option<IpAddr>, candidates: &[Candidate]) -> Option<usize> {
+        let load = |c: &Candidate| c.open.saturating_add(c.unanswered);
+        let least = candidates.iter().filter(|c| c.free).map(load).min()?;
+        let mut among = alloc::vec::Vec::from(candidates);
+        for candidate in &mut among {
+            candidate.free &= load(candidate) == least;
+        }
+        self.turn.pick(source, &among)
+    }
+}
+
+/// The same source address, the same slot, as long as the slot has a worker (rendezvous hashing: a
+/// slot that goes moves only its own clients). A connection waits for its worker.
+#[derive(Clone, Debug, Default)]
+pub struct Sticky {
+    turn: RoundRobin,
+}
+
+impl Scheduler for Sticky {
+    fn pick(&mut self, source: Option<IpAddr>, candidates: &[Candidate]) -> Option<usize> {
+        let Some(source) = source else { return self.turn.pick(source, candidates) };
+        let address = match source.to_canonical() {
+            IpAddr::V4(v4) => u128::from(v4.to_bits()),
+            IpAddr::V6(v6) => v6.to_bits(),
+        };
+        let (low, high) = (fold(address), fold(address >> 64));
+        let score = |c: &Candidate| mix(low ^ mix(high ^ mix(u64::from(c.slot.0).wrapping_add(1))));
+        // Of two workers in one slot (a reload), the newer.
+        let best = candidates.iter().enumerate().max_by_key(|(_, c)| (score(c), c.worker))?;
+        best.1.free.then_some(best.0)
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
+const fn fold(bits: u128) -> u64 {
+    bits as u64
+}
+
+/// The finaliser of `SplitMix64`.
+const fn mix(mut z: u64) -> u64 {
+    z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::net::Ipv4Addr;
+    use std::collections::BTreeMap;
+    use std::vec::Vec;
+
+    fn workers(free: &[bool]) -> Vec<Candidate> {
+        (0u32..)
+            .zip(free)
+            .map(|(i, free)| Candidate {
+                worker: WorkerId(i + 1),
+                slot: SlotId(i),
+                free: *free,
+                unanswered: 0,
+                open: 0,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn round_robin_is_exact_and_skips_the_busy() {
+        let mut turn = RoundRobin::default();
+        let all = workers(&[true; 4]);
+        let mut picks: Vec<_> = (0..8).map(|_| turn.pick(None, &all)).collect();
+        assert_eq!(picks, [0, 1, 2, 3, 0, 1, 2, 3].map(Some));
+        let some = workers(&[true, false, true, false]);
+        picks = (0..4).map(|_| turn.pick(None, &some)).collect();
+        assert_eq!(picks, [0, 2, 0, 2].map(Some));
+        assert_eq!(turn.pick(None, &workers(&[false; 3])), None);
+    }
+
+    #[test]
+    fn least_connections_counts_what_is_on_its_way() {
+        let mut least = LeastConnections::default();
+        let mut all = workers(&[true; 3]);
+        all[0].open = 5;
+        all[1].unanswered = 2;
+        all[2].open = 3;
+        assert_eq!(least.pick(None, &all), Some(1));
+        all[1].free = false;
+        assert_eq!(least.pick(None, &all), Some(2));
+    }
+
+    #[test]
+    fn sticky_moves_only_the_clients_of_the_slot_that_went() {
+        let mut sticky = Sticky::default();
+        let all = workers(&[true; 4]);
+        let three: Vec<_> = all.iter().copied().filter(|c| c.slot != SlotId(2)).collect();
+        let mut spread = BTreeMap::new();
+        for n in 0..4_000u32 {
+            let ip = Some(IpAddr::V4(Ipv4Addr::from_bits(0x7f00_0000 + n)));
+            let home = all[sticky.pick(ip, &all).expect("somebody")].slot;
+            *spread.entry(home).or_insert(0u32) += 1;
+            let after = three[sticky.pick(ip, &three).expect("somebody")].slot;
+            if home != SlotId(2) {
+                assert_eq!(home, after, "{ip:?}");
+            }
+        }
+        assert!(spread.values().all(|n| (850..1150).contains(n)), "{spread:?}");
+        let busy = workers(&[false; 4]);
+        let ip = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        assert_eq!(sticky.pick(ip, &busy), None, "it waits for its worker");
+    }
+}

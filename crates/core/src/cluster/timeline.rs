@@ -1,0 +1,322 @@
+//! The life of clusters as texts: what happened and what followed, on a virtual clock.
+//!
+//! Each text is both the script and the expectation. Lines whose first word is a fact or a wish are
+//! played, at the time that they name; everything is written down again with what the cluster did,
+//! and the two texts must be the same. `0#1` is worker 1 in slot 0.
+//!
+//! | played | means |
+//! |---|---|
+//! | `online`, `ready`, `leaving`, `closed`, `broken` | what a worker says or does |
+//! | `exit 0#1 SIGSEGV` | its process ended |
+//! | `listens_and_exits` | both, before there was time to plan |
+//! | `forked`, `unforkable`, `impossible` | the process could (not, never) be made; see [`by_hand`] |
+//! | `scale 3`, `reload`, `disconnect 0#1`, `manual`, `stop`, `stop now` | wishes |
+//! | `pass` | nothing; time goes on until then |
+//! | `look` | writes down who is there |
+//!
+//! Everything else is what the cluster did or said.
+
+mod lives;
+mod pairs;
+mod reloads;
+
+use super::{Action, Cluster, Event};
+use crate::report::Report;
+use crate::restart::Restart;
+use crate::spec::{MAX_WORKERS, ReadyWhen, Spec};
+use crate::time::Time;
+use crate::worker::{Exit, Phase, Worker, WorkerId};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::time::Duration;
+use std::{assert, assert_eq, panic, vec};
+
+/// Three seconds to start, one to finish, and crashes that wait 100, 200 and then 5000 ms.
+fn rules(workers: usize) -> Spec {
+    Spec {
+        workers,
+        ready: ReadyWhen::Listening,
+        start_timeout: Some(Duration::from_secs(3)),
+        grace: Some(Duration::from_secs(1)),
+        restart: Restart {
+            cap: Duration::from_secs(5),
+            stable: Duration::from_secs(2),
+            limit: 4,
+            ..Restart::default()
+        },
+    }
+}
+
+fn restarts_off(workers: usize) -> Spec {
+    let restart = Restart { enabled: false, ..Restart::default() };
+    Spec { restart, ..rules(workers) }
+}
+
+/// Plays a text in a world in which every process can be made at once.
+fn story(spec: Spec, text: &str) {
+    play(spec, true, text);
+}
+
+/// Plays a text that says itself what becomes of each fork.
+fn by_hand(spec: Spec, text: &str) {
+    play(spec, false, text);
+}
+
+fn play(spec: Spec, auto_fork: bool, text: &str) {
+    let expected: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let mut stage = Stage {
+        cluster: Cluster::new(spec),
+        auto_fork,
+        now: 0,
+        written: Vec::new(),
+        dated: None,
+    };
+    stage.plan();
+    for line in &expected {
+        if let Some((at, words)) = line.strip_prefix("t=").and_then(|rest| rest.split_once(' ')) {
+            let at = at.parse().expect("a time in ms");
+            stage.perform(at, words.trim());
+        }
+    }
+    let plain = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let want: Vec<String> = expected.iter().map(|line| plain(line)).collect();
+    let got: Vec<String> = stage.written.iter().map(|line| plain(line)).collect();
+    if want != got {
+        let same = want.iter().zip(&got).take_while(|(a, b)| a == b).count();
+        let tail = |lines: &[String]| lines.get(same..).unwrap_or_default().join("\n  ");
+        panic!(
+            "the story goes differently after line {same}\nexpected:\n  {}\nplayed:\n  {}\n\nthe whole of it:\n{}\n",
+            tail(&want),
+            tail(&got),
+            stage.written.join("\n")
+        );
+    }
+}
+
+struct Stage {
+    cluster: Cluster,
+    auto_fork: bool,
+    now: u64,
+    written: Vec<String>,
+    /// The last time that was written; lines of the same plan do not repeat it.
+    dated: Option<u64>,
+}
+
+impl Stage {
+    fn time(&self) -> Time {
+        Time::from_millis(self.now)
+    }
+
+    fn write(&mut self, words: &str) {
+        let date = if self.dated == Some(self.now) {
+            String::new()
+        } else {
+            self.dated = Some(self.now);
+            format!("t={}", self.now)
+        };
+        self.written.push(format!("{date:<9}{words}"));
+    }
+
+    /// Lets time go on, with every wake on the way.
+    fn pass_until(&mut self, at: u64) {
+        while let Some(wake) = self.cluster.wake().filter(|wake| *wake <= Time::from_millis(at)) {
+            let wake = u64::try_from(wake.since_start().as_millis()).expect("a short story");
+            assert!(wake > self.now, "woken at {wake}, at once");
+            self.now = wake;
+            self.dated = None;
+            self.plan();
+        }
+        self.now = at;
+    }
+
+    fn perform(&mut self, at: u64, words: &str) {
+        let (verb, rest) = words.split_once(' ').unwrap_or((words, ""));
+        let event: fn(WorkerId) -> Event = match verb {
+            "online" => |worker| Event::Online { worker },
+            "ready" => |worker| Event::Listening { worker },
+            "leaving" => |worker| Event::Leaving { worker },
+            "closed" => |worker| Event::ChannelClosed { worker },
+            "forked" => |worker| Event::Forked { worker, pid: 100 + worker.0 },
+            "disconnect" => |worker| Event::Disconnect { worker },
+            "broken" => |worker| Event::Broken { worker, why: "not JSON".into() },
+            "unforkable" | "impossible" | "exit" | "listens_and_exits" | "scale" | "reload" | "manual" | "stop"
+            | "pass" | "look" => |_| Event::Reload,
+            // What the cluster did at a time of its own: written, not played.
+            _ => return,
+        };
+        self.pass_until(at);
+        self.dated = None;
+        self.write(words);
+        let (who, how) = rest.split_once(' ').unwrap_or((rest, ""));
+        let events = match verb {
+            "scale" => vec![Event::Scale { workers: rest.parse().expect("a number") }],
+            "reload" => vec![Event::Reload],
+            "stop" if rest == "now" => vec![Event::StopNow],
+            "stop" => vec![Event::Stop],
+            "pass" => Vec::new(),
+            "look" => return self.look(),
+            "manual" => {
+                assert!(self.cluster.fork().is_some() || self.cluster.is_stopping(), "no room");
+                Vec::new()
+            }
+            "listens_and_exits" => {
+                let worker = id(who);
+                vec![Event::Listening { worker }, Event::Exited { worker, exit: exit(how) }]
+            }
+            "exit" => vec![Event::Exited { worker: id(who), exit: exit(how) }],
+            "unforkable" | "impossible" => vec![Event::ForkFailed {
+                worker: id(who),
+                why: how.into(),
+                permanent: verb == "impossible",
+            }],
+            _ => rest.split(", ").map(|who| event(id(who))).collect(),
+        };
+        for event in events {
+            self.cluster.observe(self.time(), event);
+        }
+        self.plan();
+    }
+
+    /// Plans, writes the plan down, and makes the processes if the story leaves that to us.
+    fn plan(&mut self) {
+        let actions = self.cluster.plan(self.time());
+        assert_eq!(self.cluster.plan(self.time()), [], "planned twice at {}", self.now);
+        let mut actions = actions.into_iter().peekable();
+        while let Some(action) = actions.next() {
+            let mut words = self.words(&action);
+            // Neighbours that are told the same share a line.
+            while let Some(next) = actions.next_if(|next| verb(next).is_some_and(|v| Some(v) == verb(&action))) {
+                let next = self.words(&next);
+                words = format!("{words}, {}", next.split_once(' ').map_or("", |(_, who)| who));
+            }
+            if !words.is_empty() {
+                self.write(&words);
+            }
+        }
+        let forking: Vec<WorkerId> = self
+            .cluster
+            .workers()
+            .filter(|w| self.auto_fork && w.pid.is_none())
+            .map(|w| w.id)
+            .collect();
+        if !forking.is_empty() {
+            for worker in forking {
+                self.cluster.observe(self.time(), Event::Forked { worker, pid: 100 + worker.0 });
+            }
+            self.plan();
+        }
+    }
+
+    fn name(&self, id: WorkerId) -> String {
+        self.cluster.worker(id).map_or_else(|| format!("?#{id}"), name)
+    }
+
+    fn words(&self, action: &Action) -> String {
+        match action {
+            Action::Fork { worker, .. } => format!("fork {}", self.name(*worker)),
+            Action::Disconnect { worker } => format!("tell {}", self.name(*worker)),
+            Action::Kill { worker } => format!("kill {}", self.name(*worker)),
+            Action::Report(report) => say(report),
+        }
+    }
+
+    fn look(&mut self) {
+        let cluster = &self.cluster;
+        let mut who: Vec<String> =
+            cluster.workers().map(|w| format!("{} {}", name(w), phase(w))).collect();
+        for (slot, until, crashes) in cluster.waiting() {
+            let until = until.since_start().as_millis();
+            who.push(format!("slot {slot} waits until {until} ({crashes} crashes)"));
+        }
+        if who.is_empty() {
+            who.push("nobody".into());
+        }
+        let settled = if cluster.is_settled() { "settled" } else { "not settled" };
+        let words = format!("= {}; {} wanted, {settled}", who.join(", "), cluster.wanted());
+        self.write(&words);
+    }
+}
+
+fn name(worker: &Worker) -> String {
+    let mark = if worker.guarded { "" } else { "*" };
+    format!("{}#{}{mark}", worker.slot, worker.id)
+}
+
+fn phase(worker: &Worker) -> String {
+    match worker.phase {
+        Phase::Forking => "forking".into(),
+        Phase::Starting { online: false, .. } => "starting".into(),
+        Phase::Starting { online: true, .. } => "online".into(),
+        Phase::Ready { .. } => "ready".into(),
+        Phase::Draining { why, deadline: None, .. } => format!("leaves ({why})"),
+        Phase::Draining { why, deadline: Some(at), .. } => {
+            format!("leaves until {} ({why})", at.since_start().as_millis())
+        }
+        Phase::Killed { why, .. } => format!("killed ({why})"),
+    }
+}
+
+fn verb(action: &Action) -> Option<&'static str> {
+    match action {
+        Action::Fork { .. } => Some("fork"),
+        Action::Disconnect { .. } => Some("tell"),
+        Action::Kill { .. } => Some("kill"),
+        Action::Report(_) => None,
+    }
+}
+
+fn say(report: &Report) -> String {
+    match report {
+        // The line that was played says it all.
+        Report::Ended { asked: None, .. } | Report::NotStarted { .. } | Report::Broken { .. } => {
+            String::new()
+        }
+        Report::Ended { worker, slot, asked: Some(why), .. } => {
+            format!("gone {slot}#{worker} ({why})")
+        }
+        Report::Waiting { slot, wait, crashes } => {
+            format!("slot {slot} waits {wait:?}, {crashes} crashes")
+        }
+        Report::CrashLoop { slot, crashes, every } => {
+            format!("CRASH LOOP in slot {slot}, {crashes} crashes, again every {every:?}")
+        }
+        Report::StartTimeout { worker, slot, after } => {
+            format!("{slot}#{worker} not ready after {after:?}")
+        }
+        Report::GraceOver { worker, slot, after } => {
+            format!("{slot}#{worker} still there after {after:?}")
+        }
+        Report::ReloadBegun { generation, workers } => {
+            format!("begins: reload {generation} of {workers}")
+        }
+        Report::ReloadDone { generation, replaced, took } => {
+            format!("done: reload {generation}, {replaced} replaced in {took:?}")
+        }
+        Report::ReloadFailed { generation, slot, why, replaced, kept } => format!(
+            "FAILED: reload {generation} in slot {slot}: {why}; {replaced} replaced, {kept} kept"
+        ),
+        Report::Refused { what, why } => format!("refused: {what}, {why}"),
+        Report::NeverReady { why } => format!("NEVER READY: {why}"),
+        Report::Stopped => "STOPPED".into(),
+    }
+}
+
+/// The worker of `0#1`.
+fn id(who: &str) -> WorkerId {
+    let number = who.trim_end_matches('*').split_once('#').map(|(_, number)| number.parse());
+    match number {
+        Some(Ok(number)) => WorkerId(number),
+        _ => panic!("no worker: {who}"),
+    }
+}
+
+fn exit(how: &str) -> Exit {
+    match how.strip_prefix("code ") {
+        Some(code) => Exit::Code(code.parse().expect("an exit code")),
+        None => (1..32)
+            .map(Exit::Signal)
+            .find(|signal| signal.to_string() == how)
+            .unwrap_or_else(|| panic!("no way to end: {how}")),
+    }
+}

@@ -1,0 +1,167 @@
+//! What the core did, and why, for logs, events and people.
+
+use crate::worker::{End, Exit, Leave, SlotId, WorkerId};
+use core::fmt;
+use core::time::Duration;
+
+/// One thing worth telling.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Report {
+    /// A worker's process ended.
+    Ended {
+        /// Which.
+        worker: WorkerId,
+        /// Its place.
+        slot: SlotId,
+        /// How.
+        exit: Exit,
+        /// Why it had been told to leave; `None` if it had not.
+        asked: Option<Leave>,
+        /// How long it had been ready.
+        served: Duration,
+    },
+    /// A worker could not be started.
+    NotStarted {
+        /// Which.
+        worker: WorkerId,
+        /// Its place.
+        slot: SlotId,
+        /// Why.
+        why: alloc::string::String,
+    },
+    /// A slot waits before it gets another worker.
+    Waiting {
+        /// The slot.
+        slot: SlotId,
+        /// How long.
+        wait: Duration,
+        /// Crashes in a row.
+        crashes: u32,
+    },
+    /// A slot's workers crash again and again.
+    CrashLoop {
+        /// The slot.
+        slot: SlotId,
+        /// Crashes in a row.
+        crashes: u32,
+        /// How often it is tried from now on.
+        every: Duration,
+    },
+    /// A worker was not ready in time and is killed.
+    StartTimeout {
+        /// Which.
+        worker: WorkerId,
+        /// Its place.
+        slot: SlotId,
+        /// The time it had.
+        after: Duration,
+    },
+    /// A worker did not finish in time and is killed.
+    GraceOver {
+        /// Which.
+        worker: WorkerId,
+        /// Its place.
+        slot: SlotId,
+        /// The time it had.
+        after: Duration,
+    },
+    /// A worker broke the channel's protocol and is killed.
+    Broken {
+        /// Which.
+        worker: WorkerId,
+        /// Its place.
+        slot: SlotId,
+        /// How.
+        why: alloc::string::String,
+    },
+    /// A rolling reload begins.
+    ReloadBegun {
+        /// Its number.
+        generation: u64,
+        /// How many workers are to be replaced.
+        workers: usize,
+    },
+    /// A rolling reload is over: every worker is new and ready.
+    ReloadDone {
+        /// Its number.
+        generation: u64,
+        /// How many workers were replaced.
+        replaced: u32,
+        /// How long it took.
+        took: Duration,
+    },
+    /// A rolling reload stopped; the workers not replaced yet go on.
+    ReloadFailed {
+        /// Its number.
+        generation: u64,
+        /// Where.
+        slot: SlotId,
+        /// Why.
+        why: End,
+        /// How many workers were replaced before.
+        replaced: u32,
+        /// How many old ones go on.
+        kept: usize,
+    },
+    /// Something was asked for that cannot be done now.
+    Refused {
+        /// What.
+        what: &'static str,
+        /// Why.
+        why: &'static str,
+    },
+    /// No worker ever became ready; the cluster stops.
+    NeverReady {
+        /// What the last one died of.
+        why: End,
+    },
+    /// The last worker is gone and none is wanted.
+    Stopped,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ended { worker, slot, exit, asked: None, served } => {
+                write!(f, "worker {worker} in slot {slot} ended by itself: {exit}, after {served:.1?} of service")
+            }
+            Self::Ended { worker, slot, exit, asked: Some(why), .. } => {
+                write!(f, "worker {worker} in slot {slot} is gone ({why}): {exit}")
+            }
+            Self::NotStarted { worker, slot, why } => {
+                write!(f, "worker {worker} in slot {slot} could not be started: {why}")
+            }
+            Self::Waiting { slot, wait, crashes } => {
+                write!(f, "slot {slot} waits {wait:?} before its next worker: {crashes} crashes in a row")
+            }
+            Self::CrashLoop { slot, crashes, every } => write!(
+                f,
+                "slot {slot} is in a crash loop: {crashes} crashes in a row; it is tried again every {every:?}"
+            ),
+            Self::StartTimeout { worker, slot, after } => {
+                write!(f, "worker {worker} in slot {slot} was not ready within {after:?} and is killed")
+            }
+            Self::GraceOver { worker, slot, after } => {
+                write!(f, "worker {worker} in slot {slot} did not finish within {after:?} and is killed")
+            }
+            Self::Broken { worker, slot, why } => {
+                write!(f, "worker {worker} in slot {slot} is killed: {why}")
+            }
+            Self::ReloadBegun { generation, workers } => {
+                write!(f, "reload {generation} begins: {workers} workers to replace")
+            }
+            Self::ReloadDone { generation, replaced, took } => {
+                write!(f, "reload {generation} is done: {replaced} workers replaced in {took:.1?}")
+            }
+            Self::ReloadFailed { generation, slot, why, replaced, kept } => write!(
+                f,
+                "reload {generation} stopped: the new worker in slot {slot} did not come up: {why}; {replaced} replaced before, {kept} old workers go on"
+            ),
+            Self::Refused { what, why } => write!(f, "{what} refused: {why}"),
+            Self::NeverReady { why } => {
+                write!(f, "no worker became ready, the cluster stops; of the last one: {why}")
+            }
+            Self::Stopped => f.write_str("stopped: the last worker is gone"),
+        }
+    }
+}

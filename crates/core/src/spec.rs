@@ -1,0 +1,45 @@
+//! What a cluster is wanted to be.
+
+use crate::restart::Restart;
+use core::time::Duration;
+
+/// The most workers (and slots) a cluster may have: the kernel's steering program and the tables
+/// are bounded by it.
+pub const MAX_WORKERS: usize = 512;
+
+/// When a new worker counts as ready to serve.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadyWhen {
+    /// It said that it listens.
+    #[default]
+    Listening,
+    /// Its channel works; for workers that never listen.
+    Online,
+}
+
+/// The rules of a cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spec {
+    /// How many workers are kept running. 0: only those that are forked one by one.
+    pub workers: usize,
+    /// When a new worker counts as ready.
+    pub ready: ReadyWhen,
+    /// How long a new worker may take to be ready before it is killed; `None`: as long as it likes.
+    pub start_timeout: Option<Duration>,
+    /// How long a worker may take to finish after it was told to leave; `None`: as long as it likes.
+    pub grace: Option<Duration>,
+    /// What follows the end of a worker that was not told to leave.
+    pub restart: Restart,
+}
+
+impl Default for Spec {
+    fn default() -> Self {
+        Self {
+            workers: 1,
+            ready: ReadyWhen::default(),
+            start_timeout: Some(Duration::from_secs(60)),
+            grace: Some(Duration::from_secs(30)),
+            restart: Restart::default(),
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! Bytes to frames, whatever the bytes.
+
+use super::{
+    Act, AddressType, Answer, Cluster, Extras, Frame, Handle, HandleKind, Query, RawValue,
+    SockName, SocketNote, Value, WireError,
+};
+use alloc::borrow::{Cow, ToOwned};
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+
+/// Handles within handles that are unwrapped; Node nests at most once when it sends again.
+const MAX_NESTING: usize = 4;
+
+/// Consumed bytes at the front of the buffer that are tolerated before the rest is moved down.
+const COMPACT: usize = 256 << 10;
+
+/// Cuts a stream of bytes into frames.
+///
+/// ```
+/// use phalanx_core::wire::{Decoder, Frame, DEFAULT_MAX_LINE};
+/// let mut decoder = Decoder::new(DEFAULT_MAX_LINE);
+/// decoder.feed(b"{\"hello\":");
+/// assert!(decoder.next_frame()?.is_none());
+/// decoder.feed(b"1}\n");
+/// let Some(Frame::User(message)) = decoder.next_frame()? else { panic!("a message") };
+/// assert_eq!(message.get(), "{\"hello\":1}");
+/// # Ok::<(), phalanx_core::wire::WireError>(())
+/// ```
+#[derive(Debug)]
+pub struct Decoder {
+    bytes: Vec<u8>,
+    /// Where the next line starts.
+    start: usize,
+    /// Up to where no line end was found yet.
+    scanned: usize,
+    max_line: usize,
+    broken: Option<WireError>,
+}
+
+impl Decoder {
+    /// A decoder that takes lines of at most `max_line` bytes.
+    #[must_use]
+    pub fn new(max_line: usize) -> Self {
+        Self { bytes: Vec::new(), start: 0, scanned: 0, max_line, broken: None }
+    }
+
+    /// Adds what was read.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        if self.broken.is_some() {
+            return;
+        }
+        if self.start == self.bytes.len() {
+            self.bytes.clear();
+            self.bytes.shrink_to(COMPACT);
+            (self.start, self.scanned) = (0, 0);
+        } else if self.start > COMPACT && self.start > self.bytes.len() / 2 {
+            self.bytes.drain(..self.start);
+            self.scanned -= self.start;
+            self.start = 0;
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The next whole frame, or `None` until more is fed.
+    ///
+    /// # Errors
+    /// A line that is no frame. The stream cannot be trusted after it: every later call returns the
+    /// same error.
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, WireError> {
+        if let Some(error) = &self.broken {
+            return Err(error.clone());
+        }
+        let found = self.bytes.get(self.scanned..).and_then(|rest| memchr::memchr(b'\n', rest));
+        let end = found.map_or(self.bytes.len(), |at| self.scanned + at);
+        self.scanned = end;
+        let result = if end - self.start > self.max_line {
+            Err(WireError::TooLong { limit: self.max_line })
+        } else if found.is_none() {
+            return Ok(None);
+        } else {
+            let line = self.bytes.get(self.start..end).unwrap_or_default();
+            (self.start, self.scanned) = (end + 1, end + 1);
+            core::str::from_utf8(line).map_err(|_| WireError::NotUtf8).and_then(parse)
+        };
+        match result {
+            Ok(frame) => Ok(Some(frame)),
+            Err(error) => {
+                self.bytes = Vec::new();
+                self.broken = Some(error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    /// How many bytes of an unfinished line are held: at the end of a stream, what was cut off.
+    #[must_use]
+    pub fn unfinished(&self) -> usize {
+        self.bytes.len() - self.start.min(self.bytes.len())
+    }
+}
+
+/// One line without its end.
+fn parse(line: &str) -> Result<Frame, WireError> {
+    // Some peers mark their internal lines with this byte.
+    let line = line.strip_prefix('\u{2}').unwrap_or(line);
+    let probe = Probe::of(line)
+        .map_err(|e| WireError::NotJson { why: e.to_string(), begins: begin(line) })?;
+    match probe.cmd {
+        Some(cmd) if is_internal(&cmd) => parse_internal(&cmd, line, 0)
+            .map_err(|e| WireError::BadField { why: e.to_string(), begins: begin(line) }),
+        _ => RawValue::from_string(line.trim().to_owned())
+            .map(Frame::User)
+            .map_err(|e| WireError::NotJson { why: e.to_string(), begins: begin(line) }),
+    }
+}
+
+/// Node's rule for what the peer never shows to the user.
+pub(super) fn is_internal(cmd: &str) -> bool {
+    cmd.len() > 5 && cmd.starts_with("NODE_")
+}
+
+fn begin(line: &str) -> String {
+    line.chars().take(60).flat_map(char::escape_debug).collect()
+}
+
+fn parse_internal(cmd: &str, line: &str, depth: usize) -> Result<Frame, serde_json::Error> {
+    let key = |line| serde_json::from_str::<RawKey>(line);
+    Ok(match cmd {
+        "NODE_CLUSTER" => Frame::Cluster(serde_json::from_str::<RawCluster<'_>>(line)?.into()),
+        "NODE_HANDLE" => parse_handle(line, depth)?,
+        "NODE_HANDLE_ACK" => Frame::HandleAck,
+        "NODE_HANDLE_NACK" => Frame::HandleNack,
+        "NODE_SOCKET_NOTIFY_CLOSE" => Frame::Socket(SocketNote::NotifyClose(key(line)?.key)),
+        "NODE_SOCKET_ALL_CLOSED" => Frame::Socket(SocketNote::AllClosed(key(line)?.key)),
+        "NODE_SOCKET_GET_COUNT" => Frame::Socket(SocketNote::GetCount(key(line)?.key)),
+        "NODE_SOCKET_COUNT" => {
+            let RawKey { key, count } = key(line)?;
+            Frame::Socket(SocketNote::Count(key, count))
+        }
+        other => Frame::Unknown(other.to_owned()),
+    })
+}
+
+fn parse_handle(line: &str, depth: usize) -> Result<Frame, serde_json::Error> {
+    let raw: RawHandle<'_> = serde_json::from_str(line)?;
+    let inner = raw.msg.map_or("null", RawValue::get);
+    let probe = Probe::of(inner)?;
+    let message = match probe.cmd {
+        Some(cmd) if is_internal(&cmd) && depth < MAX_NESTING => {
+            parse_internal(&cmd, inner, depth + 1)?
+        }
+        _ => Frame::User(RawValue::from_string(inner.to_owned())?),
+    };
+    // A handle that is sent again comes wrapped in another; one descriptor, one answer.
+    if let Frame::Handle(nested) = message {
+        return Ok(Frame::Handle(nested));
+    }
+    let kind = match (raw.kind.as_deref(), raw.dgram_type.as_deref()) {
+        (Some("net.Native"), _) => HandleKind::Native,
+        (Some("dgram.Native"), _) => HandleKind::DgramNative,
+        (Some("net.Socket"), _) => HandleKind::Socket,
+        (Some("net.Server"), _) => HandleKind::Server,
+        (Some("dgram.Socket"), Some("udp6")) => HandleKind::Dgram6,
+        (Some("dgram.Socket"), _) => HandleKind::Dgram4,
+        _ => HandleKind::Other,
+    };
+    Ok(Frame::Handle(Handle { kind, key: raw.key, message: Box::new(message) }))
+}
+
+#[derive(serde::Deserialize)]
+struct RawKey {
+    #[serde(default)]
+    key: String,
+    #[serde(default)]
+    count: u64,
+}
+
+#[derive(serde::Deserialize)]
+struct RawHandle<'a> {
+    #[serde(rename = "type", borrow, default)]
+    kind: Option<Cow<'a, str>>,
+    #[serde(rename = "dgramType", borrow, default)]
+    dgram_type: Option<Cow<'a, str>>,
+    #[serde(default)]
+    key: Option<String>,
+    #[serde(borrow, default)]
+    msg: Option<&'a RawValue>,
+}
+
+/// Every field that a `NODE_CLUSTER` frame may have, in either direction.
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawCluster<'a> {
+    #[serde(default)]
+    seq: Option<u64>,
+    #[serde(default)]
+    ack: Option<u64>,
+    #[serde(borrow, default)]
+    act: Option<Cow<'a, str>>,
+    #[serde(default)]
+    key: Option<String>,
+    #[serde(default)]
+    errno: Option<i32>,
+    #[serde(default)]
+    data: Value,
+    #[serde(default)]
+    sockname: Option<SockName>,
+    #[serde(default)]
+    accepted: Option<bool>,
+    #[serde(default)]
+    open: Option<u32>,
+    #[serde(default)]
+    index: Option<i64>,
+    #[serde(default)]
+    address: Option<String>,
+    #[serde(default)]
+    port: Option<i64>,
+    #[serde(default, deserialize_with = "address_type")]
+    address_type: AddressType,
+    #[serde(default)]
+    fd: Option<i64>,
+    #[serde(default)]
+    flags: Option<i64>,
+    #[serde(default, deserialize_with = "number_or_false")]
+    backlog: Option<i64>,
+    #[serde(default)]
+    readable_all: Option<bool>,
+    #[serde(default)]
+    writable_all: Option<bool>,
+    #[serde(default)]
+    phalanx: Option<Extras>,
+}
+
+impl From<RawCluster<'_>> for Cluster {
+    fn from(raw: RawCluster<'_>) -> Self {
+        let (seq, ack) = (raw.seq, raw.ack);
+        let name = raw.act.as_deref().map(ToOwned::to_owned);
+        let act = match name.as_deref() {
+            Some("online") => Act::Online,
+            Some("queryServer") => Act::QueryServer(raw.query()),
+            Some("listening") => Act::Listening(raw.query()),
+            Some("close") => Act::Close { key: raw.key.unwrap_or_default() },
+            Some("exitedAfterDisconnect") => Act::ExitedAfterDisconnect,
+            Some("newconn") => Act::NewConn { key: raw.key.unwrap_or_default() },
+            Some("disconnect") => Act::Disconnect,
+            None if ack.is_some() => Act::Answer(Answer {
+                errno: raw.errno,
+                key: raw.key,
+                data: raw.data,
+                sockname: raw.sockname,
+                accepted: raw.accepted,
+                open: raw.open,
+            }),
+            _ => Act::Other,
+        };
+        Self { seq, ack, act }
+    }
+}
+
+impl RawCluster<'_> {
+    fn query(self) -> Query {
+        Query {
+            index: self.index.unwrap_or(0),
+            data: self.data,
+            address: self.address,
+            port: self.port,
+            address_type: self.address_type,
+            fd: self.fd.filter(|fd| *fd >= 0),
+            flags: self.flags.unwrap_or(0),
+            backlog: self.backlog,
+            readable_all: self.readable_all.unwrap_or(false),
+            writable_all: self.writable_all.unwrap_or(false),
+            extras: self.phalanx.unwrap_or_default(),
+        }
+    }
+}
+
+fn address_type<'de, D: Deserializer<'de>>(d: D) -> Result<AddressType, D::Error> {
+    use serde::de::Error;
+    match Value::deserialize(d)? {
+        Value::Null => Ok(AddressType::Descriptor),
+        Value::String(s) if s == "udp4" => Ok(AddressType::Udp4),
+        Value::String(s) if s == "udp6" => Ok(AddressType::Udp6),
+        Value::Number(n) if n.as_i64() == Some(4) => Ok(AddressType::Tcp4),
+        Value::Number(n) if n.as_i64() == Some(6) => Ok(AddressType::Tcp6),
+        Value::Number(n) if n.as_i64() == Some(-1) => Ok(AddressType::Unix),
+        other => Err(D::Error::custom(alloc::format!("unknown addressType {other}"))),
+    }
+}
+
+fn number_or_false<'de, D: Deserializer<'de>>(d: D) -> Result<Option<i64>, D::Error> {
+    Ok(Value::deserialize(d)?.as_i64())
+}
+
+/// The `cmd` of a JSON value that is an object with a string of that name; JavaScript's rules, so
+/// that what one side takes for internal the other does too: the last `cmd` counts, escapes are
+/// resolved, and halves of surrogate pairs are no error. The rest of the value is only checked.
+#[derive(Default)]
+pub(super) struct Probe<'a> {
+    pub(super) cmd: Option<Cow<'a, str>>,
+}
+
+impl<'a> Probe<'a> {
+    pub(super) fn of(text: &'a str) -> Result<Self, serde_json::Error> {
+        // Only objects are looked into: numbers that no machine holds are the user's business.
+        if text.trim_start().starts_with('{') {
+            return serde_json::from_str(text);
+        }
+        serde_json::from_str::<&RawValue>(text).map(|_| Self::default())
+    }
+}
+
+impl<'de> Deserialize<'de> for Probe<'de> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        d.deserialize_map(ProbeVisitor)
+    }
+}
+
+struct ProbeVisitor;
+
+impl<'de> Visitor<'de> for ProbeVisitor {
+    type Value = Probe<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Probe<'de>, A::Error> {
+        let mut probe = Probe::default();
+        while let Some(key) = map.next_key::<&RawValue>()? {
+            if text_of(key).as_deref() == Some("cmd") {
+                probe.cmd = text_of(map.next_value::<&RawValue>()?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(probe)
+    }
+}
+
+/// The text of a JSON string, or `None` for any other value.
+fn text_of(json: &RawValue) -> Option<Cow<'_, str>> {
+    let inner = json.get().strip_prefix('"')?.strip_suffix('"')?;
+    if !inner.contains('\\') {
+        return Some(Cow::Borrowed(inner));
+    }
+    serde_json::from_str::<Lossy>(json.get()).ok().map(|text| Cow::Owned(text.0))
+}
+
+/// A string in which halves of surrogate pairs are replaced.
+struct Lossy(String);
+
+impl<'de> Deserialize<'de> for Lossy {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        d.deserialize_bytes(LossyVisitor)
+    }
+}
+
+struct LossyVisitor;
+
+impl Visitor<'_> for LossyVisitor {
+    type Value = Lossy;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+    fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Lossy, E> {
+        Ok(Lossy(String::from_utf8_lossy(bytes).into_owned()))
+    }
+}

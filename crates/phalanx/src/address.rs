@@ -1,0 +1,112 @@
+//! Addresses to listen on, as people write them.
+
+use crate::error::{Error, Result};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Where to listen: an IP address and a port, or the path of a unix socket.
+///
+/// Written `127.0.0.1:8000`, `[::1]:8000`, `:8000` or `8000` (any address, IPv6 and IPv4), `localhost:8000`
+/// or `unix:/run/app.sock`.
+///
+/// ```
+/// use phalanx::Address;
+/// let address: Address = ":8000".parse()?;
+/// assert_eq!(address.to_string(), "[::]:8000");
+/// assert!("8000000".parse::<Address>().is_err());
+/// # Ok::<(), phalanx::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// TCP (or UDP) on this address. `[::]` takes IPv4 as well, unless told otherwise.
+    Ip(SocketAddr),
+    /// A unix-domain stream socket.
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// The addresses that `phalanx run --listen` named, in their order: a program that wants to be placed
+    /// from outside listens on the first. Else `PORT` on any address, as most platforms set it; else
+    /// `otherwise`.
+    ///
+    /// # Errors
+    /// An address that cannot be understood.
+    pub fn from_env(otherwise: &str) -> Result<Vec<Self>> {
+        let text = std::env::var(crate::LISTEN_VARIABLE)
+            .or_else(|_| std::env::var("PORT"))
+            .unwrap_or_else(|_| otherwise.to_owned());
+        text.split(',').map(str::parse).collect()
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self::Ip(address)
+    }
+}
+
+impl TryFrom<&str> for Address {
+    type Error = Error;
+    fn try_from(text: &str) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl FromStr for Address {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return if path.is_empty() || path.contains('\0') {
+                Err(Error::Address(text.to_owned()))
+            } else {
+                Ok(Self::Unix(path.into()))
+            };
+        }
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return Ok(Self::Ip(address));
+        }
+        let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+        let ip = match host {
+            "" => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            "*" => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            _ => return Err(Error::Address(text.to_owned())),
+        };
+        let port = port.parse().map_err(|_| Error::Address(text.to_owned()))?;
+        Ok(Self::Ip(SocketAddr::new(ip, port)))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_as_people_write_them() {
+        for (text, printed) in [
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("[::1]:80", "[::1]:80"),
+            ("80", "[::]:80"),
+            (":0", "[::]:0"),
+            ("localhost:8000", "127.0.0.1:8000"),
+            ("unix:/tmp/x", "unix:/tmp/x"),
+        ] {
+            assert_eq!(text.parse::<Address>().expect(text).to_string(), printed);
+        }
+        for text in ["", "x", "example:80", "1.2.3.4", "1.2.3.4:99999", "unix:", "::1", "-1"] {
+            assert!(text.parse::<Address>().is_err(), "{text}");
+        }
+    }
+}

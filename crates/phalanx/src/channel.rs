@@ -1,0 +1,395 @@
+//! A channel: lines with descriptors over a unix socket pair, the same on both sides.
+//!
+//! Sending never waits for the peer unless the sender wants to: frames of the cluster's own are pushed (there
+//! are few, each bounded by what it answers), messages of the user's wait for room. A descriptor travels
+//! alone in its `sendmsg`, with the first byte of its frame.
+
+use crate::error::{Error, Result};
+use crate::sys;
+use phalanx_core::wire::{Decoder, Frame, WireError};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+
+/// Bytes of the user's messages that may wait for one peer before a sender has to.
+const ROOM: usize = 1 << 20;
+/// Descriptors a peer may send ahead of their frames.
+const MAX_WAITING_FDS: usize = 64;
+/// Frames written in one call.
+const BATCH: usize = 64;
+/// How long to wait when the kernel has too many descriptors in flight (`ETOOMANYREFS`).
+const REFS_PAUSE: Duration = Duration::from_millis(5);
+
+/// A new channel: this side, and the socket for the other.
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    let (ours, theirs) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    rustix::io::ioctl_fionbio(&ours, true)?;
+    Ok((ours, theirs))
+}
+
+/// The two ends of this side. The writer's task lives until the channel is closed.
+pub(crate) fn open(socket: OwnedFd, max_line: usize) -> io::Result<(Sender, Receiver)> {
+    let io = sys::watch(Arc::new(socket), Interest::READABLE | Interest::WRITABLE)?;
+    let io = Arc::new(io);
+    let shared = Arc::new(Shared {
+        io: Arc::clone(&io),
+        queue: Mutex::new(Queue::default()),
+        more: Notify::new(),
+        room: Arc::new(Semaphore::new(ROOM)),
+        max_line,
+    });
+    tokio::spawn(write_on(Arc::clone(&shared)));
+    let receiver = Receiver {
+        io,
+        decoder: Decoder::new(max_line),
+        fds: VecDeque::new(),
+    };
+    Ok((Sender { shared }, receiver))
+}
+
+/// The sending end. Clones share the channel.
+#[derive(Clone)]
+pub(crate) struct Sender {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    io: Arc<AsyncFd<Arc<OwnedFd>>>,
+    queue: Mutex<Queue>,
+    more: Notify,
+    room: Arc<Semaphore>,
+    max_line: usize,
+}
+
+#[derive(Default)]
+struct Queue {
+    items: VecDeque<Item>,
+    /// Handle frames that the peer has to answer, in their order.
+    unanswered: VecDeque<Tag>,
+    closed: bool,
+}
+
+/// Which handle frame an ACK or NACK answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tag {
+    /// A frame whose answer nobody waits for.
+    Other,
+    /// A ping.
+    Ping,
+    /// The hand-over of a connection, by its sequence number.
+    NewConn(u64),
+}
+
+struct Item {
+    bytes: Vec<u8>,
+    sent: usize,
+    fd: Option<Arc<OwnedFd>>,
+    done: Option<oneshot::Sender<()>>,
+    /// Given back when the item is written.
+    #[expect(dead_code, reason = "held, not read")]
+    room: Option<OwnedSemaphorePermit>,
+}
+
+impl Item {
+    const fn new(bytes: Vec<u8>, fd: Option<Arc<OwnedFd>>) -> Self {
+        Self { bytes, sent: 0, fd, done: None, room: None }
+    }
+}
+
+impl Sender {
+    /// Sends a frame of the cluster's own, soon. Nothing happens when the channel is closed.
+    pub(crate) fn push(&self, frame: &Frame) {
+        self.shared.enqueue(None, Item::new(frame.encode(), None));
+    }
+
+    /// Sends a handle frame of the cluster's own, with its descriptor, soon.
+    pub(crate) fn push_handle(&self, frame: &Frame, tag: Tag, fd: Option<Arc<OwnedFd>>) {
+        self.shared.enqueue(Some(tag), Item::new(frame.encode(), fd));
+    }
+
+    /// The handle frame that an ACK or NACK just received answers.
+    pub(crate) fn answered(&self) -> Option<Tag> {
+        self.shared.lock().unanswered.pop_front()
+    }
+
+    /// Sends a line when there is room, and returns when the kernel has it.
+    pub(crate) async fn send(&self, bytes: Vec<u8>, fd: Option<Arc<OwnedFd>>) -> Result<()> {
+        let limit = self.shared.max_line;
+        if bytes.len() > limit {
+            return Err(Error::TooLarge { size: bytes.len(), limit });
+        }
+        let want = u32::try_from(bytes.len().min(ROOM)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.shared.room).acquire_many_owned(want).await;
+        let room = Some(room.map_err(|_| Error::Disconnected)?);
+        let (done, written) = oneshot::channel();
+        let tag = fd.is_some().then_some(Tag::Other);
+        self.shared.enqueue(tag, Item { done: Some(done), room, ..Item::new(bytes, fd) });
+        written.await.map_err(|_| Error::Disconnected)
+    }
+
+    /// Sends what is queued, then closes: the peer reads an end.
+    pub(crate) async fn finish(&self) {
+        let (done, written) = oneshot::channel();
+        self.shared.enqueue(None, Item { done: Some(done), ..Item::new(Vec::new(), None) });
+        let _ = written.await;
+        self.close();
+    }
+
+    /// Closes both directions at once.
+    pub(crate) fn close(&self) {
+        self.shared.close();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.shared.lock().closed
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn enqueue(&self, tag: Option<Tag>, item: Item) {
+        let mut queue = self.lock();
+        if queue.closed {
+            return; // whoever waits sees `done` dropped
+        }
+        queue.unanswered.extend(tag);
+        queue.items.push_back(item);
+        // The common case: nothing waits and the kernel has room. One call, no task switch.
+        match self.flush(&mut queue) {
+            Ok(true) => {}
+            Ok(false) => self.more.notify_one(),
+            Err(_) => self.shut(&mut queue),
+        }
+    }
+
+    /// Writes until the queue is empty (true) or the kernel is full (false).
+    fn flush(&self, queue: &mut Queue) -> io::Result<bool> {
+        while let Some(front) = queue.items.front() {
+            let sent = if front.fd.is_some() && front.sent == 0 {
+                send_one(self.io.get_ref(), front)
+            } else {
+                let alone = |item: &&Item| item.fd.is_none() || item.sent > 0;
+                let slices: Vec<IoSlice<'_>> = queue
+                    .items
+                    .iter()
+                    .take_while(alone)
+                    .take(BATCH)
+                    .map(|item| IoSlice::new(item.bytes.get(item.sent..).unwrap_or_default()))
+                    .collect();
+                sendmsg(
+                    self.io.get_ref(),
+                    &slices,
+                    &mut SendAncillaryBuffer::default(),
+                    SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+                )
+            };
+            match sent {
+                Ok(n) => queue.advance(n),
+                Err(Errno::AGAIN | Errno::TOOMANYREFS | Errno::NOBUFS) => return Ok(false),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(true)
+    }
+
+    fn close(&self) {
+        self.shut(&mut self.lock());
+    }
+
+    fn shut(&self, queue: &mut Queue) {
+        queue.closed = true;
+        queue.items.clear();
+        self.room.close();
+        let _ = rustix::net::shutdown(self.io.get_ref(), rustix::net::Shutdown::Both);
+        self.more.notify_one();
+    }
+}
+
+impl Queue {
+    /// So many more bytes are with the kernel.
+    fn advance(&mut self, mut n: usize) {
+        while let Some(front) = self.items.front_mut() {
+            let left = front.bytes.len() - front.sent;
+            if n < left {
+                front.sent += n;
+                return;
+            }
+            n -= left;
+            if let Some(item) = self.items.pop_front() {
+                if let Some(done) = item.done {
+                    let _ = done.send(());
+                }
+            }
+            if n == 0 {
+                return;
+            }
+        }
+    }
+}
+
+/// A frame with its descriptor, in a call of its own.
+fn send_one(socket: &OwnedFd, item: &Item) -> rustix::io::Result<usize> {
+    let Some(fd) = &item.fd else { return Ok(0) };
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd.as_fd()];
+    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    sendmsg(socket, &[IoSlice::new(&item.bytes)], &mut ancillary, flags)
+}
+
+/// Writes what the kernel had no room for at once.
+async fn write_on(shared: Arc<Shared>) {
+    loop {
+        shared.more.notified().await;
+        loop {
+            let refs = {
+                let mut queue = shared.lock();
+                if queue.closed {
+                    return;
+                }
+                match shared.flush(&mut queue) {
+                    Ok(true) => break,
+                    Ok(false) => queue.items.front().is_some_and(|item| item.fd.is_some()),
+                    Err(_) => return shared.shut(&mut queue),
+                }
+            };
+            match shared.io.writable().await {
+                // Writable and yet not: too many descriptors are in flight.
+                Ok(guard) if refs => {
+                    drop(guard);
+                    tokio::time::sleep(REFS_PAUSE).await;
+                }
+                Ok(mut guard) => guard.clear_ready(),
+                Err(_) => return shared.close(),
+            }
+        }
+    }
+}
+
+/// A frame and the descriptor that came with it.
+pub(crate) struct Incoming {
+    pub(crate) frame: Frame,
+    pub(crate) fd: Option<OwnedFd>,
+}
+
+/// Why nothing more can be received.
+#[derive(Debug)]
+pub(crate) enum Broken {
+    Wire(WireError),
+    /// The peer closed in the middle of a line of which so many bytes had come.
+    Unfinished(usize),
+    TooManyDescriptors,
+    Io(io::Error),
+}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Wire(error) => write!(f, "garbage on its channel: {error}"),
+            Self::Unfinished(bytes) => {
+                write!(f, "its channel ended in the middle of a message, after {bytes} bytes of it")
+            }
+            Self::TooManyDescriptors => {
+                write!(f, "more than {MAX_WAITING_FDS} descriptors on its channel without a message")
+            }
+            Self::Io(error) => write!(f, "its channel failed: {error}"),
+        }
+    }
+}
+
+/// The receiving end.
+pub(crate) struct Receiver {
+    io: Arc<AsyncFd<Arc<OwnedFd>>>,
+    decoder: Decoder,
+    fds: VecDeque<OwnedFd>,
+}
+
+thread_local! {
+    /// Every channel of a thread reads through the same buffer: a worker costs the primary no buffer.
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; 64 << 10].into_boxed_slice());
+}
+
+impl Receiver {
+    /// The next frame; `None` at a clean end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Incoming>, Broken> {
+        loop {
+            if let Some(frame) = self.decoder.next_frame().map_err(Broken::Wire)? {
+                let fd = matches!(frame, Frame::Handle(_)).then(|| self.fds.pop_front()).flatten();
+                return Ok(Some(Incoming { frame, fd }));
+            }
+            if self.read().await? == 0 {
+                return match self.decoder.unfinished() {
+                    0 => Ok(None),
+                    bytes => Err(Broken::Unfinished(bytes)),
+                };
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Result<usize, Broken> {
+        loop {
+            let io = Arc::clone(&self.io);
+            let mut guard = io.readable().await.map_err(Broken::Io)?;
+            let got = match BUFFER.with_borrow_mut(|buffer| self.read_into(buffer)) {
+                Ok(got) => got,
+                Err(Errno::AGAIN) => {
+                    guard.clear_ready();
+                    continue;
+                }
+                Err(Errno::INTR) => continue,
+                // The peer died with something unread; what it had sent was read before.
+                Err(Errno::CONNRESET) => return Ok(0),
+                Err(error) => return Err(Broken::Io(error.into())),
+            };
+            if self.fds.len() > MAX_WAITING_FDS {
+                return Err(Broken::TooManyDescriptors);
+            }
+            return Ok(got);
+        }
+    }
+
+    fn read_into(&mut self, buffer: &mut [u8]) -> rustix::io::Result<usize> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let got = recvmsg(
+            self.io.get_ref(),
+            &mut [IoSliceMut::new(buffer)],
+            &mut ancillary,
+            RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
+        )?;
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                self.fds.extend(fds);
+            }
+        }
+        // Lost descriptors (this process has no number free) show as handle frames without one.
+        if got.flags.contains(ReturnFlags::CTRUNC) {
+            tracing::warn!("a descriptor was lost on a channel: too many open files");
+        }
+        self.decoder.feed(buffer.get(..got.bytes).unwrap_or_default());
+        Ok(got.bytes)
+    }
+}

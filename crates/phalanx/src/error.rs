@@ -1,0 +1,128 @@
+//! What can go wrong, for people and for programs.
+
+use phalanx_core::spec::MAX_WORKERS;
+use phalanx_core::wire::WireError;
+use std::fmt;
+use std::io;
+
+/// The result of everything that can fail here.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why something could not be done: what was tried, on what, why, and (in [`Error::hint`]) what to do.
+#[derive(thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A worker count outside 1 to [`MAX_WORKERS`].
+    #[error("{0} workers are not possible: it must be 1 to {MAX_WORKERS}")]
+    WorkerCount(usize),
+    /// The name of a scheduling policy that does not exist.
+    #[error("`{0}` is no scheduling policy: there are direct, round-robin and shared")]
+    Policy(String),
+    /// An address that cannot be understood.
+    #[error("`{0}` is no address to listen on: expected HOST:PORT, :PORT, PORT or unix:PATH")]
+    Address(String),
+    /// A worker's process cannot be started.
+    #[error("cannot start `{program}`: {source}")]
+    Start {
+        /// What was to run.
+        program: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// No worker ever became ready.
+    #[error("no worker became ready: {0}")]
+    NeverReady(String),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A message cannot be sent.
+    #[error("cannot send a message: {0}")]
+    Message(String),
+    /// A message is longer than the bound.
+    #[error("cannot send a message of {size} bytes: the bound is {limit}")]
+    TooLarge {
+        /// Its size in bytes.
+        size: usize,
+        /// The bound in bytes.
+        limit: usize,
+    },
+    /// The other side is gone.
+    #[error("the channel is closed")]
+    Disconnected,
+    /// The cluster is stopping or has stopped.
+    #[error("the cluster is stopping")]
+    Stopping,
+    /// The process is no worker.
+    #[error("this process is not a worker: it was not started by a primary")]
+    NotAWorker,
+    /// What is asked for does not go with the port's scheduling policy.
+    #[error("{0}")]
+    Unsupported(String),
+    /// A rolling reload stopped before its end.
+    #[error("the reload failed: {0}")]
+    Reload(String),
+    /// The operating system says no.
+    #[error("{what}: {source}")]
+    Os {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// What to do about it, where there is something.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let (Self::Listen { source, address } | Self::Start { source, program: address }) = self
+        else {
+            return None;
+        };
+        let listen = matches!(self, Self::Listen { .. });
+        Some(match source.kind() {
+            io::ErrorKind::AddrInUse => {
+                format!("another program listens on {address}: stop it (`ss -ltnp` names it) or choose another port")
+            }
+            io::ErrorKind::PermissionDenied if listen => {
+                "ports below 1024 need root or CAP_NET_BIND_SERVICE; a unix socket needs a directory you may write to".into()
+            }
+            io::ErrorKind::PermissionDenied => {
+                format!("is it a program, and may you run it? `chmod +x {address}` makes it one")
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                format!("no network interface of this machine has the address {address}")
+            }
+            io::ErrorKind::NotFound if !listen => {
+                "check the name; a program that is not in $PATH needs its directory (./name)".into()
+            }
+            _ => return None,
+        })
+    }
+
+    pub(crate) fn os(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Os { what, source }
+    }
+}
+
+impl From<WireError> for Error {
+    fn from(error: WireError) -> Self {
+        Self::Message(error.to_string())
+    }
+}
+
+/// The same words as `Display`: `main` prints an error it returns with `Debug`.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        match self.hint() {
+            Some(hint) => write!(f, "\nhint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! A worker's process, held by its pidfd: no signal can hit a stranger, no end is missed.
+
+use phalanx_core::worker::Exit;
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitIdOptions};
+use std::io;
+
+/// A child of this process that is not reaped yet.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pid: Pid,
+    #[cfg(target_os = "linux")]
+    pidfd: tokio::io::unix::AsyncFd<std::sync::Arc<rustix::fd::OwnedFd>>,
+}
+
+#[cfg(target_os = "linux")]
+impl Child {
+    pub(crate) fn new(pid: u32) -> io::Result<Self> {
+        use rustix::process::{PidfdFlags, pidfd_open};
+        let pid = to_pid(pid)?;
+        let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
+        Ok(Self { pid, pidfd: crate::sys::watch(pidfd.into(), tokio::io::Interest::READABLE)? })
+    }
+
+    /// Waits for the end and reaps. To be called once.
+    pub(crate) async fn wait(&self) -> io::Result<Exit> {
+        use rustix::fd::AsFd;
+        use rustix::process::{WaitId, waitid};
+        loop {
+            let mut guard = self.pidfd.readable().await?;
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+            match waitid(WaitId::PidFd(self.pidfd.get_ref().as_fd()), options) {
+                Ok(Some(status)) => {
+                    return Ok(match (status.exit_status(), status.terminating_signal()) {
+                        (Some(code), _) => Exit::Code(code),
+                        (None, signal) => Exit::Signal(signal.unwrap_or_default()),
+                    });
+                }
+                Ok(None) | Err(Errno::AGAIN) => guard.clear_ready(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        Ok(rustix::process::pidfd_send_signal(self.pidfd.get_ref(), signal)?)
+    }
+}
+
+/// Without pidfds: a thread waits, and the number is used for signals until it was reaped.
+#[cfg(not(target_os = "linux"))]
+impl Child {
+    pub(crate) fn new(pid: u32) -> io::Result<Self> {
+        Ok(Self { pid: to_pid(pid)? })
+    }
+
+    pub(crate) async fn wait(&self) -> io::Result<Exit> {
+        use rustix::process::{WaitOptions, waitpid};
+        let pid = self.pid;
+        let waited = tokio::task::spawn_blocking(move || {
+            loop {
+                match waitpid(Some(pid), WaitOptions::empty()) {
+                    Err(Errno::INTR) => {}
+                    other => return other,
+                }
+            }
+        });
+        let _ = WaitIdOptions::EXITED;
+        match waited.await.map_err(io::Error::other)?? {
+            Some((_, status)) => Ok(match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Exit::Code(code),
+                (None, signal) => Exit::Signal(signal.unwrap_or_default()),
+            }),
+            None => Err(io::Error::other("the process is not a child")),
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        Ok(rustix::process::kill_process(self.pid, signal)?)
+    }
+}
+
+impl Child {
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+}
+
+fn to_pid(pid: u32) -> io::Result<Pid> {
+    i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| io::Error::other("the process has no valid number"))
+}

@@ -1,0 +1,209 @@
+//! Connections that the primary has in its hands: accepted in `round-robin`, or rescued from a slot.
+//!
+//! A connection is kept until a worker says that it accepted it. A worker that refuses it, cannot
+//! take it or dies before the answer loses it to another one; no client hangs on a worker's death.
+
+use super::ports::{Port, Sockets};
+use super::shell::{Fact, Shell};
+use crate::channel::Tag;
+use crate::policy::Policy;
+use crate::socket;
+use crate::sys;
+use phalanx_core::balance::Candidate;
+use phalanx_core::time::Time;
+use phalanx_core::wire::{Act, Cluster, Frame, Handle, HandleKind};
+use phalanx_core::worker::WorkerId;
+use rustix::fd::OwnedFd;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+/// How long a worker that refused a connection is not offered another one.
+const REFUSED_PAUSE: Duration = Duration::from_millis(100);
+/// Connections a worker may be handed in a rescue without having acknowledged them.
+const RESCUE_WINDOW: u32 = 64;
+
+/// A connection that waits for a worker with room.
+pub(crate) struct Parked {
+    pub(crate) fd: Arc<OwnedFd>,
+    pub(crate) source: Option<IpAddr>,
+    /// Its place in the port's bound, given back when a worker has it.
+    pub(crate) room: Option<OwnedSemaphorePermit>,
+}
+
+/// A connection that was sent to a worker which did not answer yet.
+pub(crate) struct Handover {
+    port: String,
+    worker: WorkerId,
+    connection: Parked,
+}
+
+impl Shell {
+    /// Begins to accept on a port whose connections the primary hands out.
+    pub(super) fn start_accepting(&mut self, key: &str) {
+        let Some(port) = self.ports.get_mut(key) else { return };
+        if port.policy != Policy::RoundRobin {
+            return;
+        }
+        if let Sockets::One(fd, task @ None) = &mut port.sockets {
+            let room = Arc::new(Semaphore::new(self.options.waiting.max(1)));
+            let accepting = accept_on(key.to_owned(), Arc::clone(fd), room, self.facts.clone());
+            *task = Some(tokio::spawn(accepting));
+        }
+    }
+
+    /// A connection was accepted or taken from a slot: to the next worker.
+    pub(super) fn dispatch(&mut self, now: Time, key: &str, connection: Parked) {
+        let Some(port) = self.ports.get_mut(key) else { return };
+        port.parked.push_back(connection);
+        self.pump(now, key);
+    }
+
+    /// Hands out what waits, as far as workers have room.
+    pub(super) fn pump(&mut self, now: Time, key: &str) {
+        let Some(mut port) = self.ports.remove(key) else { return };
+        let mut kept = std::collections::VecDeque::new();
+        while let Some(connection) = port.parked.pop_front() {
+            let candidates = self.candidates(now, &port);
+            if !candidates.iter().any(|c| c.free) {
+                kept.push_back(connection);
+                break;
+            }
+            let pick = port.scheduler.pick(connection.source, &candidates);
+            match pick.and_then(|at| candidates.get(at)).filter(|c| c.free) {
+                Some(candidate) => self.hand_over(&port, candidate.worker, connection),
+                None => kept.push_back(connection),
+            }
+        }
+        kept.append(&mut port.parked);
+        port.parked = kept;
+        if !port.parked.is_empty() {
+            self.retry_at(now.after(REFUSED_PAUSE));
+        }
+        self.ports.insert(port.key.clone(), port);
+    }
+
+    /// The workers that could get a connection of this port, and which may get one now.
+    fn candidates(&self, now: Time, port: &Port) -> Vec<Candidate> {
+        let window =
+            if port.policy == Policy::RoundRobin { self.options.window.max(1) } else { RESCUE_WINDOW };
+        let stuck = |slot| match &port.sockets {
+            Sockets::Slots(slots) => slots.iter().any(|s| s.slot == slot && s.watch.is_stuck()),
+            Sockets::One(..) => false,
+        };
+        port.users
+            .iter()
+            .filter(|(_, user)| user.serves && !user.slot_only && !stuck(user.slot))
+            .filter_map(|(id, user)| {
+                let record = self.workers.get(id)?;
+                let rested = record.refused_until.is_none_or(|until| until <= now);
+                Some(Candidate {
+                    worker: *id,
+                    slot: user.slot,
+                    free: rested && record.unanswered < window,
+                    unanswered: record.unanswered,
+                    open: record.open,
+                })
+            })
+            .collect()
+    }
+
+    fn hand_over(&mut self, port: &Port, worker: WorkerId, connection: Parked) {
+        let Some(record) = self.workers.get_mut(&worker) else { return };
+        self.seq += 1;
+        record.unanswered += 1;
+        let message = Cluster {
+            seq: Some(self.seq),
+            ack: None,
+            act: Act::NewConn { key: port.key.clone() },
+        };
+        let frame = Frame::Handle(Handle {
+            kind: HandleKind::Native,
+            key: None,
+            message: Box::new(Frame::Cluster(message)),
+        });
+        let fd = Arc::clone(&connection.fd);
+        record.channel.push_handle(&frame, Tag::NewConn(self.seq), Some(fd));
+        let handover = Handover { port: port.key.clone(), worker, connection };
+        self.in_flight.insert(self.seq, handover);
+    }
+
+    /// A worker's answer to a hand-over (or the NACK instead of one).
+    pub(super) fn answered(&mut self, now: Time, worker: WorkerId, seq: u64, accepted: bool, open: Option<u32>) {
+        let Some(handover) = self.in_flight.remove(&seq) else { return };
+        if handover.worker != worker {
+            // Not its connection: the word of a worker counts for its own only.
+            self.in_flight.insert(seq, handover);
+            return;
+        }
+        if let Some(record) = self.workers.get_mut(&worker) {
+            record.unanswered = record.unanswered.saturating_sub(1);
+            if let Some(open) = open {
+                record.open = open;
+            }
+            if !accepted {
+                record.refused_until = Some(now.after(REFUSED_PAUSE));
+            }
+        }
+        let Handover { port, connection, .. } = handover;
+        if accepted {
+            self.pump(now, &port);
+        } else {
+            self.dispatch(now, &port, connection);
+        }
+    }
+
+    /// A worker is gone: what it did not acknowledge goes to others.
+    pub(super) fn take_back(&mut self, now: Time, worker: WorkerId) {
+        let lost: Vec<u64> =
+            self.in_flight.iter().filter(|(_, h)| h.worker == worker).map(|(seq, _)| *seq).collect();
+        for seq in lost {
+            if let Some(Handover { port, connection, .. }) = self.in_flight.remove(&seq) {
+                self.dispatch(now, &port, connection);
+            }
+        }
+    }
+}
+
+/// Accepts as long as there is room for another waiting connection; else the kernel's queue fills.
+async fn accept_on(
+    key: String,
+    listener: Arc<OwnedFd>,
+    room: Arc<Semaphore>,
+    facts: mpsc::Sender<Fact>,
+) {
+    let listener = match sys::watch(listener, Interest::READABLE) {
+        Ok(listener) => listener,
+        Err(error) => {
+            let _ = facts.send(Fact::Trouble(format!("cannot accept: {error}"))).await;
+            return;
+        }
+    };
+    let mut exhausted = false;
+    loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        let (fd, from) = loop {
+            let Ok(mut guard) = listener.readable().await else { return };
+            match socket::accept(listener.get_ref()) {
+                Ok(taken) => break taken,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => guard.clear_ready(),
+                Err(error) => {
+                    if !exhausted || !socket::is_exhausted(&error) {
+                        let what = format!("cannot accept connections for now: {error}");
+                        let _ = facts.send(Fact::Trouble(what)).await;
+                    }
+                    exhausted = true;
+                    tokio::time::sleep(socket::EXHAUSTED_PAUSE).await;
+                }
+            }
+        };
+        exhausted = false;
+        let source = from.as_ref().map(SocketAddr::ip);
+        let connection = Parked { fd: Arc::new(fd), source, room: Some(permit) };
+        if facts.send(Fact::Accepted(key.clone(), connection)).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,433 @@
+//! The primary: forks workers, opens their ports, keeps the promise.
+
+mod child;
+mod dispatch;
+mod ports;
+mod query;
+mod rescue;
+mod shell;
+mod spawn;
+
+use crate::address::Address;
+use crate::channel::Sender;
+use crate::error::{Error, Result};
+use crate::event::{Audience, Events};
+use crate::message::{self, Handle};
+use crate::policy::{Balance, Policy};
+use crate::settings::Settings;
+use child::Child;
+use phalanx_core::cluster::Event as Wish;
+use phalanx_core::spec::{MAX_WORKERS, Spec};
+use phalanx_core::wire::DEFAULT_MAX_LINE;
+use phalanx_core::worker::{SlotId, WorkerId};
+use rustix::process::Signal;
+use serde::Serialize;
+use std::ffi::OsString;
+use std::fmt;
+use std::process::{ChildStderr, ChildStdout};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// All that a primary is told at its start.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How many workers are kept, and the rules of their lives.
+    pub spec: Spec,
+    /// How workers are started.
+    pub settings: Settings,
+    /// The scheduling policy of ports that do not choose their own.
+    pub policy: Policy,
+    /// Who gets which connection, within the policy.
+    pub balance: Balance,
+    /// How long a queue may stand still before its connections are handed to other workers.
+    pub patience: Duration,
+    /// `round-robin`: connections a worker may have that it did not acknowledge.
+    pub window: u32,
+    /// `round-robin`: connections of a port that may wait in the primary for a worker with room.
+    /// Beyond it they wait in the kernel's queue.
+    pub waiting: usize,
+    /// The longest message on a channel, in bytes.
+    pub max_message: usize,
+}
+
+impl Default for Options {
+    /// No guarded workers, the policy `direct` where there is one, 100 ms of patience, a window of 1.
+    fn default() -> Self {
+        Self {
+            spec: Spec { workers: 0, ..Spec::default() },
+            settings: Settings::default(),
+            policy: Policy::default(),
+            balance: Balance::default(),
+            patience: phalanx_core::rescue::PATIENCE,
+            window: 1,
+            waiting: 1024,
+            max_message: DEFAULT_MAX_LINE,
+        }
+    }
+}
+
+/// The primary of a cluster. Clones are the same primary.
+///
+/// Its work is done by a task on the current tokio runtime. When the last clone (and the last
+/// [`WorkerHandle`] and [`Events`]) is dropped, the cluster stops as by [`Primary::stop`].
+#[derive(Clone)]
+pub struct Primary {
+    wishes: mpsc::UnboundedSender<Command>,
+    audience: Audience,
+    settings: Arc<Mutex<Settings>>,
+    over: watch::Receiver<Option<Over>>,
+}
+
+/// How it ended.
+#[derive(Clone, Debug)]
+pub(crate) enum Over {
+    Stopped,
+    NeverReady(String),
+}
+
+/// What handles ask of the shell.
+pub(crate) enum Command {
+    Wish(Wish),
+    Fork(Vec<(OsString, OsString)>, oneshot::Sender<Result<WorkerHandle>>),
+    Reload(oneshot::Sender<Result<Reloaded>>),
+    Open(Address, Option<Policy>, oneshot::Sender<Result<Address>>),
+    Status(oneshot::Sender<Status>),
+    Setup,
+}
+
+/// What a finished reload did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reloaded {
+    /// How many workers were replaced.
+    pub replaced: u32,
+    /// How long it took until the last new one was ready.
+    pub took: Duration,
+}
+
+/// A cluster at one moment.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// The workers, by number.
+    pub workers: Vec<WorkerStatus>,
+    /// Slots that wait for their next worker: how long still, after how many crashes in a row.
+    pub waiting: Vec<(SlotId, Duration, u32)>,
+    /// The ports and their policies.
+    pub ports: Vec<(Address, Policy)>,
+    /// How many workers are wanted.
+    pub wanted: usize,
+}
+
+/// A worker at one moment.
+#[derive(Clone, Debug)]
+pub struct WorkerStatus {
+    /// Its number.
+    pub id: WorkerId,
+    /// Its slot.
+    pub slot: SlotId,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// `forking`, `starting`, `online`, `listening`, `draining` or `killed`.
+    pub state: &'static str,
+    /// How long its process has been there.
+    pub age: Duration,
+    /// The reload it belongs to; 0 before the first.
+    pub generation: u64,
+}
+
+impl Primary {
+    /// Starts a primary on the current tokio runtime.
+    ///
+    /// ```no_run
+    /// # async fn f() -> phalanx::Result<()> {
+    /// use phalanx::{Event, Options, Primary};
+    /// let primary = Primary::start(Options::default())?;
+    /// let mut events = primary.events();
+    /// primary.fork([("ROLE", "web")]).await?;
+    /// while let Some(event) = events.next().await {
+    ///     if let Event::Exit(worker, exit) = event {
+    ///         println!("worker {} died: {exit}; starting another", worker.id());
+    ///         primary.fork([("ROLE", "web")]).await?;
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// More than [`MAX_WORKERS`] workers.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with I/O and time.
+    pub fn start(options: Options) -> Result<Self> {
+        if options.spec.workers > MAX_WORKERS {
+            return Err(Error::WorkerCount(options.spec.workers));
+        }
+        spawn::raise_descriptor_limit();
+        let (wishes, commands) = mpsc::unbounded_channel();
+        let (over, watch) = watch::channel(None);
+        let primary = Self {
+            wishes: wishes.clone(),
+            audience: Audience::default(),
+            settings: Arc::new(Mutex::new(options.settings.clone())),
+            over: watch,
+        };
+        let shell = shell::Shell::new(options, &primary, wishes.downgrade());
+        tokio::spawn(shell.run(commands, over));
+        Ok(primary)
+    }
+
+    /// Forks a worker that is not guarded: when it ends, nobody replaces it. `env` is set beside the
+    /// settings' environment. Returns when its process runs; it is not online yet.
+    ///
+    /// # Errors
+    /// The process cannot be started, the cluster is full or stopping.
+    pub async fn fork<K: Into<OsString>, V: Into<OsString>>(
+        &self,
+        env: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<WorkerHandle> {
+        let env = env.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
+        let (reply, forked) = oneshot::channel();
+        self.command(Command::Fork(env, reply))?;
+        forked.await.map_err(|_| Error::Stopping)?
+    }
+
+    /// Changes how the next workers are started.
+    pub fn setup(&self, settings: Settings) {
+        *lock(&self.settings) = settings;
+        let _ = self.wishes.send(Command::Setup);
+    }
+
+    /// How the next workers are started.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        lock(&self.settings).clone()
+    }
+
+    /// Everything that happens from now on.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        self.audience.join(None)
+    }
+
+    /// The workers whose processes run.
+    ///
+    /// # Errors
+    /// The cluster has stopped.
+    pub async fn status(&self) -> Result<Status> {
+        let (reply, status) = oneshot::channel();
+        self.command(Command::Status(reply))?;
+        status.await.map_err(|_| Error::Stopping)
+    }
+
+    /// Opens a port before any worker asks for it: an address that cannot be had is known now. Workers
+    /// that listen on the same address get it.
+    ///
+    /// # Errors
+    /// The address cannot be listened on.
+    pub async fn open(&self, address: Address, policy: Option<Policy>) -> Result<Address> {
+        let (reply, opened) = oneshot::channel();
+        self.command(Command::Open(address, policy, reply))?;
+        opened.await.map_err(|_| Error::Stopping)?
+    }
+
+    /// Keeps so many guarded workers from now on.
+    ///
+    /// # Errors
+    /// None or more than [`MAX_WORKERS`].
+    pub fn scale(&self, workers: usize) -> Result<()> {
+        if workers == 0 || workers > MAX_WORKERS {
+            return Err(Error::WorkerCount(workers));
+        }
+        self.command(Command::Wish(Wish::Scale { workers }))
+    }
+
+    /// Replaces every guarded worker, one after the other: a new one listens before the old one is
+    /// told to leave. Returns when it is over; dropping the future does not stop the reload.
+    ///
+    /// # Errors
+    /// [`Error::Reload`]: a new worker did not come up. The old ones that were left go on.
+    pub async fn reload(&self) -> Result<Reloaded> {
+        let (reply, done) = oneshot::channel();
+        self.command(Command::Reload(reply))?;
+        done.await.map_err(|_| Error::Stopping)?
+    }
+
+    /// Tells every worker to finish and leave, and waits until all are gone: `cluster.disconnect()`.
+    /// After the grace time of the rules, workers are killed.
+    pub async fn stop(&self) {
+        let _ = self.command(Command::Wish(Wish::Stop));
+        self.stopped().await;
+    }
+
+    /// Kills every worker, and waits until all are gone.
+    pub async fn stop_now(&self) {
+        let _ = self.command(Command::Wish(Wish::StopNow));
+        self.stopped().await;
+    }
+
+    /// Begins to stop without waiting for the end.
+    pub fn begin_stop(&self, now: bool) {
+        let wish = if now { Wish::StopNow } else { Wish::Stop };
+        let _ = self.command(Command::Wish(wish));
+    }
+
+    /// Waits until the cluster has stopped, for whatever reason.
+    pub async fn stopped(&self) {
+        let _ = self.finished().await;
+    }
+
+    /// Waits until the cluster has stopped.
+    ///
+    /// # Errors
+    /// [`Error::NeverReady`] if it stopped because no worker ever became ready.
+    pub async fn finished(&self) -> Result<()> {
+        let mut over = self.over.clone();
+        let end = over.wait_for(Option::is_some).await.map(|end| end.clone());
+        match end {
+            Ok(Some(Over::NeverReady(why))) => Err(Error::NeverReady(why)),
+            _ => Ok(()),
+        }
+    }
+
+    fn command(&self, command: Command) -> Result<()> {
+        self.wishes.send(command).map_err(|_| Error::Stopping)
+    }
+}
+
+impl fmt::Debug for Primary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Primary").finish_non_exhaustive()
+    }
+}
+
+/// The primary's view of a worker: `cluster.workers[id]`. Clones are the same worker.
+#[derive(Clone)]
+pub struct WorkerHandle {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    id: WorkerId,
+    slot: SlotId,
+    started: Instant,
+    child: Child,
+    channel: Sender,
+    connected: AtomicBool,
+    dead: AtomicBool,
+    exited_after_disconnect: AtomicU8,
+    stdout: Mutex<Option<ChildStdout>>,
+    stderr: Mutex<Option<ChildStderr>>,
+    wishes: mpsc::WeakUnboundedSender<Command>,
+    audience: Audience,
+}
+
+impl WorkerHandle {
+    /// Its number: from 1, never used twice.
+    #[must_use]
+    pub fn id(&self) -> WorkerId {
+        self.inner.id
+    }
+
+    /// Its slot: from 0; a replacement has the same.
+    #[must_use]
+    pub fn slot(&self) -> SlotId {
+        self.inner.slot
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.inner.child.pid()
+    }
+
+    /// Whether its channel is open.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.inner.connected.load(Ordering::Relaxed)
+    }
+
+    /// Whether its process ended.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.inner.dead.load(Ordering::Relaxed)
+    }
+
+    /// `Some(true)`: it was told to leave, or said that it leaves. `Some(false)`: it ended otherwise.
+    /// `None`: neither yet.
+    #[must_use]
+    pub fn exited_after_disconnect(&self) -> Option<bool> {
+        match self.inner.exited_after_disconnect.load(Ordering::Relaxed) {
+            0 => None,
+            n => Some(n == 2),
+        }
+    }
+
+    /// Sends a message. Returns when the kernel has it; waits while the worker does not read.
+    ///
+    /// # Errors
+    /// The channel is closed, the message is too long, no JSON, or has a `cmd` that is the channel's.
+    pub async fn send<T: Serialize + ?Sized>(&self, message: &T) -> Result<()> {
+        message::send(&self.inner.channel, message, None).await
+    }
+
+    /// Sends a message with a handle.
+    ///
+    /// # Errors
+    /// As [`WorkerHandle::send`].
+    pub async fn send_handle<T: Serialize + ?Sized>(&self, message: &T, handle: Handle) -> Result<()> {
+        message::send(&self.inner.channel, message, Some(handle)).await
+    }
+
+    /// Tells it to finish and leave. The guard replaces it at once, if it is guarded.
+    pub fn disconnect(&self) {
+        if let Some(wishes) = self.inner.wishes.upgrade() {
+            let _ = wishes.send(Command::Wish(Wish::Disconnect { worker: self.id() }));
+        }
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// It has ended, or may not be signalled.
+    pub fn kill(&self, signal: Signal) -> Result<()> {
+        self.inner.child.signal(signal).map_err(Error::os("cannot signal a worker"))
+    }
+
+    /// What happens to this worker from now on.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        self.inner.audience.join(Some(self.id()))
+    }
+
+    /// Its standard output, once, if it was started with [`Stdio::Piped`](crate::Stdio::Piped).
+    #[must_use]
+    pub fn take_stdout(&self) -> Option<tokio::process::ChildStdout> {
+        let stdout = lock(&self.inner.stdout).take()?;
+        tokio::process::ChildStdout::from_std(stdout).ok()
+    }
+
+    /// Its standard error, as [`WorkerHandle::take_stdout`].
+    #[must_use]
+    pub fn take_stderr(&self) -> Option<tokio::process::ChildStderr> {
+        let stderr = lock(&self.inner.stderr).take()?;
+        tokio::process::ChildStderr::from_std(stderr).ok()
+    }
+}
+
+impl PartialEq for WorkerHandle {
+    fn eq(&self, other: &Self) -> bool {
+        self.id() == other.id()
+    }
+}
+
+impl fmt::Debug for WorkerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { id, slot, .. } = &*self.inner;
+        write!(f, "Worker {{ id: {id}, slot: {slot}, pid: {} }}", self.pid())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

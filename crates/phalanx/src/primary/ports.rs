@@ -1,0 +1,310 @@
+//! Ports: the addresses workers listen on, and the sockets and slots behind them.
+//!
+//! The primary opens every socket and keeps it. A worker borrows a duplicate; when it dies, what waits in the
+//! socket's queue stays, and the next worker of the slot takes it over. Slots of a port are never closed
+//! before the port is, so their order in the kernel's reuseport group never changes.
+
+use crate::address::Address;
+use crate::error::{Error, Result};
+use crate::policy::{Balance, Policy};
+use crate::socket::{self, Sharing, Wish};
+use crate::sys;
+use phalanx_core::balance::Scheduler;
+use phalanx_core::rescue::Watch;
+use phalanx_core::steering::{self, Share};
+use phalanx_core::wire::{AddressType, Query, SockName, Value};
+use phalanx_core::worker::{SlotId, WorkerId};
+use rustix::fd::OwnedFd;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::dispatch::Parked;
+
+/// The rules for new ports.
+#[derive(Clone, Debug)]
+pub(crate) struct PortRules {
+    pub(crate) policy: Policy,
+    pub(crate) balance: Balance,
+}
+
+pub(crate) struct Port {
+    pub(crate) key: String,
+    wish: Wish,
+    /// The real address, with its real port.
+    pub(crate) address: Address,
+    pub(crate) policy: Policy,
+    pub(crate) balance: Balance,
+    pub(crate) sockets: Sockets,
+    pub(crate) users: BTreeMap<WorkerId, User>,
+    pub(crate) scheduler: Box<dyn Scheduler>,
+    /// Connections that wait for a worker with room.
+    pub(crate) parked: VecDeque<Parked>,
+    /// The first worker's `data`, for all.
+    pub(crate) data: Value,
+    /// What the kernel was last told.
+    steered: Vec<Share>,
+    /// Opened before any worker asked (`--listen`): stays without users.
+    pub(crate) pinned: bool,
+}
+
+pub(crate) enum Sockets {
+    /// One per slot, in the order of the reuseport group.
+    Slots(Vec<SlotSocket>),
+    /// One for all. The task accepts from it in `round-robin`.
+    One(Arc<OwnedFd>, Option<tokio::task::JoinHandle<()>>),
+}
+
+pub(crate) struct SlotSocket {
+    pub(crate) slot: SlotId,
+    pub(crate) fd: Arc<OwnedFd>,
+    pub(crate) watch: Watch,
+}
+
+/// A worker that asked for the port.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct User {
+    pub(crate) slot: SlotId,
+    /// It said that it listens, and it was not told to leave.
+    pub(crate) serves: bool,
+    /// It takes connections from its slot only.
+    pub(crate) slot_only: bool,
+}
+
+impl Port {
+    /// Opens what a worker (or `--listen`) asks for. In `direct` without a slot yet.
+    pub(crate) fn open(key: String, query: &Query, rules: &PortRules) -> Result<Self> {
+        let udp = matches!(query.address_type, AddressType::Udp4 | AddressType::Udp6);
+        let wished = query.extras.policy.as_deref().map(str::parse).transpose()?;
+        let mut policy = wished.unwrap_or(rules.policy);
+        let (wish, inherited) = match query.fd {
+            Some(number) => {
+                let fd = inherited(number)?;
+                let address = socket::local_address(&fd).map_err(Error::os("getsockname"))?;
+                (wish(query, address, udp), Some(fd))
+            }
+            None => (wish(query, address(query)?, udp), None),
+        };
+        let one_only = inherited.is_some() || matches!(wish.address, Address::Unix(_));
+        if policy == Policy::Direct && (one_only || !cfg!(target_os = "linux")) {
+            policy = Policy::RoundRobin;
+        }
+        if policy == Policy::RoundRobin && udp {
+            policy = Policy::Shared;
+        }
+        let mut port = Self {
+            key,
+            address: wish.address.clone(),
+            wish,
+            policy,
+            balance: rules.balance.clone(),
+            sockets: Sockets::Slots(Vec::new()),
+            users: BTreeMap::new(),
+            scheduler: rules.balance.scheduler(),
+            parked: VecDeque::new(),
+            data: query.data.clone(),
+            steered: Vec::new(),
+            pinned: false,
+        };
+        if policy == Policy::Direct {
+            // Now, so that an address in use is known now.
+            port.slot(SlotId(0))?;
+        } else {
+            let fd = match inherited {
+                Some(fd) => fd,
+                None => port.wish.open(Sharing::Alone)?,
+            };
+            port.learn_address(&fd)?;
+            port.sockets = Sockets::One(Arc::new(fd), None);
+        }
+        Ok(port)
+    }
+
+    pub(crate) fn is_udp(&self) -> bool {
+        self.wish.udp
+    }
+
+    /// The socket that a worker in `slot` listens on; `None` where the primary accepts.
+    pub(crate) fn socket_for(&mut self, slot: SlotId) -> Result<Option<Arc<OwnedFd>>> {
+        match (&self.sockets, self.policy) {
+            (Sockets::Slots(_), _) => self.slot(slot).map(Some),
+            (Sockets::One(fd, _), Policy::Shared) => Ok(Some(Arc::clone(fd))),
+            (Sockets::One(..), _) => Ok(None),
+        }
+    }
+
+    /// The socket of a slot, opened when it is first asked for.
+    fn slot(&mut self, slot: SlotId) -> Result<Arc<OwnedFd>> {
+        let Sockets::Slots(slots) = &self.sockets else {
+            return Err(Error::Unsupported("the port has no slots".into()));
+        };
+        if let Some(known) = slots.iter().find(|s| s.slot == slot) {
+            return Ok(Arc::clone(&known.fd));
+        }
+        let sharing = if slots.is_empty() { Sharing::First } else { Sharing::Join };
+        let fd = Arc::new(self.wish.open(sharing)?);
+        if slots.is_empty() {
+            self.learn_address(&fd)?;
+        }
+        if let Sockets::Slots(slots) = &mut self.sockets {
+            slots.push(SlotSocket { slot, fd: Arc::clone(&fd), watch: Watch::default() });
+        }
+        Ok(fd)
+    }
+
+    /// Port 0 is a real port now, and any further slot is to have the same.
+    fn learn_address(&mut self, fd: &OwnedFd) -> Result<()> {
+        let real = socket::local_address(fd).map_err(Error::os("getsockname"))?;
+        self.address = real.clone();
+        if matches!(real, Address::Ip(_)) {
+            self.wish.address = real;
+        }
+        Ok(())
+    }
+
+    /// What Node's `server.address()` says in a worker that is handed its connections.
+    pub(crate) fn sockname(&self) -> Option<SockName> {
+        let Address::Ip(address) = self.address else { return None };
+        let family = if address.is_ipv6() { "IPv6" } else { "IPv4" };
+        Some(SockName {
+            address: address.ip().to_string(),
+            family: family.to_owned(),
+            port: address.port(),
+        })
+    }
+
+    /// Whether a worker serves this slot and keeps up.
+    pub(crate) fn is_up(&self, socket: &SlotSocket) -> bool {
+        !socket.watch.is_stuck() && self.users.values().any(|u| u.serves && u.slot == socket.slot)
+    }
+
+    /// Tells the kernel which slots may get connections, if that changed.
+    #[cfg_attr(not(target_os = "linux"), expect(clippy::unused_self))]
+    pub(crate) fn steer(&mut self) {
+        #[cfg(target_os = "linux")]
+        if let Sockets::Slots(slots) = &self.sockets {
+            let shares: Vec<Share> = slots
+                .iter()
+                .map(|s| Share { weight: self.balance.weight(s.slot), up: self.is_up(s) })
+                .collect();
+            let Some(first) = slots.first() else { return };
+            // A group of one needs no choice.
+            if shares == self.steered || shares.len() < 2 {
+                return;
+            }
+            let mode = self.balance.mode(self.wish.udp);
+            let attached = steering::program(mode, &shares)
+                .map_err(io::Error::other)
+                .and_then(|program| sys::attach_steering(&first.fd, &program));
+            match attached {
+                Ok(()) => self.steered = shares,
+                // The kernel's own hash goes on choosing.
+                Err(error) => {
+                    tracing::warn!("cannot steer {}: {error}", self.address);
+                }
+            }
+        }
+    }
+
+    /// Whether a worker that is not stuck could take connections of other slots.
+    pub(crate) fn has_healthy(&self, but: SlotId) -> bool {
+        let Sockets::Slots(slots) = &self.sockets else { return false };
+        slots.iter().any(|s| s.slot != but && self.is_up(s))
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        if let Sockets::One(_, Some(task)) = &self.sockets {
+            task.abort();
+        }
+        if let (Address::Unix(path), true) = (&self.wish.address, self.wish.mode != Some(INHERITED)) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Marks a unix socket that was opened by somebody else: its file is not ours to remove.
+const INHERITED: u32 = u32::MAX;
+
+fn wish(query: &Query, address: Address, udp: bool) -> Wish {
+    let bits = u32::from(query.readable_all) * 0o444 | u32::from(query.writable_all) * 0o222;
+    let mode = match (query.fd, bits) {
+        (Some(_), _) => Some(INHERITED),
+        // As libuv: the bits are added to the owner's.
+        (None, bits) => query.extras.mode.map(|m| m & 0o777).or((bits != 0).then_some(0o755 | bits)),
+    };
+    Wish {
+        address,
+        udp,
+        v6_only: query.flags & 1 != 0,
+        backlog: query
+            .backlog
+            .and_then(|b| i32::try_from(b).ok())
+            .filter(|b| *b > 0)
+            .unwrap_or(socket::BACKLOG),
+        mode,
+    }
+}
+
+/// The address of a query. A worker's word is not trusted: whatever it is, an answer or an error.
+fn address(query: &Query) -> Result<Address> {
+    let bad = || {
+        let text = query.address.clone().unwrap_or_default();
+        Error::Address(format!("{text} port {:?}", query.port))
+    };
+    if query.address_type == AddressType::Unix {
+        let path = PathBuf::from(query.address.as_deref().ok_or_else(bad)?);
+        return Ok(Address::Unix(path));
+    }
+    let port = u16::try_from(query.port.unwrap_or(0)).map_err(|_| bad())?;
+    let ip = match query.address.as_deref() {
+        None | Some("") => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        Some(text) => text.parse().map_err(|_| bad())?,
+    };
+    Ok(Address::Ip(SocketAddr::new(ip, port)))
+}
+
+/// A listening (or UDP) socket that this process was started with. Its own descriptors are all
+/// close-on-exec, so a worker cannot ask for one of them.
+fn inherited(number: i64) -> Result<OwnedFd> {
+    use rustix::io::{FdFlags, fcntl_getfd, ioctl_fionbio};
+    use rustix::net::{SocketType, sockopt};
+    let failed = |source: io::Error| Error::Listen { address: format!("descriptor {number}"), source };
+    let bad = || failed(io::Error::from_raw_os_error(libc::EBADF));
+    let raw = i32::try_from(number).map_err(|_| bad())?;
+    let source = sys::borrow(raw).map_err(failed)?;
+    if fcntl_getfd(source).map_err(io::Error::from).map_err(failed)?.contains(FdFlags::CLOEXEC) {
+        return Err(bad());
+    }
+    let listens = sockopt::socket_acceptconn(source).unwrap_or(false)
+        || sockopt::socket_type(source).is_ok_and(|kind| kind == SocketType::DGRAM);
+    if !listens {
+        return Err(failed(io::Error::from_raw_os_error(libc::EINVAL)));
+    }
+    let fd = source.try_clone_to_owned().map_err(failed)?;
+    ioctl_fionbio(&fd, true).map_err(io::Error::from).map_err(failed)?;
+    Ok(fd)
+}
+
+/// The name of what a worker asks for, as Node builds it. Two workers that ask for the same get the
+/// same port; the index tells the first port 0 of a worker from its second.
+pub(crate) fn key_of(query: &Query) -> String {
+    let word = |n: Option<i64>| n.map_or_else(|| "null".to_owned(), |n| n.to_string());
+    let address = query.address.as_deref().unwrap_or("null");
+    let kind = match query.address_type {
+        AddressType::Tcp4 => "4",
+        AddressType::Tcp6 => "6",
+        AddressType::Unix => "-1",
+        AddressType::Udp4 => "udp4",
+        AddressType::Udp6 => "udp6",
+        AddressType::Descriptor => "null",
+    };
+    let mut key = format!("{address}:{}:{kind}:{}", word(query.port), word(query.fd));
+    if query.port.unwrap_or(0) == 0 {
+        key.push_str(&format!(":{}", query.index));
+    }
+    key
+}

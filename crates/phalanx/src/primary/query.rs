@@ -1,0 +1,270 @@
+//! What workers say on their channels, and the answers.
+
+use super::ports::{Port, PortRules, User, key_of};
+use super::shell::Shell;
+use crate::address::Address;
+use crate::channel::Tag;
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::policy::Policy;
+use phalanx_core::cluster::Event as CoreEvent;
+use phalanx_core::time::Time;
+use phalanx_core::wire::{
+    Act, AddressType, Answer, Cluster, Extras, Frame, Handle, HandleKind, Query, SocketNote, Value,
+};
+use phalanx_core::worker::WorkerId;
+use rustix::fd::OwnedFd;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Ports that one worker may have at a time; more is taken for an attack on the primary's memory.
+const MAX_PORTS_PER_WORKER: usize = 1024;
+
+impl Shell {
+    /// A frame came from a worker.
+    pub(super) fn frame(&mut self, now: Time, worker: WorkerId, frame: Frame) {
+        match frame {
+            Frame::Cluster(Cluster { seq, ack, act }) => self.cluster_frame(now, worker, seq, ack, act),
+            Frame::HandleAck => self.handle_answered(now, worker, true),
+            Frame::HandleNack => self.handle_answered(now, worker, false),
+            Frame::Socket(SocketNote::GetCount(key)) => {
+                self.tell(worker, &Frame::Socket(SocketNote::Count(key, 0)));
+            }
+            // What was sent here has an owner of its own now.
+            Frame::Socket(SocketNote::NotifyClose(key)) => {
+                self.tell(worker, &Frame::Socket(SocketNote::AllClosed(key)));
+            }
+            Frame::Socket(_) | Frame::Handle(_) | Frame::Unknown(_) | Frame::User(_) => {}
+        }
+    }
+
+    fn cluster_frame(&mut self, now: Time, worker: WorkerId, seq: Option<u64>, ack: Option<u64>, act: Act) {
+        match act {
+            Act::Online => {
+                self.core.observe(now, CoreEvent::Online { worker });
+                if let Some(record) = self.workers.get(&worker) {
+                    self.audience.tell(&Event::Online(record.handle.clone()));
+                }
+            }
+            Act::QueryServer(query) => self.query(worker, seq, &query),
+            Act::Listening(query) => self.listening(now, worker, &query),
+            Act::Close { key } => self.close_port(now, worker, &key),
+            Act::ExitedAfterDisconnect => {
+                self.leaves(worker);
+                self.core.observe(now, CoreEvent::Leaving { worker });
+                let ack = Cluster { seq: Some(self.next_seq()), ack: seq, act: Act::Other };
+                self.tell(worker, &Frame::Cluster(ack));
+            }
+            Act::Answer(Answer { accepted: Some(accepted), open, .. }) => {
+                if let Some(seq) = ack {
+                    self.answered(now, worker, seq, accepted, open);
+                }
+            }
+            Act::Answer(_) | Act::NewConn { .. } | Act::Disconnect | Act::Other => {}
+        }
+    }
+
+    fn handle_answered(&mut self, now: Time, worker: WorkerId, ack: bool) {
+        let Some(record) = self.workers.get(&worker) else { return };
+        match record.channel.answered() {
+            Some(Tag::Ping) => self.pong(now, worker),
+            // It had no descriptor left for the connection.
+            Some(Tag::NewConn(seq)) if !ack => self.answered(now, worker, seq, false, None),
+            Some(Tag::NewConn(_) | Tag::Other) | None => {}
+        }
+    }
+
+    /// A worker wants to listen. One that was told to leave gets no answer, as in Node.
+    fn query(&mut self, worker: WorkerId, seq: Option<u64>, query: &Query) {
+        let Some(record) = self.workers.get(&worker).filter(|r| !r.leaving) else { return };
+        let slot = record.handle.slot();
+        let key = key_of(query);
+        let mut given = self.give_port(worker, &key, query);
+        let errno = match &given {
+            Ok(_) => 0,
+            Err(error) => {
+                let text: Arc<str> = format!("worker {worker} {error}").into();
+                self.last_trouble = Some(error.to_string());
+                tracing::warn!(%worker, %slot, "{error}{}", hint(error));
+                if let Some(record) = self.workers.get(&worker) {
+                    self.audience.tell(&Event::Error(record.handle.clone(), text));
+                }
+                -errno(error)
+            }
+        };
+        let port = self.ports.get(&key);
+        let answer = Answer {
+            // Node wants 0 exactly with a descriptor, and null or 0 without.
+            errno: Some(errno).filter(|n| *n != 0 || matches!(given, Ok(Some(_)))),
+            key: Some(key.clone()),
+            data: port.map_or(Value::Null, |p| p.data.clone()),
+            sockname: match (&given, port) {
+                (Ok(None), Some(port)) => port.sockname(),
+                _ => None,
+            },
+            ..Answer::default()
+        };
+        let udp = port.is_some_and(Port::is_udp);
+        let reply = Frame::Cluster(Cluster { seq: Some(self.next_seq()), ack: seq, act: Act::Answer(answer) });
+        let Some(record) = self.workers.get(&worker) else { return };
+        match given.as_mut().ok().and_then(Option::take) {
+            Some(fd) => {
+                let kind = if udp { HandleKind::DgramNative } else { HandleKind::Native };
+                let frame = Frame::Handle(Handle { kind, key: None, message: Box::new(reply) });
+                record.channel.push_handle(&frame, Tag::Other, Some(fd));
+            }
+            None => record.channel.push(&reply),
+        }
+    }
+
+    /// The port of a query, opened if need be, and the socket for the worker to accept from.
+    fn give_port(&mut self, worker: WorkerId, key: &str, query: &Query) -> Result<Option<Arc<OwnedFd>>> {
+        let Some(record) = self.workers.get(&worker) else { return Err(Error::Disconnected) };
+        let slot = record.handle.slot();
+        let asked = Error::Listen {
+            address: key.to_owned(),
+            source: std::io::Error::from_raw_os_error(libc::EADDRINUSE),
+        };
+        if self.ports.values().filter(|p| p.users.contains_key(&worker)).count() >= MAX_PORTS_PER_WORKER {
+            return Err(asked);
+        }
+        if !self.ports.contains_key(key) {
+            let rules = PortRules { policy: self.options.policy, balance: self.options.balance.clone() };
+            let port = Port::open(key.to_owned(), query, &rules)?;
+            tracing::info!(address = %port.address, policy = %port.policy, "listening");
+            self.ports.insert(key.to_owned(), port);
+        }
+        let Some(port) = self.ports.get_mut(key) else { return Err(asked) };
+        if port.users.contains_key(&worker) {
+            return Err(asked);
+        }
+        if port.data.is_null() {
+            port.data = query.data.clone();
+        }
+        let fd = port.socket_for(slot)?;
+        port.steer();
+        let slot_only = query.extras.slot_only;
+        port.users.insert(worker, User { slot, serves: false, slot_only });
+        Ok(fd)
+    }
+
+    fn listening(&mut self, now: Time, worker: WorkerId, query: &Query) {
+        let Some(record) = self.workers.get(&worker).filter(|r| !r.leaving) else { return };
+        let handle = record.handle.clone();
+        // The message repeats the query but for the port, which is the real one now.
+        let Some(port) = self.ports.values_mut().find(|port| {
+            let mut asked = query.clone();
+            let same = |q: &Query| key_of(q) == port.key;
+            same(&asked) || {
+                asked.port = Some(0);
+                let real = matches!(&port.address, Address::Ip(a) if Some(i64::from(a.port())) == query.port);
+                real && same(&asked)
+            }
+        }) else {
+            // A server of its own (`exclusive`, or bound by itself): the worker serves, elsewhere.
+            self.core.observe(now, CoreEvent::Listening { worker });
+            return;
+        };
+        let Some(user) = port.users.get_mut(&worker) else { return };
+        user.serves = true;
+        port.steer();
+        let (key, address) = (port.key.clone(), port.address.clone());
+        self.core.observe(now, CoreEvent::Listening { worker });
+        self.audience.tell(&Event::Listening(handle, address));
+        self.start_accepting(&key);
+        self.pump(now, &key);
+    }
+
+    /// A worker closed a server. The port goes with the last one, unless workers are coming up.
+    fn close_port(&mut self, now: Time, worker: WorkerId, key: &str) {
+        let leaving = self.workers.get(&worker).is_none_or(|r| r.leaving);
+        if let Some(port) = self.ports.get_mut(key) {
+            if port.users.remove(&worker).is_none() {
+                return;
+            }
+            port.steer();
+            let over = port.users.is_empty() && !leaving && !port.pinned && self.core.is_settled();
+            if over {
+                tracing::info!(address = %port.address, "closed by the last worker");
+                self.ports.remove(key);
+            } else {
+                self.pump(now, key);
+            }
+        }
+    }
+
+    /// The worker gets nothing new from now on.
+    pub(super) fn leaves(&mut self, worker: WorkerId) {
+        let Some(record) = self.workers.get_mut(&worker) else { return };
+        record.leaving = true;
+        record.handle.inner.exited_after_disconnect.store(2, Ordering::Relaxed);
+        for port in self.ports.values_mut() {
+            if let Some(user) = port.users.get_mut(&worker) {
+                user.serves = false;
+                port.steer();
+            }
+        }
+    }
+
+    /// Opens a port for `--listen`.
+    pub(super) fn open_port(&mut self, address: &Address, policy: Option<Policy>) -> Result<Address> {
+        let query = query_for(address, policy);
+        let key = key_of(&query);
+        if !self.ports.contains_key(&key) {
+            let rules = PortRules { policy: self.options.policy, balance: self.options.balance.clone() };
+            let mut port = Port::open(key.clone(), &query, &rules)?;
+            port.pinned = true;
+            self.ports.insert(key.clone(), port);
+        }
+        self.ports.get(&key).map(|port| port.address.clone()).ok_or(Error::Stopping)
+    }
+
+    fn tell(&self, worker: WorkerId, frame: &Frame) {
+        if let Some(record) = self.workers.get(&worker) {
+            record.channel.push(frame);
+        }
+    }
+
+    pub(super) fn next_seq(&mut self) -> u64 {
+        self.seq += 1;
+        self.seq
+    }
+}
+
+/// The query that a worker of this crate (or Node) sends for an address.
+pub(crate) fn query_for(address: &Address, policy: Option<Policy>) -> Query {
+    let extras = Extras { policy: policy.map(|p| p.name().to_owned()), ..Extras::default() };
+    let base = Query { flags: 0, extras, ..Query::default() };
+    match address {
+        Address::Unix(path) => Query {
+            address: Some(path.display().to_string()),
+            port: Some(-1),
+            address_type: AddressType::Unix,
+            ..base
+        },
+        Address::Ip(SocketAddr::V6(a)) if a.ip().is_unspecified() => {
+            // Any address, IPv6 and IPv4: what Node asks for when no host is named.
+            Query { port: Some(a.port().into()), ..base }
+        }
+        Address::Ip(a) => Query {
+            address: Some(a.ip().to_string()),
+            port: Some(a.port().into()),
+            address_type: if a.is_ipv6() { AddressType::Tcp6 } else { AddressType::Tcp4 },
+            ..base
+        },
+    }
+}
+
+fn errno(error: &Error) -> i32 {
+    match error {
+        Error::Listen { source, .. } | Error::Os { source, .. } => {
+            source.raw_os_error().unwrap_or(libc::EINVAL)
+        }
+        _ => libc::EINVAL,
+    }
+}
+
+fn hint(error: &Error) -> String {
+    error.hint().map(|hint| format!("; {hint}")).unwrap_or_default()
+}

@@ -1,0 +1,169 @@
+//! Slots whose queues do not move: their waiting connections go to workers that keep up.
+//!
+//! Sampling is the primary's only work in `direct`: one system call per slot, forty times a second,
+//! however many connections there are.
+
+use super::dispatch::Parked;
+use super::ports::{Port, Sockets};
+use super::shell::Shell;
+use crate::address::Address;
+use crate::channel::Tag;
+use crate::socket;
+use crate::sys;
+use phalanx_core::rescue::Verdict;
+use phalanx_core::time::Time;
+use phalanx_core::wire::Frame;
+use phalanx_core::worker::{SlotId, WorkerId};
+use rustix::fd::OwnedFd;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Connections of a port that wait in the primary for a worker with room; the rest wait in the kernel.
+const TAKE: usize = 256;
+
+impl Shell {
+    /// How often queues are looked at: often enough that patience is kept to within a quarter.
+    pub(super) fn sample_interval(&self) -> Duration {
+        (self.options.patience / 4).clamp(Duration::from_millis(5), Duration::from_millis(250))
+    }
+
+    /// Whether there is a queue to look at.
+    pub(super) fn has_slots(&self) -> bool {
+        self.ports.values().any(|p| !p.is_udp() && matches!(p.sockets, Sockets::Slots(_)))
+    }
+
+    /// Looks at every slot of every TCP port.
+    pub(super) fn sample(&mut self, now: Time) {
+        let keys: Vec<String> = self
+            .ports
+            .values()
+            .filter(|p| !p.is_udp() && matches!(p.sockets, Sockets::Slots(_)))
+            .map(|p| p.key.clone())
+            .collect();
+        for key in keys {
+            let Some(mut port) = self.ports.remove(&key) else { continue };
+            let standing = self.sample_port(now, &mut port);
+            port.steer();
+            let taken = standing.into_iter().flat_map(|slot| take(&port, slot)).collect::<Vec<_>>();
+            let can_hand = port.users.values().any(|u| u.serves && !u.slot_only);
+            let address = port.address.clone();
+            self.ports.insert(key.clone(), port);
+            for connection in taken {
+                if can_hand {
+                    self.dispatch(now, &key, connection);
+                } else {
+                    carry(&address, connection);
+                }
+            }
+        }
+    }
+
+    /// The slots of the port from whose queues connections are to be taken.
+    fn sample_port(&mut self, now: Time, port: &mut Port) -> Vec<SlotId> {
+        let mut standing = Vec::new();
+        let Port { sockets, users, address, .. } = port;
+        let Sockets::Slots(slots) = sockets else { return standing };
+        for socket in slots {
+            let Ok(waiting) = sys::accept_queue(&socket.fd) else { continue };
+            let served = users.iter().filter(|(_, u)| u.serves && u.slot == socket.slot);
+            let Some((worker, _)) = served.max_by_key(|(id, _)| **id) else {
+                socket.watch.forget();
+                if waiting > 0 {
+                    standing.push(socket.slot);
+                }
+                continue;
+            };
+            let was_stuck = socket.watch.is_stuck();
+            match socket.watch.sample(now, waiting, self.options.patience) {
+                Verdict::Fine => {}
+                Verdict::Ask => ping(&mut self.workers, *worker),
+                Verdict::Stuck => {
+                    if !was_stuck {
+                        tracing::warn!(
+                            %worker, slot = %socket.slot, waiting, %address,
+                            "the queue stands still: its connections go to other workers until it moves"
+                        );
+                    }
+                    if waiting > 0 {
+                        standing.push(socket.slot);
+                    }
+                }
+            }
+        }
+        standing.retain(|slot| port.has_healthy(*slot));
+        standing
+    }
+
+    /// A worker answered a ping.
+    pub(super) fn pong(&mut self, now: Time, worker: WorkerId) {
+        let Some(record) = self.workers.get_mut(&worker) else { return };
+        record.pinged = false;
+        let slot = record.handle.slot();
+        for port in self.ports.values_mut() {
+            if let Sockets::Slots(slots) = &mut port.sockets {
+                for socket in slots.iter_mut().filter(|s| s.slot == slot) {
+                    let was_stuck = socket.watch.is_stuck();
+                    socket.watch.answered(now);
+                    if was_stuck && !socket.watch.is_stuck() {
+                        tracing::info!(%worker, %slot, address = %port.address, "the worker is back");
+                    }
+                }
+            }
+            port.steer();
+        }
+    }
+}
+
+fn ping(workers: &mut std::collections::BTreeMap<WorkerId, super::shell::Record>, id: WorkerId) {
+    if let Some(record) = workers.get_mut(&id).filter(|record| !record.pinged) {
+        record.pinged = true;
+        record.channel.push_handle(&Frame::ping(), Tag::Ping, None);
+    }
+}
+
+/// Takes what waits in a slot's queue.
+fn take(port: &Port, slot: SlotId) -> Vec<Parked> {
+    let Sockets::Slots(slots) = &port.sockets else { return Vec::new() };
+    let Some(socket) = slots.iter().find(|s| s.slot == slot) else { return Vec::new() };
+    let mut taken = Vec::new();
+    while taken.len() + port.parked.len() < TAKE {
+        match socket::accept(&socket.fd) {
+            Ok((fd, from)) => {
+                let source = from.as_ref().map(SocketAddr::ip);
+                taken.push(Parked { fd: Arc::new(fd), source, room: None });
+            }
+            Err(error) => {
+                if error.kind() != std::io::ErrorKind::WouldBlock {
+                    tracing::warn!("cannot take connections from slot {slot} for now: {error}");
+                }
+                break;
+            }
+        }
+    }
+    taken
+}
+
+/// No worker can be handed a connection: the primary carries this one itself, to whichever slot the
+/// kernel now chooses. The worker sees the primary's address instead of the client's.
+fn carry(address: &Address, connection: Parked) {
+    let Address::Ip(address) = *address else { return };
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    let to = SocketAddr::new(ip, address.port());
+    tokio::spawn(async move {
+        let carried = async {
+            let fd: OwnedFd = Arc::into_inner(connection.fd)
+                .ok_or_else(|| std::io::Error::other("the connection is in use"))?;
+            let mut client = tokio::net::TcpStream::from_std(fd.into())?;
+            let mut worker = tokio::net::TcpStream::connect(to).await?;
+            tokio::io::copy_bidirectional(&mut client, &mut worker).await
+        };
+        if let Err(error) = carried.await {
+            tracing::debug!("a carried connection ended: {error}");
+        }
+    });
+}

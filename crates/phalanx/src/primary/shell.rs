@@ -1,0 +1,523 @@
+//! The loop: facts and wishes in, the core's decisions out, effects performed.
+//!
+//! Everything that changes the cluster passes through here, one thing at a time. All state is in
+//! [`Shell`]; tasks beside it only wait for something and report it as a [`Fact`].
+
+use super::dispatch::{Handover, Parked};
+use super::ports::Port;
+use super::{Command, Inner, Options, Over, Primary, Reloaded, Status, WorkerHandle, WorkerStatus, spawn};
+use crate::channel::{self, Incoming, Receiver, Sender};
+use crate::error::{Error, Result};
+use crate::event::{Audience, Event};
+use crate::message::{Handle, Message};
+use crate::settings::Settings;
+use phalanx_core::cluster::{Action, Cluster, Event as CoreEvent};
+use phalanx_core::report::Report;
+use phalanx_core::time::Time;
+use phalanx_core::wire::{Act, Cluster as ClusterFrame, Frame, Handle as HandleFrame};
+use phalanx_core::worker::{Exit, Phase, SlotId, WorkerId};
+use rustix::fd::OwnedFd;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Facts that may wait for the loop; beyond it their reporters wait.
+const FACTS: usize = 1024;
+/// How long the end of a dead worker's channel is waited for before its exit is told: a process it left
+/// behind may hold the channel open.
+const CHANNEL_LINGER: Duration = Duration::from_secs(1);
+
+/// Something that a task saw.
+pub(super) enum Fact {
+    /// A frame that is not the user's.
+    Frame(WorkerId, Frame),
+    /// A channel's end; with a reason if it was not a clean one.
+    Closed(WorkerId, Option<String>),
+    /// A process was reaped.
+    Exited(WorkerId, Exit),
+    /// The channel of a dead worker did not end in time.
+    Lingered(WorkerId),
+    /// A connection was accepted on a port.
+    Accepted(String, Parked),
+    /// Something to be said.
+    Trouble(String),
+}
+
+/// A worker, as the shell has it: from its fork until its end was told.
+pub(super) struct Record {
+    pub(super) handle: WorkerHandle,
+    pub(super) channel: Sender,
+    /// It gets nothing new.
+    pub(super) leaving: bool,
+    /// A ping waits for its answer.
+    pub(super) pinged: bool,
+    /// Connections it did not acknowledge.
+    pub(super) unanswered: u32,
+    /// Connections it holds, as far as it told.
+    pub(super) open: u32,
+    pub(super) refused_until: Option<Time>,
+    /// Its end, until the end of its channel was seen too.
+    exit: Option<Exit>,
+    closed: bool,
+}
+
+pub(super) struct Shell {
+    pub(super) options: Options,
+    pub(super) core: Cluster,
+    pub(super) workers: BTreeMap<WorkerId, Record>,
+    pub(super) ports: BTreeMap<String, Port>,
+    pub(super) in_flight: BTreeMap<u64, Handover>,
+    pub(super) audience: Audience,
+    pub(super) facts: mpsc::Sender<Fact>,
+    pub(super) seq: u64,
+    /// What last kept a worker from listening: the likely reason if none comes up.
+    pub(super) last_trouble: Option<String>,
+    start: Instant,
+    settings: Arc<Mutex<Settings>>,
+    wishes: mpsc::WeakUnboundedSender<Command>,
+    incoming: mpsc::Receiver<Fact>,
+    forking: BTreeMap<WorkerId, Asked>,
+    reloading: Vec<oneshot::Sender<Result<Reloaded>>>,
+    retry: Option<Time>,
+    never_ready: Option<String>,
+}
+
+/// Who asked for a fork, and the environment for it.
+type Asked = (Vec<(OsString, OsString)>, oneshot::Sender<Result<WorkerHandle>>);
+
+impl Shell {
+    pub(super) fn new(
+        options: Options,
+        primary: &Primary,
+        wishes: mpsc::WeakUnboundedSender<Command>,
+    ) -> Self {
+        let (facts, incoming) = mpsc::channel(FACTS);
+        Self {
+            core: Cluster::new(options.spec.clone()),
+            options,
+            workers: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
+            audience: primary.audience.clone(),
+            facts,
+            seq: 0,
+            last_trouble: None,
+            start: Instant::now(),
+            settings: Arc::clone(&primary.settings),
+            wishes,
+            incoming,
+            forking: BTreeMap::new(),
+            reloading: Vec::new(),
+            retry: None,
+            never_ready: None,
+        }
+    }
+
+    /// Runs until the cluster has stopped.
+    pub(super) async fn run(
+        mut self,
+        mut commands: mpsc::UnboundedReceiver<Command>,
+        over: watch::Sender<Option<Over>>,
+    ) {
+        let mut sampler = tokio::time::interval(self.sample_interval());
+        sampler.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut abandoned = false;
+        loop {
+            self.perform_plan();
+            if self.core.is_stopped() && self.workers.is_empty() {
+                break;
+            }
+            let wake = self.core.wake().into_iter().chain(self.retry).min();
+            let wake = wake.map(|at| tokio::time::Instant::from_std(self.start + at.since_start()));
+            tokio::select! {
+                command = commands.recv(), if !abandoned => match command {
+                    Some(command) => self.command(command),
+                    None => {
+                        abandoned = true;
+                        let now = self.now();
+                        self.core.observe(now, CoreEvent::Stop);
+                    }
+                },
+                fact = self.incoming.recv() => {
+                    if let Some(fact) = fact {
+                        self.fact(fact);
+                    }
+                }
+                () = sleep_until(wake) => self.retry_parked(),
+                _ = sampler.tick(), if self.has_slots() => {
+                    let now = self.now();
+                    self.sample(now);
+                }
+            }
+        }
+        // Ports close before anybody is told that all is over.
+        self.ports.clear();
+        let end = self.never_ready.take().map_or(Over::Stopped, Over::NeverReady);
+        over.send_replace(Some(end));
+    }
+
+    pub(super) fn now(&self) -> Time {
+        Time::new(self.start.elapsed())
+    }
+
+    /// Parked connections are to be offered again then.
+    pub(super) fn retry_at(&mut self, at: Time) {
+        self.retry = Some(self.retry.map_or(at, |known| known.min(at)));
+    }
+
+    fn retry_parked(&mut self) {
+        let now = self.now();
+        if self.retry.is_some_and(|at| at <= now) {
+            self.retry = None;
+            let keys: Vec<String> =
+                self.ports.values().filter(|p| !p.parked.is_empty()).map(|p| p.key.clone()).collect();
+            for key in keys {
+                self.pump(now, &key);
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        let now = self.now();
+        match command {
+            Command::Wish(wish) => self.core.observe(now, wish),
+            Command::Setup => self.audience.tell(&Event::Setup),
+            Command::Open(address, policy, reply) => {
+                let _ = reply.send(self.open_port(&address, policy));
+            }
+            Command::Status(reply) => {
+                let _ = reply.send(self.status(now));
+            }
+            Command::Fork(env, reply) => match self.core.fork() {
+                Some(worker) => {
+                    self.forking.insert(worker, (env, reply));
+                }
+                None => {
+                    let _ = reply.send(Err(Error::Stopping));
+                }
+            },
+            Command::Reload(reply) => {
+                if self.core.is_stopping() {
+                    let _ = reply.send(Err(Error::Stopping));
+                    return;
+                }
+                self.supersede_reload("another reload took its place");
+                self.reloading.push(reply);
+                self.core.observe(now, CoreEvent::Reload);
+            }
+        }
+    }
+
+    fn supersede_reload(&mut self, why: &str) {
+        for reply in self.reloading.drain(..) {
+            let _ = reply.send(Err(Error::Reload(why.to_owned())));
+        }
+    }
+
+    fn fact(&mut self, fact: Fact) {
+        let now = self.now();
+        match fact {
+            Fact::Frame(worker, frame) => self.frame(now, worker, frame),
+            Fact::Accepted(port, connection) => self.dispatch(now, &port, connection),
+            Fact::Trouble(what) => tracing::warn!("{what}"),
+            Fact::Closed(worker, why) => self.closed(now, worker, why),
+            Fact::Exited(worker, exit) => self.exited(now, worker, exit),
+            Fact::Lingered(worker) => {
+                if let Some(record) = self.workers.get_mut(&worker) {
+                    record.channel.close();
+                    record.closed = true;
+                }
+                self.bury(now, worker);
+            }
+        }
+    }
+
+    fn closed(&mut self, now: Time, worker: WorkerId, why: Option<String>) {
+        let Some(record) = self.workers.get_mut(&worker) else { return };
+        record.closed = true;
+        record.channel.close();
+        record.handle.inner.connected.store(false, Ordering::Relaxed);
+        let handle = record.handle.clone();
+        // A worker that dies in the middle of a message is only dead.
+        if let (Some(why), None) = (&why, record.exit) {
+            self.audience.tell(&Event::Error(handle.clone(), why.as_str().into()));
+            self.core.observe(now, CoreEvent::Broken { worker, why: why.clone() });
+        } else {
+            self.core.observe(now, CoreEvent::ChannelClosed { worker });
+        }
+        self.withdraw(now, worker);
+        self.audience.tell(&Event::Disconnect(handle));
+        self.bury(now, worker);
+    }
+
+    fn exited(&mut self, now: Time, worker: WorkerId, exit: Exit) {
+        let Some(record) = self.workers.get_mut(&worker) else { return };
+        record.exit = Some(exit);
+        let inner = &record.handle.inner;
+        inner.dead.store(true, Ordering::Relaxed);
+        let _ = inner.exited_after_disconnect.compare_exchange(
+            0,
+            1,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+        self.core.observe(now, CoreEvent::Exited { worker, exit });
+        // What the dead worker still said is read first: late acknowledgements count.
+        if self.workers.get(&worker).is_some_and(|r| !r.closed) {
+            let facts = self.facts.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(CHANNEL_LINGER).await;
+                let _ = facts.send(Fact::Lingered(worker)).await;
+            });
+        }
+        self.bury(now, worker);
+    }
+
+    /// When both the process and its channel have ended, the end is told and the record dropped.
+    fn bury(&mut self, now: Time, worker: WorkerId) {
+        let Some(Record { closed: true, exit: Some(exit), handle, .. }) = self.workers.get(&worker)
+        else {
+            return;
+        };
+        let (exit, handle) = (*exit, handle.clone());
+        self.withdraw(now, worker);
+        self.workers.remove(&worker);
+        self.audience.tell(&Event::Exit(handle, exit));
+    }
+
+    /// A worker serves no more: its slots are steered around and emptied, its connections go on.
+    fn withdraw(&mut self, now: Time, worker: WorkerId) {
+        for port in self.ports.values_mut() {
+            if port.users.remove(&worker).is_some() {
+                port.steer();
+            }
+        }
+        self.take_back(now, worker);
+        if self.has_slots() {
+            self.sample(now);
+        }
+        let settled = self.core.is_settled() && self.core.wanted() > 0;
+        self.ports.retain(|_, port| {
+            let over = settled && port.users.is_empty() && !port.pinned;
+            if over {
+                tracing::info!(address = %port.address, "closed: no worker listens there any more");
+            }
+            !over
+        });
+    }
+
+    fn perform_plan(&mut self) {
+        let now = self.now();
+        for action in self.core.plan(now) {
+            match action {
+                Action::Fork { worker, slot } => self.fork(worker, slot),
+                Action::Disconnect { worker } => self.disconnect(worker),
+                Action::Kill { worker } => {
+                    self.leaves_unasked(worker);
+                    if let Some(record) = self.workers.get(&worker) {
+                        // It may have ended in the meantime; then there is nothing to kill.
+                        let _ = record.handle.inner.child.signal(rustix::process::Signal::KILL);
+                    }
+                }
+                Action::Report(report) => self.report(report),
+            }
+        }
+        // A fork that failed is a fact of its own.
+        if !self.core.is_stopped() && self.core.wake().is_some_and(|at| at <= self.now()) {
+            tracing::trace!("more to do at once");
+        }
+    }
+
+    fn disconnect(&mut self, worker: WorkerId) {
+        self.leaves(worker);
+        let seq = self.next_seq();
+        if let Some(record) = self.workers.get(&worker) {
+            let frame = ClusterFrame { seq: Some(seq), ack: None, act: Act::Disconnect };
+            record.channel.push(&Frame::Cluster(frame));
+        }
+    }
+
+    /// A worker is about to be killed: nothing new for it.
+    fn leaves_unasked(&mut self, worker: WorkerId) {
+        for port in self.ports.values_mut() {
+            if let Some(user) = port.users.get_mut(&worker) {
+                user.serves = false;
+                port.steer();
+            }
+        }
+    }
+
+    fn fork(&mut self, worker: WorkerId, slot: SlotId) {
+        let asked = self.forking.remove(&worker);
+        let settings = self.settings.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let env = asked.as_ref().map_or(&[][..], |(env, _)| env);
+        let forked = spawn::spawn(&settings, env, worker, slot).and_then(|spawned| {
+            channel::open(spawned.channel, self.options.max_message)
+                .map(|ends| (spawned.child, spawned.stdout, spawned.stderr, ends))
+                .map_err(Error::os("cannot open a worker's channel"))
+        });
+        let now = self.now();
+        match forked {
+            Ok((child, stdout, stderr, (sender, receiver))) => {
+                let pid = child.pid();
+                let inner = Inner {
+                    id: worker,
+                    slot,
+                    started: Instant::now(),
+                    child,
+                    channel: sender.clone(),
+                    connected: AtomicBool::new(true),
+                    dead: AtomicBool::new(false),
+                    exited_after_disconnect: AtomicU8::new(0),
+                    stdout: Mutex::new(stdout),
+                    stderr: Mutex::new(stderr),
+                    wishes: self.wishes.clone(),
+                    audience: self.audience.clone(),
+                };
+                let handle = WorkerHandle { inner: Arc::new(inner) };
+                tokio::spawn(listen_to(handle.clone(), receiver, self.facts.clone()));
+                tokio::spawn(reap(handle.clone(), self.facts.clone()));
+                let record = Record {
+                    handle: handle.clone(),
+                    channel: sender,
+                    leaving: false,
+                    pinged: false,
+                    unanswered: 0,
+                    open: 0,
+                    refused_until: None,
+                    exit: None,
+                    closed: false,
+                };
+                self.workers.insert(worker, record);
+                self.core.observe(now, CoreEvent::Forked { worker, pid });
+                self.audience.tell(&Event::Fork(handle.clone()));
+                if let Some((_, reply)) = asked {
+                    let _ = reply.send(Ok(handle));
+                }
+            }
+            Err(error) => {
+                let (permanent, why) = (spawn::is_permanent(&error), error.to_string());
+                self.core.observe(now, CoreEvent::ForkFailed { worker, why, permanent });
+                if let Some((_, reply)) = asked {
+                    let _ = reply.send(Err(error));
+                }
+            }
+        }
+    }
+
+    fn report(&mut self, report: Report) {
+        match &report {
+            Report::Ended { asked: Some(_), .. }
+            | Report::ReloadBegun { .. }
+            | Report::ReloadDone { .. }
+            | Report::Stopped => tracing::info!("{report}"),
+            Report::CrashLoop { .. } | Report::ReloadFailed { .. } | Report::NeverReady { .. } => {
+                tracing::error!("{report}");
+            }
+            _ => tracing::warn!("{report}"),
+        }
+        match &report {
+            Report::ReloadDone { replaced, took, .. } => {
+                for reply in self.reloading.drain(..) {
+                    let _ = reply.send(Ok(Reloaded { replaced: *replaced, took: *took }));
+                }
+            }
+            Report::ReloadFailed { why, slot, replaced, kept, .. } => {
+                let text = format!(
+                    "the new worker in slot {slot} did not come up: {why}; {replaced} were replaced before, {kept} old workers go on"
+                );
+                self.supersede_reload(&text);
+            }
+            Report::NeverReady { why } => {
+                let trouble = self.last_trouble.take().map(|t| format!("; before that it {t}"));
+                self.never_ready = Some(format!("{why}{}", trouble.unwrap_or_default()));
+            }
+            _ => {}
+        }
+        if self.core.is_stopping() {
+            self.supersede_reload("the cluster is stopping");
+        }
+        self.audience.tell(&Event::Report(report));
+    }
+
+    fn status(&self, now: Time) -> Status {
+        let workers = self.core.workers().map(|worker| WorkerStatus {
+            id: worker.id,
+            slot: worker.slot,
+            pid: worker.pid,
+            state: match worker.phase {
+                Phase::Forking => "forking",
+                Phase::Starting { online: false, .. } => "starting",
+                Phase::Starting { online: true, .. } => "online",
+                Phase::Ready { .. } => "listening",
+                Phase::Draining { .. } => "draining",
+                Phase::Killed { .. } => "killed",
+            },
+            age: self.workers.get(&worker.id).map_or(Duration::ZERO, |r| r.handle.inner.started.elapsed()),
+            generation: worker.generation,
+        });
+        Status {
+            workers: workers.collect(),
+            waiting: self.core.waiting().map(|(slot, at, n)| (slot, at.since(now), n)).collect(),
+            ports: self.ports.values().map(|p| (p.address.clone(), p.policy)).collect(),
+            wanted: self.core.wanted(),
+        }
+    }
+}
+
+async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Reads a worker's channel to its end. The user's messages go to those who listen, and wait for them;
+/// everything else goes to the loop.
+async fn listen_to(worker: WorkerHandle, mut channel: Receiver, facts: mpsc::Sender<Fact>) {
+    let id = worker.id();
+    let why = loop {
+        match channel.next().await {
+            Ok(None) => break None,
+            Err(broken) => break Some(broken.to_string()),
+            Ok(Some(Incoming { frame: Frame::User(text), .. })) => {
+                worker.inner.audience.tell_message(&worker, Message::new(text, None)).await;
+            }
+            Ok(Some(Incoming { frame: Frame::Handle(HandleFrame { message, .. }), fd })) => {
+                handle_from(&worker, *message, fd).await;
+            }
+            Ok(Some(Incoming { frame, .. })) => {
+                if facts.send(Fact::Frame(id, frame)).await.is_err() {
+                    return;
+                }
+            }
+        }
+    };
+    let _ = facts.send(Fact::Closed(id, why)).await;
+}
+
+/// A handle came from a worker: taken or not, it is answered, or the worker would wait for ever.
+async fn handle_from(worker: &WorkerHandle, message: Frame, fd: Option<OwnedFd>) {
+    let Some(handle) = fd.and_then(Handle::from_fd) else {
+        worker.inner.channel.push(&Frame::HandleNack);
+        return;
+    };
+    worker.inner.channel.push(&Frame::HandleAck);
+    if let Frame::User(text) = message {
+        worker.inner.audience.tell_message(worker, Message::new(text, Some(handle))).await;
+    }
+}
+
+async fn reap(worker: WorkerHandle, facts: mpsc::Sender<Fact>) {
+    let exit = match worker.inner.child.wait().await {
+        Ok(exit) => exit,
+        Err(error) => {
+            tracing::error!("cannot wait for worker {}: {error}", worker.id());
+            Exit::Code(-1)
+        }
+    };
+    let _ = facts.send(Fact::Exited(worker.id(), exit)).await;
+}

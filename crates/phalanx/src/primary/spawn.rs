@@ -1,0 +1,101 @@
+//! A worker's process: its program, environment, channel and standard streams.
+
+use super::child::Child;
+use crate::channel;
+use crate::error::{Error, Result};
+use crate::settings::{Settings, Stdio};
+use crate::sys;
+use phalanx_core::worker::{SlotId, WorkerId};
+use rustix::fd::OwnedFd;
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{ChildStderr, ChildStdout, Command};
+
+pub(crate) struct Spawned {
+    pub(crate) child: Child,
+    /// This side of the channel.
+    pub(crate) channel: OwnedFd,
+    pub(crate) stdout: Option<ChildStdout>,
+    pub(crate) stderr: Option<ChildStderr>,
+}
+
+/// Starts a worker. No fork without exec: the child shares nothing with the primary but what is
+/// given to it here. std resets the signal mask and SIGPIPE in the child.
+pub(crate) fn spawn(
+    settings: &Settings,
+    extra_env: &[(OsString, OsString)],
+    worker: WorkerId,
+    slot: SlotId,
+) -> Result<Spawned> {
+    let program = match &settings.exec {
+        Some(program) => program.clone(),
+        None => std::env::current_exe().map_err(Error::os("cannot find this program"))?,
+    };
+    let failed = |source: io::Error| Error::Start { program: program.display().to_string(), source };
+    let (ours, theirs) = channel::pair().map_err(failed)?;
+    let mut command = Command::new(&program);
+    if settings.exec.is_none() && settings.args.is_empty() {
+        command.args(std::env::args_os().skip(1));
+    }
+    command
+        .args(&settings.args)
+        .envs(settings.env.iter().map(|(k, v)| (k, v)))
+        .envs(extra_env.iter().map(|(k, v)| (k, v)))
+        .env("NODE_UNIQUE_ID", worker.to_string())
+        .env("NODE_CHANNEL_FD", sys::CHANNEL_FD.to_string())
+        .env("NODE_CHANNEL_SERIALIZATION_MODE", "json")
+        .env("NODE_APP_INSTANCE", slot.to_string())
+        // The terminal's Ctrl-C is for the primary; it tells its workers.
+        .process_group(0)
+        .stdin(std::process::Stdio::null());
+    let stdio = || match settings.stdio {
+        Stdio::Inherit => std::process::Stdio::inherit(),
+        Stdio::Null => std::process::Stdio::null(),
+        Stdio::Piped => std::process::Stdio::piped(),
+    };
+    command.stdout(stdio()).stderr(stdio());
+    if let Some(cwd) = &settings.cwd {
+        command.current_dir(cwd);
+    }
+    if let Some(gid) = settings.gid {
+        command.gid(gid);
+    }
+    if let Some(uid) = settings.uid {
+        command.uid(uid);
+    }
+    sys::give_channel(&mut command, theirs).map_err(failed)?;
+    let mut process = command.spawn().map_err(failed)?;
+    let child = Child::new(process.id()).map_err(|error| {
+        // Without a hold on it, it must not live.
+        let _ = process.kill();
+        let _ = process.wait();
+        failed(error)
+    })?;
+    Ok(Spawned { child, channel: ours, stdout: process.stdout.take(), stderr: process.stderr.take() })
+}
+
+/// Whether starting the same program again is pointless.
+pub(crate) fn is_permanent(error: &Error) -> bool {
+    let Error::Start { source, .. } = error else { return false };
+    matches!(
+        source.kind(),
+        io::ErrorKind::NotFound
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::InvalidInput
+    ) || source.raw_os_error() == Some(libc::ENOEXEC)
+}
+
+/// Lets this process, and the workers that inherit it, have as many descriptors as it may.
+pub(crate) fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::warn!("the limit of open files stays as it is: {error}");
+        }
+    }
+}
