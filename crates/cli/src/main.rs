@@ -1,2 +1,25 @@
-//! The program `phalanx`.
-fn main() {}
+//! The program `phalanx`: a cluster of any program of this crate's, and a demonstration.
+
+mod args;
+mod demo;
+mod failure;
+mod log;
+mod run;
+mod table;
+
+use args::{Arguments, Command};
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // A usage error has clap's exit code, 2.
+    let Arguments { command } = Arguments::parse();
+    let done = match command {
+        Command::Demo(options) => demo::demo(options),
+        Command::Run(options) => run::run(options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.tell(),
+    }
+}

@@ -239,12 +239,15 @@ struct World {
     cluster: Cluster,
     now: u64,
     serial: u64,
+    /// Facts happen at multiples of this: the coarser, the more at the same moment.
+    grain: u64,
     queue: BTreeMap<(u64, u64), Event>,
     manual_wishes: BTreeSet<u64>,
     processes: BTreeMap<u32, Process>,
     slots: BTreeMap<u32, SlotBook>,
     wanted: usize,
     reload: Option<u64>,
+    ever_ready: bool,
     stop_wish: Option<u64>,
     stopped: u32,
     friendly: bool,
@@ -269,11 +272,13 @@ impl World {
         let spec = draw_spec(&mut dice);
         let faults = Faults::draw(&mut dice);
         let mut world = Self {
-            crash_free: faults.none_crash() && spec.start_timeout != Some(Duration::from_millis(700)),
+            crash_free: faults.none_crash()
+                && spec.start_timeout != Some(Duration::from_millis(700)),
             cluster: Cluster::new(spec.clone()),
             wanted: spec.workers,
             spec,
             faults,
+            grain: dice.pick(&[1, 1, 20]),
             dice,
             now: 0,
             serial: 0,
@@ -282,6 +287,7 @@ impl World {
             processes: BTreeMap::new(),
             slots: BTreeMap::new(),
             reload: None,
+            ever_ready: false,
             stop_wish: None,
             stopped: 0,
             friendly: false,
@@ -296,7 +302,7 @@ impl World {
     fn draw_wishes(&mut self) {
         let gap = self.dice.pick(&[60, 800, 10_000]);
         let mut at = self.dice.below(2_000);
-        for _ in 0..self.dice.below(30) {
+        for _ in 0..self.dice.below(60) {
             at += self.dice.below(gap);
             let wish = match self.dice.below(100) {
                 0..=29 => Event::Reload,
@@ -319,6 +325,7 @@ impl World {
 
     fn at(&mut self, at: u64, event: Event) {
         self.serial += 1;
+        let at = at.next_multiple_of(self.grain);
         self.queue.insert((at, self.serial), event);
     }
 
@@ -344,12 +351,13 @@ impl World {
             promise!(self.advance(until)?, "a friendly world does not come to rest");
         }
         self.check_quiet()?;
-        self.step(vec![Event::Stop])?;
+        let wish = self.dice.pick(&[true, true, false]);
+        self.at(self.now, if wish { Event::Stop } else { Event::StopNow });
         let until = self.now + FRIENDLY;
-        while self.processes.values().any(|p| !p.ended) {
+        while !self.cluster.is_stopped() {
             promise!(self.advance(until)?, "not all processes end after a stop");
         }
-        promise!(self.cluster.is_stopped(), "all processes ended and the cluster is not stopped");
+        promise!(self.processes.values().all(|p| p.ended), "stopped, and not all processes ended");
         promise!(self.stopped == 1, "said {} times that it stopped", self.stopped);
         promise!(self.cluster.wake().is_none(), "a stopped cluster wants to be woken");
         promise!(self.cluster.fork().is_none(), "a stopped cluster forks");
@@ -371,7 +379,7 @@ impl World {
         self.now = self.now.max(next);
         let mut events = Vec::new();
         // Several facts may be seen before there is time to plan.
-        let batch = self.dice.pick(&[1, 1, 3]);
+        let batch = self.dice.pick(&[1, 1, 3, 8]);
         while let Some(entry) = self.queue.first_entry().filter(|e| e.key().0 <= self.now) {
             events.push(entry.remove());
             if events.len() >= batch {
@@ -434,6 +442,7 @@ impl World {
         }
         self.check_table()?;
         self.check_slots()?;
+        self.ever_ready |= !self.serving_slots().is_empty();
         self.check_leaving()?;
         self.check_wake()?;
         if self.crash_free && !wishes {
@@ -447,17 +456,11 @@ impl World {
     /// Whether an event of the queue can still happen, and the world's book-keeping of it.
     fn happens(&mut self, event: &Event) -> bool {
         match event {
-            Event::Scale { workers } => {
-                if self.stop_wish.is_none() {
-                    self.wanted = *workers;
-                    self.forgive();
-                }
+            Event::Scale { workers } if self.stop_wish.is_none() => {
+                self.wanted = *workers;
+                self.forgive();
             }
-            Event::Reload => {
-                if self.stop_wish.is_none() {
-                    self.forgive();
-                }
-            }
+            Event::Reload if self.stop_wish.is_none() => self.forgive(),
             Event::Disconnect { .. } => self.forgive(),
             Event::Stop | Event::StopNow => {
                 self.stop_wish.get_or_insert(self.now);
@@ -473,7 +476,8 @@ impl World {
             }
             Event::Leaving { worker } | Event::ChannelClosed { worker } => {
                 let process = self.processes.get_mut(&worker.0);
-                if let Some(process) = process.filter(|p| p.told == 0) {
+                let stays = self.cluster.worker(*worker).is_some_and(Worker::is_live);
+                if let Some(process) = process.filter(|_| stays) {
                     process.left_by_itself = true;
                 }
             }
@@ -684,11 +688,20 @@ impl World {
                 );
                 let done = matches!(report, Report::ReloadDone { .. });
                 promise!(!self.crash_free || done, "(h) nothing crashed, and a reload failed");
+                let new = self
+                    .cluster
+                    .workers()
+                    .filter(|w| w.guarded && w.is_ready() && w.generation == *generation);
+                promise!(
+                    !done || !self.spec.restart.enabled || new.count() == self.wanted,
+                    "(h) a reload is done, and not everyone is new and ready"
+                );
                 *(if done { &mut seen.reloads_done } else { &mut seen.reloads_failed }) += 1;
             }
             Report::CrashLoop { .. } => seen.crash_loops += 1,
             Report::NeverReady { .. } => {
                 promise!(!self.crash_free, "nothing crashed, and the cluster gives up");
+                promise!(!self.ever_ready, "it was ready once, and the cluster gives up");
                 promise!(self.cluster.never_ready(), "never ready, and does not know it");
                 self.stop_wish.get_or_insert(self.now);
                 seen.never_ready += 1;
@@ -796,11 +809,8 @@ impl World {
             } else {
                 promise!(process.killed == 1, "(j) {id} counts as killed and was not");
             }
-            let timed_from = if worker.guarded {
-                Some(left)
-            } else {
-                self.stop_wish.map(|stop| stop.max(left))
-            };
+            let timed_from =
+                if worker.guarded { Some(left) } else { self.stop_wish.map(|stop| stop.max(left)) };
             if let (Some(grace), Some(from)) = (grace, timed_from) {
                 promise!(
                     now < from + grace || process.killed == 1,
@@ -809,10 +819,8 @@ impl World {
             }
             if matches!(worker.phase, Phase::Draining { why: Leave::Reload, .. }) && just_left {
                 let slot = worker.slot;
-                let others = self
-                    .cluster
-                    .workers()
-                    .any(|w| w.guarded && w.slot == slot && w.is_live());
+                let others =
+                    self.cluster.workers().any(|w| w.guarded && w.slot == slot && w.is_live());
                 promise!(others, "(d) {id} leaves for a reload and nobody is in its slot");
             }
         }

@@ -587,4 +587,3 @@ impl Cluster {
         self.outbox.push(Action::Report(report));
     }
 }
-

@@ -115,14 +115,12 @@ impl Cluster {
                 |w: &&Worker| self.reload.is_some() && w.generation == newest && !w.is_ready();
             let live = || self.in_slot(slot).filter(|w| w.guarded && w.is_live());
             // The newest that serves; if none does, the one that has been starting the longest.
-            let stays = live()
-                .filter(|w| !is_successor(w))
-                .max_by_key(|w| (w.is_ready(), if w.is_ready() { w.id.0 } else { u32::MAX - w.id.0 }));
+            let stays = live().filter(|w| !is_successor(w)).max_by_key(|w| {
+                (w.is_ready(), if w.is_ready() { w.id.0 } else { u32::MAX - w.id.0 })
+            });
             let Some(stays) = stays.cloned() else { continue };
-            let leave: Vec<WorkerId> = live()
-                .filter(|w| w.id != stays.id && !is_successor(w))
-                .map(|w| w.id)
-                .collect();
+            let leave: Vec<WorkerId> =
+                live().filter(|w| w.id != stays.id && !is_successor(w)).map(|w| w.id).collect();
             for id in leave {
                 self.drain(now, id, Leave::Reload, true);
                 if let Some(reload) = self.reload.as_mut()
@@ -153,9 +151,10 @@ impl Cluster {
             self.fork_in(slot, true);
             return;
         }
+        // There is no old one any more: who is ready is new.
         let is_done = |slot: &SlotId| {
             let ended = self.slots.get(slot).is_some_and(|s| s.ended);
-            ended || self.in_slot(*slot).any(|w| w.is_ready() && w.generation == newest)
+            ended || self.in_slot(*slot).any(|w| w.is_ready())
         };
         if self.wanted.iter().all(is_done) {
             self.reload = None;

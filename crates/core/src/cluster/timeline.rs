@@ -65,13 +65,8 @@ fn by_hand(spec: Spec, text: &str) {
 
 fn play(spec: Spec, auto_fork: bool, text: &str) {
     let expected: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let mut stage = Stage {
-        cluster: Cluster::new(spec),
-        auto_fork,
-        now: 0,
-        written: Vec::new(),
-        dated: None,
-    };
+    let mut stage =
+        Stage { cluster: Cluster::new(spec), auto_fork, now: 0, written: Vec::new(), dated: None };
     stage.plan();
     for line in &expected {
         if let Some((at, words)) = line.strip_prefix("t=").and_then(|rest| rest.split_once(' ')) {
@@ -140,8 +135,8 @@ impl Stage {
             "forked" => |worker| Event::Forked { worker, pid: 100 + worker.0 },
             "disconnect" => |worker| Event::Disconnect { worker },
             "broken" => |worker| Event::Broken { worker, why: "not JSON".into() },
-            "unforkable" | "impossible" | "exit" | "listens_and_exits" | "scale" | "reload" | "manual" | "stop"
-            | "pass" | "look" => |_| Event::Reload,
+            "unforkable" | "impossible" | "exit" | "listens_and_exits" | "scale" | "reload"
+            | "manual" | "stop" | "pass" | "look" => |_| Event::Reload,
             // What the cluster did at a time of its own: written, not played.
             _ => return,
         };
@@ -186,7 +181,9 @@ impl Stage {
         while let Some(action) = actions.next() {
             let mut words = self.words(&action);
             // Neighbours that are told the same share a line.
-            while let Some(next) = actions.next_if(|next| verb(next).is_some_and(|v| Some(v) == verb(&action))) {
+            while let Some(next) =
+                actions.next_if(|next| verb(next).is_some_and(|v| Some(v) == verb(&action)))
+            {
                 let next = self.words(&next);
                 words = format!("{words}, {}", next.split_once(' ').map_or("", |(_, who)| who));
             }

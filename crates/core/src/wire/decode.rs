@@ -100,6 +100,12 @@ impl Decoder {
     pub fn unfinished(&self) -> usize {
         self.bytes.len() - self.start.min(self.bytes.len())
     }
+
+    /// How much memory the buffer takes.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.bytes.capacity()
+    }
 }
 
 /// One line without its end.

@@ -230,10 +230,8 @@ impl Frame {
     /// loop with [`Frame::HandleNack`], and does nothing else.
     #[must_use]
     pub fn ping() -> Self {
-        let message = RawValue::from_string(String::from("{}")).map_or_else(
-            |_| Self::HandleNack,
-            Self::User,
-        );
+        let message =
+            RawValue::from_string(String::from("{}")).map_or_else(|_| Self::HandleNack, Self::User);
         Self::Handle(Handle { kind: HandleKind::Native, key: None, message: Box::new(message) })
     }
 }
@@ -280,7 +278,10 @@ impl fmt::Display for WireError {
                 write!(f, "a message is not JSON ({why}); it begins with `{begins}`")
             }
             Self::BadField { why, begins } => {
-                write!(f, "a message of the channel itself is malformed ({why}); it begins with `{begins}`")
+                write!(
+                    f,
+                    "a message of the channel itself is malformed ({why}); it begins with `{begins}`"
+                )
             }
             Self::Reserved { cmd } => write!(
                 f,

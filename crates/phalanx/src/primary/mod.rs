@@ -11,11 +11,13 @@ mod spawn;
 use crate::address::Address;
 use crate::channel::Sender;
 use crate::error::{Error, Result};
-use crate::event::{Audience, Events};
+use crate::event::{Event, Events};
+use crate::fan::Fan;
 use crate::message::{self, Handle};
 use crate::policy::{Balance, Policy};
 use crate::settings::Settings;
 use child::Child;
+pub(crate) use query::query_for;
 use phalanx_core::cluster::Event as Wish;
 use phalanx_core::spec::{MAX_WORKERS, Spec};
 use phalanx_core::wire::DEFAULT_MAX_LINE;
@@ -75,7 +77,7 @@ impl Default for Options {
 #[derive(Clone)]
 pub struct Primary {
     wishes: mpsc::UnboundedSender<Command>,
-    audience: Audience,
+    audience: Fan<Event>,
     settings: Arc<Mutex<Settings>>,
     over: watch::Receiver<Option<Over>>,
 }
@@ -168,7 +170,7 @@ impl Primary {
         let (over, watch) = watch::channel(None);
         let primary = Self {
             wishes: wishes.clone(),
-            audience: Audience::default(),
+            audience: Fan::default(),
             settings: Arc::new(Mutex::new(options.settings.clone())),
             over: watch,
         };
@@ -207,7 +209,7 @@ impl Primary {
     /// Everything that happens from now on.
     #[must_use]
     pub fn events(&self) -> Events {
-        self.audience.join(None)
+        Events { queue: self.audience.join(|_| true) }
     }
 
     /// The workers whose processes run.
@@ -319,7 +321,7 @@ struct Inner {
     stdout: Mutex<Option<ChildStdout>>,
     stderr: Mutex<Option<ChildStderr>>,
     wishes: mpsc::WeakUnboundedSender<Command>,
-    audience: Audience,
+    audience: Fan<Event>,
 }
 
 impl WorkerHandle {
@@ -397,7 +399,9 @@ impl WorkerHandle {
     /// What happens to this worker from now on.
     #[must_use]
     pub fn events(&self) -> Events {
-        self.inner.audience.join(Some(self.id()))
+        let id = self.id();
+        let mine = move |event: &Event| event.worker().is_some_and(|worker| worker.id() == id);
+        Events { queue: self.inner.audience.join(mine) }
     }
 
     /// Its standard output, once, if it was started with [`Stdio::Piped`](crate::Stdio::Piped).

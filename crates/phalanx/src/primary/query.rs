@@ -61,6 +61,11 @@ impl Shell {
                     self.answered(now, worker, seq, accepted, open);
                 }
             }
+            Act::Answer(Answer { open: Some(open), .. }) => {
+                if let Some(record) = self.workers.get_mut(&worker) {
+                    record.open = open;
+                }
+            }
             Act::Answer(_) | Act::NewConn { .. } | Act::Disconnect | Act::Other => {}
         }
     }
@@ -168,6 +173,7 @@ impl Shell {
         };
         let Some(user) = port.users.get_mut(&worker) else { return };
         user.serves = true;
+        user.slot_only = query.extras.slot_only;
         port.steer();
         let (key, address) = (port.key.clone(), port.address.clone());
         self.core.observe(now, CoreEvent::Listening { worker });

@@ -8,7 +8,8 @@ use super::ports::Port;
 use super::{Command, Inner, Options, Over, Primary, Reloaded, Status, WorkerHandle, WorkerStatus, spawn};
 use crate::channel::{self, Incoming, Receiver, Sender};
 use crate::error::{Error, Result};
-use crate::event::{Audience, Event};
+use crate::event::Event;
+use crate::fan::Fan;
 use crate::message::{Handle, Message};
 use crate::settings::Settings;
 use phalanx_core::cluster::{Action, Cluster, Event as CoreEvent};
@@ -70,7 +71,7 @@ pub(super) struct Shell {
     pub(super) workers: BTreeMap<WorkerId, Record>,
     pub(super) ports: BTreeMap<String, Port>,
     pub(super) in_flight: BTreeMap<u64, Handover>,
-    pub(super) audience: Audience,
+    pub(super) audience: Fan<Event>,
     pub(super) facts: mpsc::Sender<Fact>,
     pub(super) seq: u64,
     /// What last kept a worker from listening: the likely reason if none comes up.
@@ -157,6 +158,7 @@ impl Shell {
         self.ports.clear();
         let end = self.never_ready.take().map_or(Over::Stopped, Over::NeverReady);
         over.send_replace(Some(end));
+        self.audience.close();
     }
 
     pub(super) fn now(&self) -> Time {
@@ -484,7 +486,7 @@ async fn listen_to(worker: WorkerHandle, mut channel: Receiver, facts: mpsc::Sen
             Ok(None) => break None,
             Err(broken) => break Some(broken.to_string()),
             Ok(Some(Incoming { frame: Frame::User(text), .. })) => {
-                worker.inner.audience.tell_message(&worker, Message::new(text, None)).await;
+                told(&worker, Message::new(text, None)).await;
             }
             Ok(Some(Incoming { frame: Frame::Handle(HandleFrame { message, .. }), fd })) => {
                 handle_from(&worker, *message, fd).await;
@@ -507,8 +509,14 @@ async fn handle_from(worker: &WorkerHandle, message: Frame, fd: Option<OwnedFd>)
     };
     worker.inner.channel.push(&Frame::HandleAck);
     if let Frame::User(text) = message {
-        worker.inner.audience.tell_message(worker, Message::new(text, Some(handle))).await;
+        told(worker, Message::new(text, Some(handle))).await;
     }
+}
+
+/// A message is with everybody who listens.
+async fn told(worker: &WorkerHandle, message: Message) {
+    let size = message.text().len();
+    worker.inner.audience.tell_sized(Event::Message(worker.clone(), message), size).await;
 }
 
 async fn reap(worker: WorkerHandle, facts: mpsc::Sender<Fact>) {

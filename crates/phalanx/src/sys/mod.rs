@@ -55,26 +55,24 @@ fn reserve(number: i32) -> io::Result<()> {
     if taken < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Takes the descriptor that the process was started with, if it is a unix stream socket. The caller
-/// takes it at most once.
-pub(crate) fn take_inherited_channel(number: i32) -> io::Result<OwnedFd> {
-    if number <= 2 {
-        return Err(io::Error::from_raw_os_error(libc::EBADF));
-    }
-    // SAFETY: F_GETFD reads a flag of a descriptor number; a number that is not open is an error.
-    if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor is open, it was inherited for this purpose (the environment names
-    // it), and the one caller, `worker::connect`, runs once per process.
-    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+/// Whether a descriptor number is an open unix stream socket.
+pub(crate) fn is_unix_stream(number: i32) -> bool {
     use rustix::net::{AddressFamily, SocketType, getsockname, sockopt};
-    let unix = sockopt::socket_type(&fd)? == SocketType::STREAM
-        && getsockname(&fd)?.address_family() == AddressFamily::UNIX;
-    if !unix {
-        std::mem::forget(fd); // not ours after all
+    number > 2
+        && borrow(number).is_ok_and(|fd| {
+            sockopt::socket_type(fd) == Ok(SocketType::STREAM)
+                && getsockname(fd).is_ok_and(|name| name.address_family() == AddressFamily::UNIX)
+        })
+}
+
+/// Takes the channel that the process was started with. The caller takes it at most once.
+pub(crate) fn take_inherited_channel(number: i32) -> io::Result<OwnedFd> {
+    if !is_unix_stream(number) {
         return Err(io::Error::from_raw_os_error(libc::ENOTSOCK));
     }
+    // SAFETY: the descriptor is open, it was inherited for this purpose (the environment names
+    // it), and the one caller, `Worker::connect`, takes it once per process.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
     rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(&fd, true)?;
     Ok(fd)

@@ -702,4 +702,6 @@ fn no_more_workers_than_there_is_room_for() {
     assert_eq!(cluster.wanted(), MAX_WORKERS);
     assert_eq!(cluster.plan(Time::ZERO).len(), MAX_WORKERS);
     assert_eq!(cluster.fork(), None, "a full cluster forks no more");
+    cluster.observe(Time::ZERO, Event::Scale { workers: usize::MAX });
+    assert_eq!(cluster.wanted(), MAX_WORKERS);
 }

@@ -59,7 +59,7 @@ fn events() -> Vec<Event> {
         Event::Disconnect { worker: WorkerId(99) },
         Event::Scale { workers: 0 },
         Event::Scale { workers: 1 },
-        Event::Scale { workers: usize::MAX },
+        Event::Scale { workers: 9 },
         Event::Reload,
         Event::Stop,
         Event::StopNow,
@@ -81,8 +81,7 @@ impl Bench {
         if manual {
             assert_eq!(cluster.fork(), Some(WorkerId(1)), "{what}");
         }
-        let mut bench =
-            Self { cluster, now: Time::ZERO, forked: BTreeSet::new(), stops: 0, what };
+        let mut bench = Self { cluster, now: Time::ZERO, forked: BTreeSet::new(), stops: 0, what };
         bench.plan();
         bench
     }
@@ -111,12 +110,8 @@ impl Bench {
             }
         }
         assert!(self.cluster.wake().is_none_or(|at| at > self.now), "{what}: woken at once");
-        let mut live: Vec<SlotId> = self
-            .cluster
-            .workers()
-            .filter(|w| w.guarded && w.is_live())
-            .map(|w| w.slot)
-            .collect();
+        let mut live: Vec<SlotId> =
+            self.cluster.workers().filter(|w| w.guarded && w.is_live()).map(|w| w.slot).collect();
         let count = live.len();
         live.sort_unstable();
         live.dedup();
@@ -161,8 +156,9 @@ fn every_event_in_every_phase() {
             for (mode, wishes) in modes() {
                 for (phase, steps) in phases() {
                     for event in events() {
-                        let what =
-                            format!("{phase}, {mode}, manual: {manual}, restarts: {restarts}: {event:?}");
+                        let what = format!(
+                            "{phase}, {mode}, manual: {manual}, restarts: {restarts}: {event:?}"
+                        );
                         let spec = if restarts { rules(1) } else { restarts_off(1) };
                         let mut bench = Bench::new(spec, manual, what);
                         for step in steps.iter().chain(&wishes).cloned().chain([event]) {

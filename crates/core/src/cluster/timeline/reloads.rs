@@ -567,3 +567,40 @@ fn whose_new_worker_closes_its_channel_and_lives_stops_there() {
         ",
     );
 }
+
+#[test]
+fn does_not_care_about_manual_workers_that_fail() {
+    by_hand(
+        rules(1),
+        "
+        t=0      fork 0#1
+        t=0      forked 0#1
+        t=10     ready 0#1
+        t=100    reload
+                 begins: reload 1 of 1
+                 fork 0#2
+        t=110    forked 0#2
+        t=120    manual
+                 fork 1#3*
+        t=121    unforkable 1#3* too many processes
+        t=130    manual
+                 fork 1#4*
+        t=131    forked 1#4*
+        t=132    exit 1#4* code 1
+        t=140    manual
+                 fork 1#5*
+        t=141    forked 1#5*
+        t=142    broken 1#5*
+                 kill 1#5*
+        t=143    exit 1#5* SIGKILL
+                 gone 1#5 (broken channel)
+        t=150    ready 0#2
+                 tell 0#1
+                 done: reload 1, 1 replaced in 50ms
+        t=160    exit 0#1 code 0
+                 gone 0#1 (reload)
+        t=161    look
+                 = 0#2 ready; 1 wanted, settled
+        ",
+    );
+}

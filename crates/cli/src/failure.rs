@@ -1,0 +1,40 @@
+//! What went wrong, as people and scripts see it: words on stderr and an exit code.
+
+use phalanx::Error;
+use std::io::Write;
+use std::process::ExitCode;
+
+/// A failure of the program.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    error: Error,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error }
+    }
+}
+
+impl Failure {
+    /// Says it, and gives the exit code.
+    pub(crate) fn tell(&self) -> ExitCode {
+        let mut stderr = std::io::stderr().lock();
+        // Nobody may be there to read it; the code says it too.
+        let _ = writeln!(stderr, "phalanx: {}", self.error);
+        if let Some(hint) = self.error.hint() {
+            let _ = writeln!(stderr, "hint: {hint}");
+        }
+        ExitCode::from(self.code())
+    }
+
+    const fn code(&self) -> u8 {
+        match self.error {
+            Error::WorkerCount(_) | Error::Policy(_) | Error::Address(_) => 2,
+            Error::Start { .. } => 3,
+            Error::NeverReady(_) => 4,
+            Error::Listen { .. } => 5,
+            _ => 1,
+        }
+    }
+}

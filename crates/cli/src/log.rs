@@ -1,0 +1,75 @@
+//! The log: lines on stderr, or the last few of them under the demo's table.
+
+use std::collections::VecDeque;
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// The variable that sets how much is told: error, warn, info, debug or trace.
+const VARIABLE: &str = "PHALANX_LOG";
+/// Lines kept for the table.
+const KEPT: usize = 8;
+
+fn level() -> LevelFilter {
+    std::env::var(VARIABLE).ok().and_then(|name| name.parse().ok()).unwrap_or(LevelFilter::INFO)
+}
+
+/// Log lines go to stderr.
+pub(crate) fn to_stderr() {
+    tracing_subscriber::fmt()
+        .with_max_level(level())
+        .with_target(false)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        // A closed stderr is no reason to stop serving.
+        .log_internal_errors(false)
+        .init();
+}
+
+/// The last log lines, kept for the table.
+#[derive(Clone, Default)]
+pub(crate) struct Recent(Arc<Mutex<VecDeque<String>>>);
+
+/// Log lines are kept, and shown by the table.
+pub(crate) fn to_table() -> Recent {
+    let recent = Recent::default();
+    tracing_subscriber::fmt()
+        .with_max_level(level())
+        .with_target(false)
+        .with_ansi(false)
+        .with_writer(recent.clone())
+        .log_internal_errors(false)
+        .init();
+    recent
+}
+
+impl Recent {
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+}
+
+impl Write for Recent {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for line in String::from_utf8_lossy(bytes).lines() {
+            if lines.len() == KEPT {
+                lines.pop_front();
+            }
+            lines.push_back(line.to_owned());
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Recent {
+    type Writer = Self;
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}

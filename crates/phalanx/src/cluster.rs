@@ -1,0 +1,275 @@
+//! The short way: “run this async server on N workers, guarded”.
+
+use crate::address::Address;
+use crate::error::{Error, Result};
+use crate::policy::{Balance, Policy};
+use crate::primary::{Options, Primary};
+use crate::settings::Settings;
+use crate::worker::{Worker, is_worker};
+use phalanx_core::restart::Restart;
+use phalanx_core::spec::{MAX_WORKERS, ReadyWhen};
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+/// How long a worker without a primary may take to finish.
+const ORPHAN_GRACE: Duration = Duration::from_secs(30);
+
+type InPrimary = Box<dyn FnOnce(Primary) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
+
+/// A guarded cluster of this very program.
+///
+/// The program runs as primary and starts itself again as each worker; the environment tells which it is.
+///
+/// ```no_run
+/// use phalanx::Cluster;
+/// fn main() -> phalanx::Result<()> {
+///     Cluster::new().workers(4).run(|worker| async move {
+///         let mut listener = worker.listen("127.0.0.1:8000").await?;
+///         while let Some((stream, client)) = listener.accept().await {
+///             drop((stream, client));
+///         }
+///         phalanx::Result::Ok(())
+///     })
+/// }
+/// ```
+#[must_use = "a cluster does nothing until it is run"]
+pub struct Cluster {
+    options: Options,
+    workers: Option<usize>,
+    policy: Option<Policy>,
+    threads: usize,
+    listen: Vec<Address>,
+    in_primary: Vec<InPrimary>,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Cluster {
+    /// One worker per core, each on one thread.
+    pub fn new() -> Self {
+        Self {
+            options: Options::default(),
+            workers: None,
+            policy: None,
+            threads: 1,
+            listen: Vec::new(),
+            in_primary: Vec::new(),
+        }
+    }
+
+    /// So many workers.
+    pub const fn workers(mut self, workers: usize) -> Self {
+        self.workers = Some(workers);
+        self
+    }
+
+    /// The scheduling policy of ports that do not choose their own; else the environment's
+    /// ([`Policy::from_env`]).
+    pub const fn policy(mut self, policy: Policy) -> Self {
+        self.policy = Some(policy);
+        self
+    }
+
+    /// Who gets which connection, within the policy.
+    pub fn balance(mut self, balance: Balance) -> Self {
+        self.options.balance = balance;
+        self
+    }
+
+    /// How workers are started.
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.options.settings = settings;
+        self
+    }
+
+    /// Opens a port before any worker runs: an address that cannot be had ends the program at once.
+    pub fn listen(mut self, address: Address) -> Self {
+        self.listen.push(address);
+        self
+    }
+
+    /// How long a worker may take to finish before it is killed; `None`: as long as it likes. 30 s.
+    pub const fn grace(mut self, grace: Option<Duration>) -> Self {
+        self.options.spec.grace = grace;
+        self
+    }
+
+    /// How long a worker may take to be ready before it is killed; `None`: as long as it likes. 60 s.
+    pub const fn start_timeout(mut self, limit: Option<Duration>) -> Self {
+        self.options.spec.start_timeout = limit;
+        self
+    }
+
+    /// When a worker counts as ready; [`ReadyWhen::Online`] is for workers that never listen.
+    pub const fn ready(mut self, ready: ReadyWhen) -> Self {
+        self.options.spec.ready = ready;
+        self
+    }
+
+    /// What follows a crash.
+    pub const fn restart(mut self, restart: Restart) -> Self {
+        self.options.spec.restart = restart;
+        self
+    }
+
+    /// How long a queue may stand still before its connections are handed to other workers. 100 ms.
+    pub const fn patience(mut self, patience: Duration) -> Self {
+        self.options.patience = patience;
+        self
+    }
+
+    /// `round-robin`: how many connections a worker may have that it did not acknowledge. 1.
+    pub const fn window(mut self, window: u32) -> Self {
+        self.options.window = window;
+        self
+    }
+
+    /// Threads of each worker's tokio runtime. 1.
+    pub const fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// Does something in the primary, beside guarding: watch events, answer messages, scale.
+    pub fn primary<F, Fut>(mut self, program: F) -> Self
+    where
+        F: FnOnce(Primary) -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.in_primary.push(Box::new(|primary| Box::pin(program(primary))));
+        self
+    }
+
+    /// Runs it: in the primary until the cluster has stopped, in a worker until `program` is done or the
+    /// worker was told to leave and its connections are closed.
+    ///
+    /// The primary obeys signals ([`Primary::obey_signals`]). A worker whose `program` returns an error
+    /// prints it and exits with code 1.
+    ///
+    /// # Errors
+    /// An impossible worker count, an address of [`Cluster::listen`] that cannot be had, or no worker
+    /// became ready.
+    pub fn run<F, Fut, E>(self, program: F) -> Result<()>
+    where
+        F: FnOnce(Worker) -> Fut,
+        Fut: Future<Output = Result<(), E>>,
+        E: fmt::Display,
+    {
+        if is_worker() {
+            return run_worker(self.threads, program);
+        }
+        self.run_as_primary()
+    }
+
+    /// Runs the primary of another program's workers: [`Settings::exec`] says which. The environment does not
+    /// matter; a primary may itself be somebody's worker.
+    ///
+    /// # Errors
+    /// As [`Cluster::run`].
+    pub fn run_as_primary(self) -> Result<()> {
+        runtime(1)?.block_on(self.run_primary())
+    }
+
+    async fn run_primary(mut self) -> Result<()> {
+        let workers = match self.workers {
+            Some(workers) => workers,
+            None => cores(),
+        };
+        if workers == 0 || workers > MAX_WORKERS {
+            return Err(Error::WorkerCount(workers));
+        }
+        self.options.policy = match self.policy {
+            Some(policy) => policy,
+            None => Policy::from_env()?,
+        };
+        // The ports first: no worker is started for an address that cannot be had.
+        self.options.spec.workers = 0;
+        let primary = Primary::start(self.options)?;
+        for address in self.listen {
+            primary.open(address, None).await?;
+        }
+        for program in self.in_primary {
+            tokio::spawn(program(primary.clone()));
+        }
+        primary.scale(workers)?;
+        primary.obey_signals().await.map_err(Error::os("cannot receive signals"))?;
+        primary.finished().await
+    }
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// How many workers `max` is: the cores this process may use.
+#[must_use]
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MAX_WORKERS)
+}
+
+fn runtime(threads: usize) -> Result<tokio::runtime::Runtime> {
+    let mut builder = match threads {
+        0 | 1 => tokio::runtime::Builder::new_current_thread(),
+        n => {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(n);
+            builder
+        }
+    };
+    builder.enable_all().build().map_err(Error::os("cannot make a tokio runtime"))
+}
+
+fn run_worker<F, Fut, E>(threads: usize, program: F) -> Result<()>
+where
+    F: FnOnce(Worker) -> Fut,
+    Fut: Future<Output = Result<(), E>>,
+    E: fmt::Display,
+{
+    let done = runtime(threads)?.block_on(async {
+        let worker = Worker::connect()?;
+        worker.obey_signals().map_err(Error::os("cannot receive signals"))?;
+        Ok::<_, Error>(tokio::select! {
+            biased;
+            done = program(worker.clone()) => done.map_err(|error| error.to_string()),
+            () = worker.drained() => Ok(()),
+        })
+    })?;
+    if let Err(error) = done {
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), "{error}");
+        // Not through `main`: the error is the program's, and said.
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+impl Worker {
+    /// Waits until a program that does not know of draining may end: it was told to leave, and every
+    /// connection of its listeners is closed. A program that asked ([`Worker::draining`],
+    /// [`Listener::accept`](crate::Listener::accept)) ends by itself. When the primary is gone, nobody
+    /// would kill a worker that does not end: then at most 30 seconds.
+    async fn drained(&self) {
+        self.told_to_leave().await;
+        let empty = async {
+            while self.connections() > 0 || self.knows_of_draining() {
+                self.connection_closed().await;
+            }
+        };
+        let orphaned = async {
+            self.disconnected().await;
+            tokio::time::sleep(ORPHAN_GRACE).await;
+        };
+        tokio::select! {
+            () = empty => {}
+            () = orphaned => {}
+        }
+    }
+}

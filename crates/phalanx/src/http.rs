@@ -1,0 +1,152 @@
+//! Serving HTTP so that no request is lost when a worker is told to leave.
+
+use crate::error::Result;
+use crate::worker::listen::{Listener, Socket};
+use http::{HeaderValue, Request, Response, Version, header};
+use hyper::body::{Body, Incoming};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use std::convert::Infallible;
+use std::error::Error as StdError;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tower_service::Service;
+
+/// How long an idle keep-alive connection of a draining worker is kept for a client that is just
+/// sending, as Node's `keepAliveTimeout`.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// Serves a tower service (an axum `Router`, for instance) over HTTP/1 and HTTP/2 until the worker is told
+/// to leave, and then until every connection is done.
+///
+/// Draining cuts nobody: answers say `Connection: close`, HTTP/2 clients are sent GOAWAY, an idle connection is
+/// kept for [`KEEP_ALIVE`] and answered if its client was just sending.
+///
+/// ```no_run
+/// use axum::{Router, routing::get};
+/// # async fn f(worker: phalanx::Worker) -> phalanx::Result<()> {
+/// let app = Router::new().route("/", get(|| async { "hello" }));
+/// phalanx::http::serve(worker.listen(":8000").await?, app).await
+/// # }
+/// ```
+///
+/// # Errors
+/// None so far: a connection that fails is only that connection.
+pub async fn serve<L, S, B>(mut listener: Listener<L>, service: S) -> Result<()>
+where
+    L: Socket + tokio::io::AsyncRead + tokio::io::AsyncWrite,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let draining = listener.worker().draining_watch();
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            taken = listener.accept() => match taken {
+                Some((stream, _)) => {
+                    let io = TokioIo::new(stream);
+                    connections.spawn(connection(io, service.clone(), draining.clone()));
+                }
+                None => break,
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+    while connections.join_next().await.is_some() {}
+    Ok(())
+}
+
+/// What is known of one connection.
+#[derive(Default)]
+struct Seen {
+    /// Milliseconds after its start of the last request.
+    last: AtomicU64,
+    http2: AtomicBool,
+}
+
+async fn connection<I, S, B>(io: TokioIo<I>, service: S, mut draining: watch::Receiver<bool>)
+where
+    I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let begun = Instant::now();
+    let seen = Arc::new(Seen::default());
+    let watched = Watched { service, seen: Arc::clone(&seen), draining: draining.clone(), begun };
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new());
+    builder.http2().timer(TokioTimer::new());
+    let connection = builder.serve_connection_with_upgrades(io, watched);
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        done = connection.as_mut() => return report(done),
+        _ = async { draining.wait_for(|d| *d).await.map(|_| ()) } => {}
+    }
+    // What a client is just sending still finds somebody.
+    let since = Instant::now();
+    while !seen.http2.load(Ordering::Relaxed) {
+        let last = begun + Duration::from_millis(seen.last.load(Ordering::Relaxed));
+        let until = last.max(since) + KEEP_ALIVE;
+        if until <= Instant::now() {
+            break;
+        }
+        tokio::select! {
+            done = connection.as_mut() => return report(done),
+            () = tokio::time::sleep_until(until) => {}
+        }
+    }
+    connection.as_mut().graceful_shutdown();
+    report(connection.await);
+}
+
+fn report(done: Result<(), Box<dyn StdError + Send + Sync>>) {
+    if let Err(error) = done {
+        tracing::debug!("a connection ended with an error: {error}");
+    }
+}
+
+/// The user's service, watched: when the last request came, and what answers have to say while draining.
+struct Watched<S> {
+    service: S,
+    seen: Arc<Seen>,
+    draining: watch::Receiver<bool>,
+    begun: Instant,
+}
+
+impl<S, B> hyper::service::Service<Request<Incoming>> for Watched<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<B>;
+    type Error = Infallible;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response<B>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.seen.last.store(now, Ordering::Relaxed);
+        let http1 = request.version() <= Version::HTTP_11;
+        self.seen.http2.store(!http1, Ordering::Relaxed);
+        let draining = self.draining.clone();
+        let mut service = self.service.clone();
+        Box::pin(async move {
+            std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
+            let mut response = service.call(request).await?;
+            if http1 && *draining.borrow() {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(response)
+        })
+    }
+}

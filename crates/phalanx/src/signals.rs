@@ -1,0 +1,71 @@
+//! Signals, as people expect of a server.
+
+use crate::primary::Primary;
+use crate::worker::Worker;
+use std::io;
+use tokio::signal::unix::{SignalKind, signal};
+
+impl Primary {
+    /// Obeys signals until the cluster has stopped. SIGTERM and SIGINT: drain, then stop; a second one:
+    /// stop at once, as SIGQUIT. SIGUSR2 and SIGHUP: rolling reload.
+    ///
+    /// # Errors
+    /// Signals cannot be received.
+    pub async fn obey_signals(&self) -> io::Result<()> {
+        let mut term = signal(SignalKind::terminate())?;
+        let mut int = signal(SignalKind::interrupt())?;
+        let mut quit = signal(SignalKind::quit())?;
+        let mut usr2 = signal(SignalKind::user_defined2())?;
+        let mut hup = signal(SignalKind::hangup())?;
+        let mut told = false;
+        let stopped = self.stopped();
+        tokio::pin!(stopped);
+        loop {
+            tokio::select! {
+                () = &mut stopped => return Ok(()),
+                _ = term.recv() => self.told_to_stop(&mut told, "SIGTERM"),
+                _ = int.recv() => self.told_to_stop(&mut told, "SIGINT"),
+                _ = quit.recv() => {
+                    tracing::info!("SIGQUIT: stopping at once");
+                    self.begin_stop(true);
+                }
+                _ = usr2.recv() => self.told_to_reload("SIGUSR2"),
+                _ = hup.recv() => self.told_to_reload("SIGHUP"),
+            }
+        }
+    }
+
+    fn told_to_stop(&self, told: &mut bool, name: &str) {
+        let again = std::mem::replace(told, true);
+        if again {
+            tracing::info!("{name} again: stopping at once");
+        } else {
+            tracing::info!("{name}: draining, then stopping; once more stops at once");
+        }
+        self.begin_stop(again);
+    }
+
+    fn told_to_reload(&self, name: &str) {
+        tracing::info!("{name}: rolling reload");
+        let primary = self.clone();
+        // Its outcome is in the log and in the events.
+        tokio::spawn(async move { drop(primary.reload().await) });
+    }
+}
+
+impl Worker {
+    /// SIGTERM and SIGINT: finish, then leave.
+    pub(crate) fn obey_signals(&self) -> io::Result<()> {
+        let mut term = signal(SignalKind::terminate())?;
+        let mut int = signal(SignalKind::interrupt())?;
+        let worker = self.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+            worker.disconnect().await;
+        });
+        Ok(())
+    }
+}
