@@ -157,10 +157,6 @@ impl Sender {
     pub(crate) fn close(&self) {
         self.shared.close();
     }
-
-    pub(crate) fn is_closed(&self) -> bool {
-        self.shared.lock().closed
-    }
 }
 
 impl Shared {

@@ -154,7 +154,7 @@ impl Cluster {
         // There is no old one any more: who is ready is new.
         let is_done = |slot: &SlotId| {
             let ended = self.slots.get(slot).is_some_and(|s| s.ended);
-            ended || self.in_slot(*slot).any(|w| w.is_ready())
+            ended || self.in_slot(*slot).any(Worker::is_ready)
         };
         if self.wanted.iter().all(is_done) {
             self.reload = None;

@@ -30,6 +30,7 @@ pub(crate) struct Parked {
     pub(crate) fd: Arc<OwnedFd>,
     pub(crate) source: Option<IpAddr>,
     /// Its place in the port's bound, given back when a worker has it.
+    #[expect(dead_code, reason = "held, not read")]
     pub(crate) room: Option<OwnedSemaphorePermit>,
 }
 

@@ -1,6 +1,6 @@
 //! What workers say on their channels, and the answers.
 
-use super::ports::{Port, PortRules, User, key_of};
+use super::ports::{Port, PortRules, Sockets, User, key_of};
 use super::shell::Shell;
 use crate::address::Address;
 use crate::channel::Tag;
@@ -149,8 +149,13 @@ impl Shell {
         }
         let fd = port.socket_for(slot)?;
         port.steer();
+        let queued = matches!(port.sockets, Sockets::Slots(_)) && !port.is_udp();
         let slot_only = query.extras.slot_only;
         port.users.insert(worker, User { slot, serves: false, slot_only });
+        if queued {
+            let now = self.now();
+            self.watch_queues(now);
+        }
         Ok(fd)
     }
 
@@ -200,11 +205,17 @@ impl Shell {
         }
     }
 
-    /// The worker gets nothing new from now on.
+    /// The worker leaves: it was told to, or said so.
     pub(super) fn leaves(&mut self, worker: WorkerId) {
-        let Some(record) = self.workers.get_mut(&worker) else { return };
-        record.leaving = true;
-        record.handle.inner.exited_after_disconnect.store(2, Ordering::Relaxed);
+        if let Some(record) = self.workers.get_mut(&worker) {
+            record.leaving = true;
+            record.handle.inner.exited_after_disconnect.store(2, Ordering::Relaxed);
+        }
+        self.serves_no_more(worker);
+    }
+
+    /// The worker gets nothing new from now on.
+    pub(super) fn serves_no_more(&mut self, worker: WorkerId) {
         for port in self.ports.values_mut() {
             if let Some(user) = port.users.get_mut(&worker) {
                 user.serves = false;

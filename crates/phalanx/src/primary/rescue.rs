@@ -1,7 +1,8 @@
 //! Slots whose queues do not move: their waiting connections go to workers that keep up.
 //!
 //! Sampling is the primary's only work in `direct`: one system call per slot, forty times a second,
-//! however many connections there are.
+//! however many connections there are. When no queue had anything in it for a while, the kernel is asked
+//! to say when one has, and nothing is done until then.
 
 use super::dispatch::Parked;
 use super::ports::{Port, Sockets};
@@ -17,10 +18,49 @@ use phalanx_core::worker::{SlotId, WorkerId};
 use rustix::fd::OwnedFd;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Connections of a port that wait in the primary for a worker with room; the rest wait in the kernel.
 const TAKE: usize = 256;
+
+/// How long every queue must have been empty before sampling pauses.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// When the queues are looked at.
+#[derive(Default)]
+pub(super) enum Sampling {
+    /// There are none.
+    #[default]
+    Off,
+    /// At every tick, until this moment if nothing is seen.
+    On(Time),
+    /// When the kernel says that a queue has something in it.
+    Armed(Vec<AsyncFd<Arc<OwnedFd>>>),
+}
+
+impl Sampling {
+    /// Returns when there is something to look at.
+    pub(super) async fn due(&mut self, ticks: &mut tokio::time::Interval) {
+        match self {
+            Self::Off => std::future::pending().await,
+            Self::On(_) => drop(ticks.tick().await),
+            Self::Armed(queues) => {
+                let ready = |cx: &mut Context<'_>, queue: &AsyncFd<_>| {
+                    matches!(queue.poll_read_ready(cx), Poll::Ready(_))
+                };
+                std::future::poll_fn(|cx| {
+                    // Each is polled, so that each can wake.
+                    let any = queues.iter().filter(|queue| ready(cx, queue)).count() > 0;
+                    if any { Poll::Ready(()) } else { Poll::Pending }
+                })
+                .await;
+            }
+        }
+    }
+}
 
 impl Shell {
     /// How often queues are looked at: often enough that patience is kept to within a quarter.
@@ -28,13 +68,41 @@ impl Shell {
         (self.options.patience / 4).clamp(Duration::from_millis(5), Duration::from_millis(250))
     }
 
-    /// Whether there is a queue to look at.
-    pub(super) fn has_slots(&self) -> bool {
-        self.ports.values().any(|p| !p.is_udp() && matches!(p.sockets, Sockets::Slots(_)))
+    /// Looks at the queues for a while, from now on.
+    pub(super) fn watch_queues(&mut self, now: Time) {
+        self.sampling = Sampling::On(now.after(QUIET));
+    }
+
+    /// Every queue was empty for a while: the kernel shall say when one is not.
+    fn arm(&mut self) {
+        let slots = self.ports.values().filter(|p| !p.is_udp()).flat_map(|p| match &p.sockets {
+            Sockets::Slots(slots) => slots.as_slice(),
+            Sockets::One(..) => &[],
+        });
+        let armed: std::io::Result<Vec<_>> =
+            slots.map(|slot| sys::watch(Arc::clone(&slot.fd), Interest::READABLE)).collect();
+        self.sampling = match armed {
+            Ok(queues) if queues.is_empty() => Sampling::Off,
+            Ok(queues) => Sampling::Armed(queues),
+            // No descriptor is needed for it, but memory may be: go on sampling.
+            Err(_) => return,
+        };
     }
 
     /// Looks at every slot of every TCP port.
     pub(super) fn sample(&mut self, now: Time) {
+        let busy = self.sample_all(now);
+        match self.sampling {
+            _ if busy => self.watch_queues(now),
+            Sampling::On(until) if until <= now => self.arm(),
+            Sampling::On(_) => {}
+            Sampling::Off | Sampling::Armed(_) => self.watch_queues(now),
+        }
+    }
+
+    /// Whether anything waits or stands still.
+    fn sample_all(&mut self, now: Time) -> bool {
+        let mut busy = false;
         let keys: Vec<String> = self
             .ports
             .values()
@@ -43,7 +111,7 @@ impl Shell {
             .collect();
         for key in keys {
             let Some(mut port) = self.ports.remove(&key) else { continue };
-            let standing = self.sample_port(now, &mut port);
+            let standing = self.sample_port(now, &mut port, &mut busy);
             port.steer();
             let taken = standing.into_iter().flat_map(|slot| take(&port, slot)).collect::<Vec<_>>();
             let can_hand = port.users.values().any(|u| u.serves && !u.slot_only);
@@ -57,15 +125,17 @@ impl Shell {
                 }
             }
         }
+        busy
     }
 
     /// The slots of the port from whose queues connections are to be taken.
-    fn sample_port(&mut self, now: Time, port: &mut Port) -> Vec<SlotId> {
+    fn sample_port(&mut self, now: Time, port: &mut Port, busy: &mut bool) -> Vec<SlotId> {
         let mut standing = Vec::new();
         let Port { sockets, users, address, .. } = port;
         let Sockets::Slots(slots) = sockets else { return standing };
         for socket in slots {
             let Ok(waiting) = sys::accept_queue(&socket.fd) else { continue };
+            *busy |= waiting > 0 || socket.watch.is_stuck();
             let served = users.iter().filter(|(_, u)| u.serves && u.slot == socket.slot);
             let Some((worker, _)) = served.max_by_key(|(id, _)| **id) else {
                 socket.watch.forget();

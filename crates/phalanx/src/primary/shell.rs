@@ -5,6 +5,7 @@
 
 use super::dispatch::{Handover, Parked};
 use super::ports::Port;
+use super::rescue::Sampling;
 use super::{Command, Inner, Options, Over, Primary, Reloaded, Status, WorkerHandle, WorkerStatus, spawn};
 use crate::channel::{self, Incoming, Receiver, Sender};
 use crate::error::{Error, Result};
@@ -83,6 +84,7 @@ pub(super) struct Shell {
     forking: BTreeMap<WorkerId, Asked>,
     reloading: Vec<oneshot::Sender<Result<Reloaded>>>,
     retry: Option<Time>,
+    pub(super) sampling: Sampling,
     never_ready: Option<String>,
 }
 
@@ -113,6 +115,7 @@ impl Shell {
             forking: BTreeMap::new(),
             reloading: Vec::new(),
             retry: None,
+            sampling: Sampling::default(),
             never_ready: None,
         }
     }
@@ -148,7 +151,7 @@ impl Shell {
                     }
                 }
                 () = sleep_until(wake) => self.retry_parked(),
-                _ = sampler.tick(), if self.has_slots() => {
+                () = self.sampling.due(&mut sampler) => {
                     let now = self.now();
                     self.sample(now);
                 }
@@ -298,7 +301,7 @@ impl Shell {
             }
         }
         self.take_back(now, worker);
-        if self.has_slots() {
+        if !matches!(self.sampling, Sampling::Off) {
             self.sample(now);
         }
         let settled = self.core.is_settled() && self.core.wanted() > 0;
@@ -311,25 +314,32 @@ impl Shell {
         });
     }
 
+    /// Does what the core decides. What that leads to (a fork that fails) is decided on at once.
     fn perform_plan(&mut self) {
-        let now = self.now();
-        for action in self.core.plan(now) {
-            match action {
-                Action::Fork { worker, slot } => self.fork(worker, slot),
-                Action::Disconnect { worker } => self.disconnect(worker),
-                Action::Kill { worker } => {
-                    self.leaves_unasked(worker);
-                    if let Some(record) = self.workers.get(&worker) {
-                        // It may have ended in the meantime; then there is nothing to kill.
-                        let _ = record.handle.inner.child.signal(rustix::process::Signal::KILL);
-                    }
-                }
-                Action::Report(report) => self.report(report),
+        loop {
+            let now = self.now();
+            let actions = self.core.plan(now);
+            if actions.is_empty() {
+                return;
+            }
+            for action in actions {
+                self.perform(action);
             }
         }
-        // A fork that failed is a fact of its own.
-        if !self.core.is_stopped() && self.core.wake().is_some_and(|at| at <= self.now()) {
-            tracing::trace!("more to do at once");
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Fork { worker, slot } => self.fork(worker, slot),
+            Action::Disconnect { worker } => self.disconnect(worker),
+            Action::Kill { worker } => {
+                self.serves_no_more(worker);
+                if let Some(record) = self.workers.get(&worker) {
+                    // It may have ended in the meantime; then there is nothing to kill.
+                    let _ = record.handle.inner.child.signal(rustix::process::Signal::KILL);
+                }
+            }
+            Action::Report(report) => self.report(report),
         }
     }
 
@@ -339,16 +349,6 @@ impl Shell {
         if let Some(record) = self.workers.get(&worker) {
             let frame = ClusterFrame { seq: Some(seq), ack: None, act: Act::Disconnect };
             record.channel.push(&Frame::Cluster(frame));
-        }
-    }
-
-    /// A worker is about to be killed: nothing new for it.
-    fn leaves_unasked(&mut self, worker: WorkerId) {
-        for port in self.ports.values_mut() {
-            if let Some(user) = port.users.get_mut(&worker) {
-                user.serves = false;
-                port.steer();
-            }
         }
     }
 

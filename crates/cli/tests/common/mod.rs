@@ -1,0 +1,286 @@
+//! What the tests of the program share: clusters to test, single requests, facts about workers.
+#![allow(dead_code, reason = "no test file needs all of it")]
+
+use bench::load::Outcome;
+use bench::spawned::{Guarded, Signal};
+use bench::{process, wait};
+use rustix::process::Pid;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::time::Duration;
+
+/// The program.
+pub(crate) const PHALANX: &str = env!("CARGO_BIN_EXE_phalanx");
+/// Longer than anything here takes on a busy machine.
+pub(crate) const LONG: Duration = Duration::from_secs(30);
+/// Every scheduling policy.
+pub(crate) const POLICIES: [&str; 3] = ["direct", "round-robin", "shared"];
+
+/// A free port on 127.0.0.1.
+pub(crate) fn v4() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, wait::free_port()))
+}
+
+/// A free port on `[::1]`.
+pub(crate) fn v6() -> SocketAddr {
+    SocketAddr::from((Ipv6Addr::LOCALHOST, wait::free_port()))
+}
+
+/// The program with arguments, and nothing in the environment that would change what it does.
+pub(crate) fn phalanx(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
+    clean(PHALANX, args)
+}
+
+/// Another program, likewise.
+pub(crate) fn clean(
+    program: &str,
+    args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+) -> Command {
+    let mut command = Command::new(program);
+    command.args(args);
+    for name in ["PHALANX_POLICY", "PHALANX_LOG", "PHALANX_LISTEN", "PORT"] {
+        command.env_remove(name);
+    }
+    for name in ["NODE_UNIQUE_ID", "NODE_CHANNEL_FD", "NODE_CLUSTER_SCHED_POLICY"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// A shell script.
+pub(crate) fn sh(script: &str) -> Command {
+    let mut command = clean("/bin/sh", ["-c", script]);
+    command.env("PHALANX", PHALANX);
+    command
+}
+
+/// Starts a command under guard.
+pub(crate) fn spawn(command: &mut Command) -> Guarded {
+    Guarded::spawn(command).expect("the process starts")
+}
+
+/// What a worker of the demo answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) pid: u32,
+    pub(crate) slot: u32,
+}
+
+/// One request on a connection of its own, over TCP. `timeout` bounds each step.
+pub(crate) fn get(address: SocketAddr, path: &str, timeout: Duration) -> io::Result<Answer> {
+    let stream = TcpStream::connect_timeout(&address, timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
+    exchange(stream, path)
+}
+
+/// One request on a stream.
+pub(crate) fn exchange(mut stream: impl Read + Write, path: &str) -> io::Result<Answer> {
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    answer(&text).ok_or_else(|| io::Error::other(format!("not the demo's answer: {text:?}")))
+}
+
+fn answer(text: &str) -> Option<Answer> {
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    if !head.starts_with("HTTP/1.1 200 ") {
+        return None;
+    }
+    let body: serde_json::Value = serde_json::from_str(body).ok()?;
+    let number = |name| u32::try_from(body.get(name)?.as_u64()?).ok();
+    Some(Answer { pid: number("pid")?, slot: number("slot")? })
+}
+
+/// Signals a process that is not the guarded child itself.
+pub(crate) fn signal(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
+    rustix::process::kill_process(pid, signal).expect("the process can be signalled");
+}
+
+/// Stops a process, and waits until it has stopped.
+pub(crate) fn stop_process(pid: u32) {
+    signal(pid, Signal::STOP);
+    wait::until(LONG, "the process to stop", || (process::state(pid) == Some('T')).then_some(()))
+        .expect("SIGSTOP stops");
+}
+
+/// The peers of the connections that the process has accepted.
+pub(crate) fn accepted(pid: u32) -> BTreeSet<SocketAddr> {
+    let inodes = process::socket_inodes(pid).expect("the process is there");
+    process::tcp_peers(&inodes).expect("the tables can be read")
+}
+
+/// The slot that a worker was started in.
+pub(crate) fn slot_of(pid: u32) -> Option<u32> {
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+    environment.split(|byte| *byte == 0).find_map(|entry| {
+        std::str::from_utf8(entry).ok()?.strip_prefix("NODE_APP_INSTANCE=")?.parse().ok()
+    })
+}
+
+/// Whether nothing listens there any more.
+pub(crate) fn is_free(address: SocketAddr) -> bool {
+    TcpListener::bind(address).is_ok()
+}
+
+/// A cluster on a port.
+pub(crate) struct Cluster {
+    pub(crate) process: Guarded,
+    pub(crate) address: SocketAddr,
+}
+
+impl Cluster {
+    /// `phalanx demo` with so many workers, all of them ready.
+    pub(crate) fn demo(workers: usize, more: &[&str]) -> Self {
+        Self::demo_on(v4(), workers, more)
+    }
+
+    /// The same on an address of the test's.
+    pub(crate) fn demo_on(address: SocketAddr, workers: usize, more: &[&str]) -> Self {
+        let (listen, count) = (address.to_string(), workers.to_string());
+        let args = ["demo", "--listen", &listen, "-i", &count];
+        let process = spawn(&mut phalanx(args.iter().chain(more)));
+        let cluster = Self { process, address };
+        // With `shared` the kernel need not show all workers to one client.
+        cluster.wait_serving(if more.contains(&"shared") { 1 } else { workers });
+        cluster.wait_workers(workers);
+        cluster
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// The workers whose processes run.
+    pub(crate) fn workers(&self) -> Vec<u32> {
+        let mut children = process::children(self.pid());
+        children.retain(|pid| process::is_alive(*pid));
+        children
+    }
+
+    /// Waits until so many worker processes run.
+    pub(crate) fn wait_workers(&self, count: usize) -> Vec<u32> {
+        self.until("so many workers", || {
+            Some(self.workers()).filter(|workers| workers.len() == count)
+        })
+    }
+
+    /// Waits until so many slots answer; returns which process answered last in each.
+    pub(crate) fn wait_serving(&self, count: usize) -> BTreeMap<u32, u32> {
+        self.wait_answers("a number of slots to answer", |slots| slots.len() == count)
+    }
+
+    /// Asks until the answers satisfy: by slot, the process that answered last.
+    pub(crate) fn wait_answers(
+        &self,
+        what: &str,
+        accept: impl Fn(&BTreeMap<u32, u32>) -> bool,
+    ) -> BTreeMap<u32, u32> {
+        let mut slots = BTreeMap::new();
+        self.until(what, || {
+            if let Ok(Answer { pid, slot }) = get(self.address, "/", LONG) {
+                slots.insert(slot, pid);
+            }
+            accept(&slots).then(|| slots.clone())
+        })
+    }
+
+    /// Waits for a state; on failure shows what the cluster said.
+    pub(crate) fn until<T>(&self, what: &str, probe: impl FnMut() -> Option<T>) -> T {
+        wait::until(LONG, what, probe)
+            .unwrap_or_else(|error| panic!("{error}\n{}", self.process.output()))
+    }
+
+    /// Waits for a line of the log since a mark.
+    pub(crate) fn line(&self, since: u64, part: &str) -> String {
+        self.process
+            .wait_for_line_since(since, |line| line.contains(part), LONG)
+            .unwrap_or_else(|error| panic!("{part:?}: {error}"))
+    }
+
+    /// SIGUSR2, and waits until that reload, which is the `number`th, is done.
+    pub(crate) fn reload(&self, number: u32) {
+        let mark = self.process.mark();
+        self.process.signal(Signal::USR2).expect("the primary runs");
+        self.line(mark, &format!("reload {number} is done"));
+    }
+
+    /// Waits for the exit by itself: its code, and nothing of it may be left.
+    pub(crate) fn wait_gone(&self, timeout: Duration) -> i32 {
+        let status = self.process.wait_exit(timeout).unwrap_or_else(|error| panic!("{error}"));
+        self.assert_nothing_left();
+        status.code().unwrap_or_else(|| panic!("{status}\n{}", self.process.output()))
+    }
+
+    /// No process of it runs, and its port is free.
+    pub(crate) fn assert_nothing_left(&self) {
+        let left = self.process.record();
+        assert!(left.is_empty(), "left over: {left:?}\n{}", self.process.output());
+        assert!(is_free(self.address), "{} is still in use", self.address);
+    }
+
+    /// SIGTERM: it drains and exits with 0.
+    pub(crate) fn stop(self) {
+        self.process.signal(Signal::TERM).expect("the primary runs");
+        assert_eq!(self.wait_gone(LONG), 0, "{}", self.process.output());
+    }
+}
+
+/// No request failed.
+pub(crate) fn assert_lossless(what: &str, outcome: &Outcome, log: &Guarded) {
+    eprintln!("{what}: {outcome}");
+    assert!(outcome.answered > 0, "{what}: nothing was answered");
+    if outcome.failed > 0 {
+        panic!("{what}: {outcome}\n{}", tail(&log.output()));
+    }
+}
+
+/// The end of a long text.
+pub(crate) fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines.iter().skip(lines.len().saturating_sub(60)).fold(String::new(), |mut all, line| {
+        let _ = writeln!(all, "{line}");
+        all
+    })
+}
+
+/// A worker that `/block` keeps busy, and the thread that asked for it.
+pub(crate) struct Blocked {
+    pub(crate) pid: u32,
+    thread: std::thread::JoinHandle<io::Result<Answer>>,
+}
+
+impl Blocked {
+    /// Asks for `/block`, and waits until a worker is busy with it.
+    pub(crate) fn one(cluster: &Cluster) -> Self {
+        let stream = TcpStream::connect(cluster.address).expect("the cluster listens");
+        stream.set_read_timeout(Some(LONG)).expect("a time-out");
+        let local = stream.local_addr().expect("an address");
+        let thread = std::thread::spawn(move || exchange(stream, "/block"));
+        let pid = cluster.until("a worker to be busy", || {
+            cluster.workers().into_iter().find(|pid| {
+                let inodes = process::socket_inodes(*pid).unwrap_or_default();
+                let peers = process::tcp_peers(&inodes).unwrap_or_default();
+                peers.contains(&local) && sleeps(*pid)
+            })
+        });
+        Self { pid, thread }
+    }
+
+    /// What it was answered.
+    pub(crate) fn answer(self) -> io::Result<Answer> {
+        self.thread.join().expect("the client does not panic")
+    }
+}
+
+/// Whether a thread is in `sleep`; where the kernel does not tell, whether it waits at all.
+fn sleeps(pid: u32) -> bool {
+    match std::fs::read_to_string(format!("/proc/{pid}/wchan")) {
+        Ok(place) if place != "0" => place.contains("nanosleep"),
+        _ => process::state(pid) == Some('S'),
+    }
+}

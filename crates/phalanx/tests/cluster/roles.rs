@@ -1,0 +1,267 @@
+//! What this program does as a worker.
+
+use phalanx::{Address, Handle, ListenOptions, Policy, Worker};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// The variable that names the role.
+pub(crate) const ROLE: &str = "PHALANX_TEST_ROLE";
+
+pub(crate) fn play(role: &str) {
+    let threads = usize::from(role == "threads") * 2;
+    let done = phalanx::Cluster::new().threads(threads).run(async |worker: Worker| {
+        match role {
+            "http" => http(worker).await,
+            "axum" => axum_server(worker).await,
+            "exit" => std::process::exit(7),
+            "silent" => std::future::pending().await,
+            _ => control(worker).await,
+        }
+    });
+    if let Err(error) = done {
+        panic!("{error}");
+    }
+}
+
+fn address() -> String {
+    std::env::var("ADDRESS").expect("ADDRESS")
+}
+
+/// An HTTP server that says which worker it is.
+async fn http(worker: Worker) -> phalanx::Result<()> {
+    let listener = worker.listen(address()).await?;
+    let id = worker.id().to_string();
+    let app = axum::Router::new().fallback(move || async move {
+        Ok::<_, Infallible>(([("x-worker", id)], format!("{{\"pid\":{}}}", std::process::id())))
+    });
+    phalanx::http::serve(listener, app).await
+}
+
+/// As `http`, on axum's own `serve`, which knows nothing of draining.
+async fn axum_server(worker: Worker) -> phalanx::Result<()> {
+    let listener = worker.listen(address()).await?;
+    let app = axum::Router::new().fallback(|| async { format!("{{\"pid\":{}}}", std::process::id()) });
+    axum::serve(listener, app).await.expect("axum serves");
+    Ok(())
+}
+
+/// Does what the test says, message by message.
+async fn control(worker: Worker) -> phalanx::Result<()> {
+    let mut messages = worker.messages();
+    let mut servers = BTreeMap::new();
+    while let Some(message) = messages.next().await {
+        let order: Value = message.parse()?;
+        let text = |key: &str| order[key].as_str().unwrap_or_default().to_owned();
+        let options = ListenOptions {
+            policy: order["policy"].as_str().map(|p| p.parse().expect("a policy")),
+            exclusive: order["exclusive"].as_bool().unwrap_or(false),
+            v6_only: order["v6_only"].as_bool().unwrap_or(false),
+            mode: order["mode"].as_u64().and_then(|m| u32::try_from(m).ok()),
+            backlog: 0,
+        };
+        let done: Result<Value, String> = match text("do").as_str() {
+            "listen" => listen(&worker, &text("address"), &options, &mut servers).await,
+            "listen_std" => match worker.listen_with(text("address"), &options).await {
+                Ok(listener) => listener.into_tokio().map(|listener| {
+                    let local = listener.local_addr().expect("an address").to_string();
+                    let id = worker.id();
+                    servers.insert(local.clone(), tokio::spawn(async move {
+                        while let Ok((stream, _)) = listener.accept().await {
+                            tokio::spawn(greet(stream, id));
+                        }
+                    }));
+                    json!(local)
+                }).map_err(|e| e.to_string()),
+                Err(error) => Err(error.to_string()),
+            },
+            "listen_fd" => {
+                let fd = u32::try_from(order["fd"].as_u64().unwrap_or(0)).unwrap_or(0);
+                match worker.listen_fd(fd, &options).await {
+                    Ok(listener) => Ok(serve(&worker, listener, &mut servers)),
+                    Err(error) => Err(error.to_string()),
+                }
+            }
+            "close" => {
+                let closed = servers.remove(&text("address"));
+                if let Some(task) = &closed {
+                    task.abort();
+                }
+                // Aborted, it is dropped when the runtime comes to it.
+                tokio::task::yield_now().await;
+                Ok(json!(closed.is_some()))
+            }
+            "udp" => match worker.bind_udp(text("address"), &options).await {
+                Ok(socket) => {
+                    let local = socket.local_addr().expect("an address").to_string();
+                    let id = worker.id();
+                    tokio::spawn(async move {
+                        let mut buffer = [0; 64];
+                        while let Ok((_, from)) = socket.recv_from(&mut buffer).await {
+                            let _ = socket.send_to(id.to_string().as_bytes(), from).await;
+                        }
+                    });
+                    Ok(json!(local))
+                }
+                Err(error) => Err(error.to_string()),
+            },
+            "echo" => Ok(order["value"].clone()),
+            "env" => Ok(json!(std::env::var(text("name")).ok())),
+            "facts" => Ok(json!({
+                "args": std::env::args().skip(1).collect::<Vec<_>>(),
+                "cwd": std::env::current_dir().ok(),
+                "worker": worker.id(), "slot": worker.slot(),
+                "is_worker": phalanx::is_worker(), "is_primary": phalanx::is_primary(),
+                "uid": rustix::process::getuid().as_raw(),
+            })),
+            "print" => {
+                println!("on stdout");
+                eprintln!("on stderr");
+                Ok(json!(true))
+            }
+            "exit" => std::process::exit(i32::try_from(order["code"].as_i64().unwrap_or(0)).unwrap_or(1)),
+            "disconnect" => {
+                worker.disconnect().await;
+                return Ok(());
+            }
+            "kill" => worker.kill().await,
+            "close_channel" => {
+                // Lives on without a channel, until it is killed.
+                rustix::net::shutdown(borrowed_channel(), rustix::net::Shutdown::Both).expect("shutdown");
+                std::future::pending().await
+            }
+            "ignore" => {
+                std::thread::sleep(Duration::from_secs(60));
+                Ok(json!(true))
+            }
+            "block" => {
+                std::thread::sleep(Duration::from_millis(order["ms"].as_u64().unwrap_or(0)));
+                Ok(json!(true))
+            }
+            "raw" => {
+                rustix::io::write(borrowed_channel(), text("bytes").as_bytes()).expect("written");
+                Ok(json!(true))
+            }
+            "flood" => {
+                let count = order["count"].as_u64().unwrap_or(0);
+                let filler = "x".repeat(1000);
+                for n in 0..count {
+                    worker.send(&json!({ "flood": n, "filler": filler })).await?;
+                }
+                Ok(json!(count))
+            }
+            "big" => {
+                let size = usize::try_from(order["size"].as_u64().unwrap_or(0)).unwrap_or(0);
+                worker.send(&"y".repeat(size)).await.map(|()| json!(size)).map_err(|e| e.to_string())
+            }
+            "reserved" => worker
+                .send(&json!({ "cmd": "NODE_CLUSTER", "act": "online" }))
+                .await
+                .map(|()| json!(true))
+                .map_err(|e| e.to_string()),
+            "handle" => match message.take_handle() {
+                Some(handle) => handle_back(&worker, handle).await,
+                None => Err("no handle".into()),
+            },
+            other => Err(format!("unknown order {other}")),
+        };
+        let answer = match done {
+            Ok(value) => json!({ "id": order["id"], "ok": value }),
+            Err(error) => json!({ "id": order["id"], "error": error }),
+        };
+        worker.send(&answer).await?;
+    }
+    // The end of the channel: wait for what is still served.
+    worker.draining().await;
+    Ok(())
+}
+
+fn borrowed_channel() -> impl rustix::fd::AsFd {
+    // A second owner would close it twice; a duplicate is as good.
+    use std::os::fd::AsFd;
+    let path = std::fs::read_dir("/proc/self/fd").expect("descriptors");
+    drop(path);
+    let socket = unsafe_free_duplicate(3);
+    socket.as_fd().try_clone_to_owned().expect("a duplicate")
+}
+
+/// Descriptor 3 of this process, through /proc: no `unsafe` in tests.
+fn unsafe_free_duplicate(number: u32) -> rustix::fd::OwnedFd {
+    let me = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
+        .expect("a pidfd");
+    let number = i32::try_from(number).expect("a number");
+    rustix::process::pidfd_getfd(&me, number, rustix::process::PidfdGetfdFlags::empty())
+        .expect("a duplicate")
+}
+
+type Servers = BTreeMap<String, tokio::task::JoinHandle<()>>;
+
+async fn listen(
+    worker: &Worker,
+    address: &str,
+    options: &ListenOptions,
+    servers: &mut Servers,
+) -> Result<Value, String> {
+    let address: Address = address.parse().map_err(|e: phalanx::Error| e.to_string())?;
+    let _: Option<Policy> = options.policy;
+    match &address {
+        Address::Unix(path) => match worker.listen_unix(path, options).await {
+            Ok(mut listener) => {
+                let id = worker.id();
+                let task = tokio::spawn(async move {
+                    while let Some((stream, _)) = listener.accept().await {
+                        tokio::spawn(greet(stream, id));
+                    }
+                });
+                servers.insert(address.to_string(), task);
+                Ok(json!(address.to_string()))
+            }
+            Err(error) => Err(error.to_string()),
+        },
+        Address::Ip(_) => match worker.listen_with(&address, options).await {
+            Ok(listener) => Ok(serve(worker, listener, servers)),
+            Err(error) => Err(error.to_string()),
+        },
+    }
+}
+
+fn serve(worker: &Worker, mut listener: phalanx::TcpListener, servers: &mut Servers) -> Value {
+    let local = listener.local_addr().expect("an address").to_string();
+    let id = worker.id();
+    let task = tokio::spawn(async move {
+        while let Some((stream, _)) = listener.accept().await {
+            tokio::spawn(greet(stream, id));
+        }
+    });
+    servers.insert(local.clone(), task);
+    json!(local)
+}
+
+/// Says who it is, then waits for the client to leave.
+async fn greet(mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin, id: u32) {
+    let _ = stream.write_all(format!("{id}\n").as_bytes()).await;
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest).await;
+}
+
+/// Uses a handle that came, and sends it back.
+async fn handle_back(worker: &Worker, handle: Handle) -> Result<Value, String> {
+    use std::io::Write;
+    let kind = match &handle {
+        Handle::Tcp(stream) => {
+            let mut stream = stream.try_clone().map_err(|e| e.to_string())?;
+            stream.set_nonblocking(false).map_err(|e| e.to_string())?;
+            stream.write_all(b"from the worker").map_err(|e| e.to_string())?;
+            "tcp"
+        }
+        Handle::TcpListener(_) => "tcp listener",
+        Handle::Udp(_) => "udp",
+        Handle::Unix(_) => "unix",
+        Handle::UnixListener(_) => "unix listener",
+        _ => "something else",
+    };
+    worker.send_handle(&json!({ "back": kind }), handle).await.map_err(|e| e.to_string())?;
+    Ok(json!(kind))
+}

@@ -1,0 +1,126 @@
+//! A heartbeat over messages: a worker that misses three is killed and replaced.
+//!
+//! ```text
+//! cargo run --release --example heartbeat
+//! ```
+//!
+//! `curl localhost:8000/hang` blocks a worker for ever; `curl localhost:8000` is answered by the others.
+//! About four seconds later the hanging one is killed, and a new one is there. `BEAT_MS=200` makes the heart
+//! beat faster.
+
+use axum::{Router, routing::get};
+use phalanx::{Address, Event, Options, Primary, Signal, Worker, WorkerHandle, WorkerId};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::error::Error;
+use std::time::Duration;
+
+const WORKERS: usize = 2;
+const MISSES: u32 = 3;
+
+#[derive(Serialize, Deserialize)]
+enum Beat {
+    Ping,
+    Pong,
+}
+
+/// A worker, and how many pings it has not answered.
+struct Patient {
+    worker: WorkerHandle,
+    missed: u32,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    if phalanx::is_worker() { Ok(worker().await?) } else { primary().await }
+}
+
+async fn primary() -> Result<(), Box<dyn Error>> {
+    let primary = Primary::start(Options::default())?;
+    let (obeyed, watched) = tokio::join!(primary.obey_signals(), watch(&primary));
+    obeyed?;
+    Ok(watched?)
+}
+
+async fn watch(primary: &Primary) -> phalanx::Result<()> {
+    let every = std::env::var("BEAT_MS").ok().and_then(|n| n.parse().ok()).unwrap_or(1000);
+    let mut ticks = tokio::time::interval(Duration::from_millis(every).max(Duration::from_millis(1)));
+    let mut events = primary.events();
+    for _ in 0..WORKERS {
+        primary.fork([("ROLE", "web")]).await?;
+    }
+    let mut patients: HashMap<WorkerId, Patient> = HashMap::new();
+    loop {
+        let event = tokio::select! {
+            _ = ticks.tick() => {
+                for patient in patients.values_mut() {
+                    beat(patient).await;
+                }
+                continue;
+            }
+            event = events.next() => event,
+        };
+        match event {
+            Some(Event::Online(worker)) => {
+                patients.insert(worker.id(), Patient { worker, missed: 0 });
+            }
+            Some(Event::Message(worker, message)) => {
+                if let (Some(patient), Ok(Beat::Pong)) =
+                    (patients.get_mut(&worker.id()), message.parse())
+                {
+                    patient.missed = 0;
+                }
+            }
+            Some(Event::Exit(worker, exit)) => {
+                patients.remove(&worker.id());
+                if worker.exited_after_disconnect() != Some(true) {
+                    let new = primary.fork([("ROLE", "web")]).await?;
+                    let (old, pid) = (worker.pid(), new.pid());
+                    eprintln!("pid {old} is gone ({exit}); pid {pid} takes its place");
+                }
+            }
+            Some(_) => {}
+            None => return Ok(()),
+        }
+    }
+}
+
+async fn beat(patient: &mut Patient) {
+    let pid = patient.worker.pid();
+    if patient.missed >= MISSES {
+        eprintln!("pid {pid} missed {} heartbeats and is killed", patient.missed);
+        // If it has just ended, its exit is on the way.
+        let _ = patient.worker.kill(Signal::KILL);
+    } else if patient.worker.send(&Beat::Ping).await.is_ok() {
+        patient.missed += 1;
+    }
+}
+
+async fn worker() -> phalanx::Result<()> {
+    let address = Address::from_env("127.0.0.1:8000")?.swap_remove(0);
+    let worker = Worker::connect()?;
+    let app = Router::new().route("/", get(hello)).route("/hang", get(hang));
+    let listener = worker.listen(&address).await?;
+    tokio::spawn(async move {
+        let mut messages = worker.messages();
+        while let Some(message) = messages.next().await {
+            if let Ok(Beat::Ping) = message.parse() {
+                // Without a primary nobody waits for it.
+                let _ = worker.send(&Beat::Pong).await;
+            }
+        }
+    });
+    phalanx::http::serve(listener, app).await
+}
+
+async fn hello() -> String {
+    format!("{{\"pid\":{}}}\n", std::process::id())
+}
+
+/// Not `tokio::time::sleep`: the whole worker stands still, as in an endless loop.
+async fn hang() {
+    eprintln!("pid {} hangs", std::process::id());
+    loop {
+        std::thread::sleep(Duration::from_secs(60));
+    }
+}
