@@ -4,9 +4,9 @@
 //! cargo run --release --example block
 //! ```
 //!
-//! `curl localhost:8000/block &` and then `curl localhost:8000` as often as you like: the other workers
-//! answer. Also the connections that the kernel has already put in the busy worker's queue: the primary sees
-//! that the queue does not move and hands them to the others.
+//! `curl localhost:8000/block &` and then `curl localhost:8000` as often as you like: the other
+//! workers answer, also those connections that the kernel has already put in the busy worker's
+//! queue. The primary sees that the queue does not move and hands them to the others.
 
 use axum::{Router, routing::get};
 use phalanx::{Address, Cluster};

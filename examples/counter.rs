@@ -34,11 +34,8 @@ fn main() -> phalanx::Result<()> {
     let address = Address::from_env("127.0.0.1:8000")?.swap_remove(0);
     Cluster::new().workers(3).listen(address.clone()).primary(keep_count).run(|worker| async move {
         let listener = worker.listen(&address).await?;
-        let shared = Shared {
-            replies: Mutex::new(worker.messages()),
-            worker,
-            requests: AtomicU64::new(0),
-        };
+        let shared =
+            Shared { replies: Mutex::new(worker.messages()), worker, requests: AtomicU64::new(0) };
         let app = Router::new().route("/", get(count)).with_state(Arc::new(shared));
         phalanx::http::serve(listener, app).await
     })

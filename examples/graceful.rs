@@ -58,15 +58,17 @@ async fn finish_or_die(worker: WorkerHandle, grace: Duration) {
     }
 }
 
-/// How the worker ends; `None` if that is long ago.
+/// How the worker ends; `None` if it has ended before.
 async fn end_of(worker: WorkerHandle) -> Option<Exit> {
     let mut events = worker.events();
-    while !worker.is_dead() {
+    if worker.is_dead() {
+        return None;
+    }
+    loop {
         if let Event::Exit(_, exit) = events.next().await? {
             return Some(exit);
         }
     }
-    None
 }
 
 async fn worker() -> phalanx::Result<()> {

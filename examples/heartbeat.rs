@@ -4,12 +4,12 @@
 //! cargo run --release --example heartbeat
 //! ```
 //!
-//! `curl localhost:8000/hang` blocks a worker for ever; `curl localhost:8000` is answered by the others.
-//! About four seconds later the hanging one is killed, and a new one is there. `BEAT_MS=200` makes the heart
-//! beat faster.
+//! `curl localhost:8000/hang` blocks a worker for ever; `curl localhost:8000` is answered by the
+//! others. About four seconds later the hanging one is killed, and a new one is there. `BEAT_MS=200`
+//! makes the heart beat faster.
 
 use axum::{Router, routing::get};
-use phalanx::{Address, Event, Options, Primary, Signal, Worker, WorkerHandle, WorkerId};
+use phalanx::{Address, Event, Events, Options, Primary, Signal, Worker, WorkerHandle, WorkerId};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::error::Error;
@@ -37,50 +37,49 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 async fn primary() -> Result<(), Box<dyn Error>> {
     let primary = Primary::start(Options::default())?;
-    let (obeyed, watched) = tokio::join!(primary.obey_signals(), watch(&primary));
-    obeyed?;
-    Ok(watched?)
-}
-
-async fn watch(primary: &Primary) -> phalanx::Result<()> {
-    let every = std::env::var("BEAT_MS").ok().and_then(|n| n.parse().ok()).unwrap_or(1000);
-    let mut ticks = tokio::time::interval(Duration::from_millis(every).max(Duration::from_millis(1)));
-    let mut events = primary.events();
+    let events = primary.events();
     for _ in 0..WORKERS {
         primary.fork([("ROLE", "web")]).await?;
     }
+    let (obeyed, ()) = tokio::join!(primary.obey_signals(), watch(&primary, events));
+    Ok(obeyed?)
+}
+
+async fn watch(primary: &Primary, mut events: Events) {
+    let every = std::env::var("BEAT_MS").ok().and_then(|n| n.parse().ok()).unwrap_or(1000);
+    let mut ticks = tokio::time::interval(Duration::from_millis(every.max(1)));
     let mut patients: HashMap<WorkerId, Patient> = HashMap::new();
     loop {
         let event = tokio::select! {
+            event = events.next() => event,
             _ = ticks.tick() => {
                 for patient in patients.values_mut() {
                     beat(patient).await;
                 }
                 continue;
             }
-            event = events.next() => event,
         };
         match event {
             Some(Event::Online(worker)) => {
                 patients.insert(worker.id(), Patient { worker, missed: 0 });
             }
             Some(Event::Message(worker, message)) => {
-                if let (Some(patient), Ok(Beat::Pong)) =
-                    (patients.get_mut(&worker.id()), message.parse())
-                {
+                let patient = patients.get_mut(&worker.id());
+                if let (Some(patient), Ok(Beat::Pong)) = (patient, message.parse()) {
                     patient.missed = 0;
                 }
             }
             Some(Event::Exit(worker, exit)) => {
                 patients.remove(&worker.id());
-                if worker.exited_after_disconnect() != Some(true) {
-                    let new = primary.fork([("ROLE", "web")]).await?;
-                    let (old, pid) = (worker.pid(), new.pid());
-                    eprintln!("pid {old} is gone ({exit}); pid {pid} takes its place");
+                eprintln!("pid {} is gone: {exit}", worker.pid());
+                if worker.exited_after_disconnect() != Some(true)
+                    && let Err(error) = primary.fork([("ROLE", "web")]).await
+                {
+                    eprintln!("no new worker: {error}");
                 }
             }
             Some(_) => {}
-            None => return Ok(()),
+            None => return,
         }
     }
 }

@@ -15,7 +15,7 @@ use phalanx::{Address, Cluster};
 fn main() -> phalanx::Result<()> {
     let address = Address::from_env("127.0.0.1:8000")?.swap_remove(0);
     if phalanx::is_primary() {
-        eprintln!("primary {}: listening on {address}", std::process::id());
+        eprintln!("primary {}, starting workers on {address}", std::process::id());
     }
     Cluster::new().workers(workers()).listen(address.clone()).run(|worker| async move {
         let app = Router::new().route("/", get(hello));

@@ -4,54 +4,54 @@
 //! cargo run --release --example json_log
 //! ```
 //!
-//! `curl localhost:8000`: a line of JSON for each request, with the `worker`, its `slot` and its `pid`, beside
-//! what the primary has to say. `curl localhost:8000/mess`: also what is no JSON (a forgotten `println!`, a
-//! panic) becomes a line of it. `cargo run … --example json_log > app.log` is the log file.
+//! `curl localhost:8000`: a line of JSON for each request, with the `worker`, its `slot` and its
+//! `pid`, beside what the primary has to say. `curl localhost:8000/mess`: also what is no JSON (a
+//! forgotten `println!`, the words of a panic) becomes a line of it. `… --example json_log > app.log`
+//! is the log file.
 
 use axum::{Router, routing::get};
-use phalanx::{Address, Cluster, Event, Primary, Settings, Stdio, WorkerHandle};
+use phalanx::{
+    Address, Event, Events, Options, Primary, Settings, Spec, Stdio, Worker, WorkerHandle,
+};
 use serde_json::{Value, json};
+use std::error::Error;
 use std::io::Write;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::task::JoinSet;
 
 const WORKERS: usize = 3;
 
-fn main() -> phalanx::Result<()> {
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().json().flatten_event(true).init();
-    let address = Address::from_env("127.0.0.1:8000")?.swap_remove(0);
+    if phalanx::is_worker() { Ok(worker().await?) } else { primary().await }
+}
+
+async fn primary() -> Result<(), Box<dyn Error>> {
     let settings = Settings { stdio: Stdio::Piped, ..Settings::default() };
-    let cluster = Cluster::new().workers(WORKERS).settings(settings).primary(collect);
-    cluster.listen(address.clone()).run(|worker| async move {
-        let app = Router::new().route("/", get(hello)).route("/mess", get(mess));
-        phalanx::http::serve(worker.listen(&address).await?, app).await
-    })
+    // With a count of workers in it, the primary guards them.
+    let spec = Spec { workers: WORKERS, ..Spec::default() };
+    let primary = Primary::start(Options { settings, spec, ..Options::default() })?;
+    let (obeyed, ()) = tokio::join!(primary.obey_signals(), collect(primary.events()));
+    obeyed?;
+    Ok(primary.finished().await?)
 }
 
-async fn hello() -> String {
-    let pid = std::process::id();
-    tracing::info!(path = "/", "a request");
-    format!("{{\"pid\":{pid}}}\n")
-}
-
-async fn mess() -> String {
-    let pid = std::process::id();
-    eprintln!("somebody forgot a println");
-    format!("{{\"pid\":{pid}}}\n")
-}
-
-/// In the primary: reads what each worker writes, from its start to its end.
-async fn collect(primary: Primary) {
-    let mut events = primary.events();
+/// Reads what each worker writes, from its start to its last word.
+async fn collect(mut events: Events) {
+    let mut copies = JoinSet::new();
     while let Some(event) = events.next().await {
         if let Event::Fork(worker) = event {
             if let Some(stdout) = worker.take_stdout() {
-                tokio::spawn(copy(worker.clone(), stdout));
+                copies.spawn(copy(worker.clone(), stdout));
             }
             if let Some(stderr) = worker.take_stderr() {
-                tokio::spawn(copy(worker, stderr));
+                copies.spawn(copy(worker, stderr));
             }
         }
+        while copies.try_join_next().is_some() {}
     }
+    copies.join_all().await;
 }
 
 async fn copy(worker: WorkerHandle, output: impl AsyncRead + Unpin) {
@@ -64,7 +64,26 @@ async fn copy(worker: WorkerHandle, output: impl AsyncRead + Unpin) {
         entry["worker"] = worker.id().0.into();
         entry["slot"] = worker.slot().0.into();
         entry["pid"] = worker.pid().into();
-        // One write for a line, so that lines stay whole. A log that nobody reads is no reason to stop.
+        // One write for a line keeps it whole. That nobody reads the log is no reason to stop.
         let _ = std::io::stdout().write_all(format!("{entry}\n").as_bytes());
     }
+}
+
+async fn worker() -> phalanx::Result<()> {
+    let address = Address::from_env("127.0.0.1:8000")?.swap_remove(0);
+    let worker = Worker::connect()?;
+    let app = Router::new().route("/", get(hello)).route("/mess", get(mess));
+    phalanx::http::serve(worker.listen(&address).await?, app).await?;
+    tracing::info!("all requests are answered");
+    Ok(())
+}
+
+async fn hello() -> String {
+    tracing::info!(path = "/", "a request");
+    format!("{{\"pid\":{}}}\n", std::process::id())
+}
+
+async fn mess() -> String {
+    eprintln!("somebody forgot a println");
+    format!("{{\"pid\":{}}}\n", std::process::id())
 }

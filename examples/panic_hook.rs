@@ -4,9 +4,10 @@
 //! cargo run --release --example panic_hook
 //! ```
 //!
-//! `curl localhost:8000/panic`: the log has one line of JSON with the worker's number, the message and the
-//! place; the process exits with code 1; a new worker is there at once. Without the hook a panic in a handler
-//! would end one connection (or, with `panic = "abort"`, the process by a signal) and the log not say whose.
+//! `curl localhost:8000/panic`: the log has one line of JSON with the worker's number, the message
+//! and the place; the process exits with code 1; a new worker is there at once. Without the hook a
+//! panic in a handler would end one connection (or, with `panic = "abort"`, the process by a signal),
+//! and the log would not say whose.
 
 use axum::{Router, routing::get};
 use phalanx::{Address, Cluster, Worker};
@@ -28,12 +29,15 @@ fn main() -> phalanx::Result<()> {
 fn exit_on_panic(worker: &Worker) {
     let (worker, slot) = (worker.id(), worker.slot());
     std::panic::set_hook(Box::new(move |panic| {
+        let payload = panic.payload();
+        let words = payload.downcast_ref::<&str>().copied();
+        let words = words.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
         let entry = json!({
             "level": "ERROR",
             "worker": worker,
             "slot": slot,
             "pid": std::process::id(),
-            "panic": panic.payload_as_str().unwrap_or("no words"),
+            "panic": words,
             "at": panic.location().map(ToString::to_string),
         });
         // Not `eprintln!`: it panics where standard error is closed.
@@ -46,8 +50,7 @@ async fn hello() -> String {
     format!("{{\"pid\":{}}}\n", std::process::id())
 }
 
-async fn panic() {
+async fn panic() -> String {
     let orders: Vec<u32> = Vec::new();
-    let first = orders.first().expect("there is always an order");
-    println!("{first}");
+    orders.first().expect("there is always an order").to_string()
 }

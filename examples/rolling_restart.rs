@@ -4,10 +4,12 @@
 //! cargo run --release --example rolling_restart
 //! ```
 //!
-//! Type the `kill -USR2 …` that it prints, with `curl localhost:8000` or a load generator beside it: one
-//! worker after the other is replaced. The new one listens before the old one is told to leave, on the
-//! same socket, so nothing that waits there is lost. A new worker that does not come up ends the reload, and
-//! the old ones go on: `touch /tmp/broken; BROKEN=/tmp/broken` is a way to see it.
+//! Type the `kill -USR2 …` that it prints, with `curl localhost:8000` or a load generator beside it:
+//! one worker after the other is replaced. The new one listens before the old one is told to leave,
+//! on the same socket, so nothing that waits there is lost.
+//!
+//! A new worker that does not come up ends the reload, and the old ones go on. To see it, start with
+//! `BROKEN=/tmp/broken` in front; then `touch /tmp/broken`, and `kill -USR2 …` again.
 
 use axum::{Router, routing::get};
 use phalanx::{Address, Cluster, Event, Primary, Report};

@@ -4,16 +4,16 @@
 //! cargo run --release --example shared_imbalance
 //! ```
 //!
-//! It makes 2,000 connections to itself under each policy, prints how many each worker got, and ends. With
-//! `shared` (one accept queue, whoever wakes first takes it: node:cluster's SCHED_NONE) a few workers get
-//! most; with `direct` the kernel spreads them evenly. `CONNECTIONS=500` makes fewer.
+//! It makes 2,000 connections to itself under each policy, prints how many each worker got, and
+//! ends. With `shared` (one accept queue, and whoever wakes first takes the connection: the
+//! `SCHED_NONE` of node:cluster) a few workers get most; with `direct` the kernel spreads them
+//! evenly. `CONNECTIONS=500` makes fewer.
 #![expect(clippy::print_stdout, reason = "the table is what this program is for")]
 
-use phalanx::{Address, Options, Policy, Primary, Spec, Worker};
+use phalanx::{Address, Event, Options, Policy, Primary, Spec, Worker};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::SocketAddr;
-use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -42,11 +42,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
 async fn measure(policy: Policy, connections: usize) -> Result<Vec<usize>, Box<dyn Error>> {
     let spec = Spec { workers: WORKERS, ..Spec::default() };
     let primary = Primary::start(Options { spec, policy, ..Options::default() })?;
+    let mut events = primary.events();
     let Address::Ip(address) = primary.open("127.0.0.1:0".parse()?, None).await? else {
         return Err("no IP address".into());
     };
-    while primary.status().await?.workers.iter().filter(|w| w.state == "listening").count() < WORKERS {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    for _ in 0..WORKERS {
+        while !matches!(events.next().await, Some(Event::Listening(..)) | None) {}
     }
     let mut counts: BTreeMap<u32, usize> = (0..).take(WORKERS).map(|slot| (slot, 0)).collect();
     let mut clients = JoinSet::new();

@@ -70,9 +70,8 @@ fn a_killed_worker_is_replaced_in_its_slot() {
         let before = cluster.wait_serving(4);
         let mark = cluster.process.mark();
         signal(before[&2], Signal::KILL);
-        let after = cluster.wait_answers("the replacement", |slots| {
-            slots.len() == 4 && slots[&2] != before[&2]
-        });
+        let after = cluster
+            .wait_answers("the replacement", |slots| slots.len() == 4 && slots[&2] != before[&2]);
         for slot in [0, 1, 3] {
             assert_eq!(before[&slot], after[&slot], "slot {slot} was not to change");
         }
@@ -133,7 +132,8 @@ fn a_request_in_progress_is_finished_before_the_stop() {
 
 #[test]
 fn told_twice_or_by_quit_it_stops_at_once() {
-    for signals in [&[Signal::TERM, Signal::TERM][..], &[Signal::INT, Signal::TERM], &[Signal::QUIT]]
+    for signals in
+        [&[Signal::TERM, Signal::TERM][..], &[Signal::INT, Signal::TERM], &[Signal::QUIT]]
     {
         let cluster = Cluster::demo(2, &[]);
         let blocked = Blocked::one(&cluster);

@@ -36,10 +36,7 @@ pub(crate) fn phalanx(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Comm
 }
 
 /// Another program, likewise.
-pub(crate) fn clean(
-    program: &str,
-    args: impl IntoIterator<Item = impl AsRef<OsStr>>,
-) -> Command {
+pub(crate) fn clean(program: &str, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
     let mut command = Command::new(program);
     command.args(args);
     for name in ["PHALANX_POLICY", "PHALANX_LOG", "PHALANX_LISTEN", "PORT"] {
@@ -262,13 +259,21 @@ impl Blocked {
         let local = stream.local_addr().expect("an address");
         let thread = std::thread::spawn(move || exchange(stream, "/block"));
         let pid = cluster.until("a worker to be busy", || {
-            cluster.workers().into_iter().find(|pid| {
-                let inodes = process::socket_inodes(*pid).unwrap_or_default();
-                let peers = process::tcp_peers(&inodes).unwrap_or_default();
-                peers.contains(&local) && sleeps(*pid)
+            cluster.workers().into_iter().find(|pid| match wait_channel(*pid) {
+                // A worker sleeps for nothing else.
+                Some(place) => place.contains("nanosleep"),
+                None => {
+                    let inodes = process::socket_inodes(*pid).unwrap_or_default();
+                    process::tcp_peers(&inodes).unwrap_or_default().contains(&local)
+                }
             })
         });
         Self { pid, thread }
+    }
+
+    /// Whether it is over.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.thread.is_finished()
     }
 
     /// What it was answered.
@@ -277,10 +282,8 @@ impl Blocked {
     }
 }
 
-/// Whether a thread is in `sleep`; where the kernel does not tell, whether it waits at all.
-fn sleeps(pid: u32) -> bool {
-    match std::fs::read_to_string(format!("/proc/{pid}/wchan")) {
-        Ok(place) if place != "0" => place.contains("nanosleep"),
-        _ => process::state(pid) == Some('S'),
-    }
+/// Where in the kernel a process waits, if the kernel tells.
+fn wait_channel(pid: u32) -> Option<String> {
+    let place = std::fs::read_to_string(format!("/proc/{pid}/wchan")).ok()?;
+    (place != "0" || process::state(pid) == Some('R')).then_some(place)
 }

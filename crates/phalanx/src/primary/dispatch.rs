@@ -55,6 +55,14 @@ impl Shell {
         }
     }
 
+    /// A connection comes back from a worker that did not take it: it has waited longest.
+    fn dispatch_again(&mut self, now: Time, key: &str, connection: Parked) {
+        if let Some(port) = self.ports.get_mut(key) {
+            port.parked.push_front(connection);
+            self.pump(now, key);
+        }
+    }
+
     /// A connection was accepted or taken from a slot: to the next worker.
     pub(super) fn dispatch(&mut self, now: Time, key: &str, connection: Parked) {
         let Some(port) = self.ports.get_mut(key) else { return };
@@ -152,7 +160,7 @@ impl Shell {
         if accepted {
             self.pump(now, &port);
         } else {
-            self.dispatch(now, &port, connection);
+            self.dispatch_again(now, &port, connection);
         }
     }
 
@@ -160,9 +168,9 @@ impl Shell {
     pub(super) fn take_back(&mut self, now: Time, worker: WorkerId) {
         let lost: Vec<u64> =
             self.in_flight.iter().filter(|(_, h)| h.worker == worker).map(|(seq, _)| *seq).collect();
-        for seq in lost {
+        for seq in lost.into_iter().rev() {
             if let Some(Handover { port, connection, .. }) = self.in_flight.remove(&seq) {
-                self.dispatch(now, &port, connection);
+                self.dispatch_again(now, &port, connection);
             }
         }
     }

@@ -48,6 +48,8 @@ pub(crate) struct Port {
     steered: Vec<Share>,
     /// Opened before any worker asked (`--listen`): stays without users.
     pub(crate) pinned: bool,
+    /// The file of a unix socket that this port made, and takes away again.
+    file: Option<PathBuf>,
 }
 
 pub(crate) enum Sockets {
@@ -64,9 +66,11 @@ pub(crate) struct SlotSocket {
 }
 
 /// A worker that asked for the port.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct User {
     pub(crate) slot: SlotId,
+    /// What it asked for.
+    pub(crate) query: Query,
     /// It said that it listens, and it was not told to leave.
     pub(crate) serves: bool,
     /// It takes connections from its slot only.
@@ -107,6 +111,7 @@ impl Port {
             data: query.data.clone(),
             steered: Vec::new(),
             pinned: false,
+            file: None,
         };
         if policy == Policy::Direct {
             // Now, so that an address in use is known now.
@@ -114,7 +119,13 @@ impl Port {
         } else {
             let fd = match inherited {
                 Some(fd) => fd,
-                None => port.wish.open(Sharing::Alone)?,
+                None => {
+                    let fd = port.wish.open(Sharing::Alone)?;
+                    if let Address::Unix(path) = &port.wish.address {
+                        port.file = Some(path.clone());
+                    }
+                    fd
+                }
             };
             port.learn_address(&fd)?;
             port.sockets = Sockets::One(Arc::new(fd), None);
@@ -175,6 +186,21 @@ impl Port {
         })
     }
 
+    /// Whether a worker's `listening` means this port: it repeats the worker's query, but its port may be
+    /// the real one.
+    pub(crate) fn is_meant(&self, worker: WorkerId, listening: &Query) -> bool {
+        let Some(User { query, .. }) = self.users.get(&worker) else { return false };
+        let real = match self.address {
+            Address::Ip(address) => Some(i64::from(address.port())),
+            Address::Unix(_) => None,
+        };
+        query.address_type == listening.address_type
+            && query.address == listening.address
+            && query.fd == listening.fd
+            && query.index == listening.index
+            && (listening.port == query.port || listening.port == real)
+    }
+
     /// Whether a worker serves this slot and keeps up.
     pub(crate) fn is_up(&self, socket: &SlotSocket) -> bool {
         !socket.watch.is_stuck() && self.users.values().any(|u| u.serves && u.slot == socket.slot)
@@ -220,22 +246,17 @@ impl Drop for Port {
         if let Sockets::One(_, Some(task)) = &self.sockets {
             task.abort();
         }
-        if let (Address::Unix(path), true) = (&self.wish.address, self.wish.mode != Some(INHERITED)) {
+        if let Some(path) = &self.file {
             let _ = std::fs::remove_file(path);
         }
     }
 }
 
-/// Marks a unix socket that was opened by somebody else: its file is not ours to remove.
-const INHERITED: u32 = u32::MAX;
-
 fn wish(query: &Query, address: Address, udp: bool) -> Wish {
     let bits = u32::from(query.readable_all) * 0o444 | u32::from(query.writable_all) * 0o222;
-    let mode = match (query.fd, bits) {
-        (Some(_), _) => Some(INHERITED),
-        // As libuv: the bits are added to the owner's.
-        (None, bits) => query.extras.mode.map(|m| m & 0o777).or((bits != 0).then_some(0o755 | bits)),
-    };
+    // As libuv: the bits are added to the owner's.
+    let asked = (bits != 0).then_some(0o755 | bits);
+    let mode = query.extras.mode.map(|m| m & 0o777).or(asked);
     Wish {
         address,
         udp,

@@ -151,7 +151,7 @@ impl Shell {
         port.steer();
         let queued = matches!(port.sockets, Sockets::Slots(_)) && !port.is_udp();
         let slot_only = query.extras.slot_only;
-        port.users.insert(worker, User { slot, serves: false, slot_only });
+        port.users.insert(worker, User { slot, query: query.clone(), serves: false, slot_only });
         if queued {
             let now = self.now();
             self.watch_queues(now);
@@ -162,16 +162,7 @@ impl Shell {
     fn listening(&mut self, now: Time, worker: WorkerId, query: &Query) {
         let Some(record) = self.workers.get(&worker).filter(|r| !r.leaving) else { return };
         let handle = record.handle.clone();
-        // The message repeats the query but for the port, which is the real one now.
-        let Some(port) = self.ports.values_mut().find(|port| {
-            let mut asked = query.clone();
-            let same = |q: &Query| key_of(q) == port.key;
-            same(&asked) || {
-                asked.port = Some(0);
-                let real = matches!(&port.address, Address::Ip(a) if Some(i64::from(a.port())) == query.port);
-                real && same(&asked)
-            }
-        }) else {
+        let Some(port) = self.ports.values_mut().find(|port| port.is_meant(worker, query)) else {
             // A server of its own (`exclusive`, or bound by itself): the worker serves, elsewhere.
             self.core.observe(now, CoreEvent::Listening { worker });
             return;

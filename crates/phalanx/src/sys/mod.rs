@@ -143,3 +143,6 @@ pub(crate) fn accept_queue(socket: impl AsFd) -> io::Result<u32> {
     // For a listening socket the kernel puts the queue's length in this field.
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(info.tcpi_unacked) }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests;

@@ -52,7 +52,13 @@ async fn axum_server(worker: Worker) -> phalanx::Result<()> {
 async fn control(worker: Worker) -> phalanx::Result<()> {
     let mut messages = worker.messages();
     let mut servers = BTreeMap::new();
-    while let Some(message) = messages.next().await {
+    loop {
+        let message = tokio::select! {
+            biased;
+            message = messages.next() => message,
+            () = worker.draining() => None,
+        };
+        let Some(message) = message else { break };
         let order: Value = message.parse()?;
         let text = |key: &str| order[key].as_str().unwrap_or_default().to_owned();
         let options = ListenOptions {
@@ -130,7 +136,8 @@ async fn control(worker: Worker) -> phalanx::Result<()> {
             "close_channel" => {
                 // Lives on without a channel, until it is killed.
                 rustix::net::shutdown(borrowed_channel(), rustix::net::Shutdown::Both).expect("shutdown");
-                std::future::pending().await
+                std::thread::sleep(Duration::from_secs(60));
+                Ok(json!(true))
             }
             "ignore" => {
                 std::thread::sleep(Duration::from_secs(60));
@@ -173,27 +180,14 @@ async fn control(worker: Worker) -> phalanx::Result<()> {
         };
         worker.send(&answer).await?;
     }
-    // The end of the channel: wait for what is still served.
-    worker.draining().await;
     Ok(())
 }
 
-fn borrowed_channel() -> impl rustix::fd::AsFd {
-    // A second owner would close it twice; a duplicate is as good.
-    use std::os::fd::AsFd;
-    let path = std::fs::read_dir("/proc/self/fd").expect("descriptors");
-    drop(path);
-    let socket = unsafe_free_duplicate(3);
-    socket.as_fd().try_clone_to_owned().expect("a duplicate")
-}
-
-/// Descriptor 3 of this process, through /proc: no `unsafe` in tests.
-fn unsafe_free_duplicate(number: u32) -> rustix::fd::OwnedFd {
-    let me = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
-        .expect("a pidfd");
-    let number = i32::try_from(number).expect("a number");
-    rustix::process::pidfd_getfd(&me, number, rustix::process::PidfdGetfdFlags::empty())
-        .expect("a duplicate")
+/// The channel, as another descriptor: no `unsafe` in tests.
+fn borrowed_channel() -> rustix::fd::OwnedFd {
+    use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+    let me = pidfd_open(getpid(), PidfdFlags::empty()).expect("a pidfd");
+    pidfd_getfd(&me, 3, PidfdGetfdFlags::empty()).expect("a duplicate")
 }
 
 type Servers = BTreeMap<String, tokio::task::JoinHandle<()>>;

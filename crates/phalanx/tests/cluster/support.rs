@@ -16,7 +16,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) fn options(role: &str, workers: usize, policy: Policy) -> Options {
     Options {
         spec: Spec { workers, grace: Some(Duration::from_secs(10)), ..Spec::default() },
-        settings: Settings { env: vec![(ROLE.into(), role.into())], ..Settings::default() },
+        settings: Settings { env: vec![(ROLE.into(), role.into()), ("RUST_BACKTRACE".into(), "0".into())], ..Settings::default() },
         policy,
         ..Options::default()
     }
@@ -38,7 +38,10 @@ pub(crate) struct Controlled {
 
 impl Controlled {
     pub(crate) async fn fork(primary: &Primary) -> Self {
-        let handle = primary.fork::<&str, &str>([]).await.expect("forked");
+        Self::of(primary.fork::<&str, &str>([]).await.expect("forked"))
+    }
+
+    pub(crate) fn of(handle: WorkerHandle) -> Self {
         let events = handle.events();
         Self { handle, events, orders: 0 }
     }
@@ -75,13 +78,11 @@ impl Controlled {
     }
 
     pub(crate) async fn message(&mut self) -> Value {
-        let message = self
-            .next("a message", |event| match event {
-                Event::Message(_, message) => Some(message.parse().expect("JSON")),
-                _ => None,
-            })
-            .await;
-        message
+        self.next("a message", |event| match event {
+            Event::Message(_, message) => Some(message.parse().expect("JSON")),
+            _ => None,
+        })
+        .await
     }
 
     /// The next event that is what the test waits for.

@@ -1,0 +1,34 @@
+//! How connections spread over the workers.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use bench::load::Load;
+use common::{Cluster, assert_lossless};
+
+/// 20,000 connections over 4 workers; the most and the least that one of them got.
+fn spread(policy: &str) -> (u64, u64) {
+    let cluster = Cluster::demo(4, &["--policy", policy]);
+    let load = Load::new(cluster.address).clients(16).requests(20_000);
+    let outcome = load.start().unwrap().join();
+    assert_lossless(policy, &outcome, &cluster.process);
+    assert_eq!(outcome.answered, 20_000);
+    assert_eq!(outcome.connections, 20_000);
+    let counts = outcome.by_worker.values();
+    let most = counts.clone().max().copied().unwrap_or_default();
+    let least = if counts.len() == 4 { counts.min().copied().unwrap_or_default() } else { 0 };
+    eprintln!("{policy}: 20,000 connections over 4 workers: {:?}", outcome.by_worker);
+    cluster.stop();
+    (most, least)
+}
+
+#[test]
+fn connections_spread_evenly() {
+    for policy in ["direct", "round-robin"] {
+        let (most, least) = spread(policy);
+        assert!(most * 100 <= least * 110, "{policy}: one worker got {most}, one {least}");
+    }
+    // The kernel wakes whom it likes: told, not asserted.
+    let (most, least) = spread("shared");
+    eprintln!("shared: one worker got {most}, one {least}");
+}
