@@ -16,7 +16,7 @@ const WORKERS: usize = 3;
 const BUSY: Duration = Duration::from_secs(5);
 
 fn main() -> phalanx::Result<()> {
-    let address = Address::from_env("127.0.0.1:8000")?.swap_remove(0);
+    let address = Address::from_env("127.0.0.1:8000")?;
     Cluster::new().workers(WORKERS).listen(address.clone()).run(|worker| async move {
         let app = Router::new().route("/", get(hello)).route("/block", get(block));
         phalanx::http::serve(worker.listen(&address).await?, app).await

@@ -31,7 +31,7 @@ struct Total {
 
 fn main() -> phalanx::Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let address = Address::from_env("127.0.0.1:8000")?.swap_remove(0);
+    let address = Address::from_env("127.0.0.1:8000")?;
     Cluster::new().workers(3).listen(address.clone()).primary(keep_count).run(|worker| async move {
         let listener = worker.listen(&address).await?;
         let shared =

@@ -30,7 +30,7 @@ async fn primary() -> Result<(), Box<dyn Error>> {
     let primary = Primary::start(Options::default())?;
     let mut workers = Vec::new();
     for _ in 0..WORKERS {
-        workers.push(primary.fork([("ROLE", "web")]).await?);
+        workers.push(primary.fork_with([("ROLE", "web")]).await?);
     }
     tokio::select! {
         _ = term.recv() => {}
@@ -72,7 +72,7 @@ async fn end_of(worker: WorkerHandle) -> Option<Exit> {
 }
 
 async fn worker() -> phalanx::Result<()> {
-    let address = Address::from_env("127.0.0.1:8000")?.swap_remove(0);
+    let address = Address::from_env("127.0.0.1:8000")?;
     let worker = Worker::connect()?;
     let app = Router::new()
         .route("/", get(|| async { answer("at once") }))

@@ -39,7 +39,7 @@ async fn primary() -> Result<(), Box<dyn Error>> {
     let primary = Primary::start(Options::default())?;
     let events = primary.events();
     for _ in 0..WORKERS {
-        primary.fork([("ROLE", "web")]).await?;
+        primary.fork_with([("ROLE", "web")]).await?;
     }
     let (obeyed, ()) = tokio::join!(primary.obey_signals(), watch(&primary, events));
     Ok(obeyed?)
@@ -73,7 +73,7 @@ async fn watch(primary: &Primary, mut events: Events) {
                 patients.remove(&worker.id());
                 eprintln!("pid {} is gone: {exit}", worker.pid());
                 if worker.exited_after_disconnect() != Some(true)
-                    && let Err(error) = primary.fork([("ROLE", "web")]).await
+                    && let Err(error) = primary.fork_with([("ROLE", "web")]).await
                 {
                     eprintln!("no new worker: {error}");
                 }
@@ -96,7 +96,7 @@ async fn beat(patient: &mut Patient) {
 }
 
 async fn worker() -> phalanx::Result<()> {
-    let address = Address::from_env("127.0.0.1:8000")?.swap_remove(0);
+    let address = Address::from_env("127.0.0.1:8000")?;
     let worker = Worker::connect()?;
     let app = Router::new().route("/", get(hello)).route("/hang", get(hang));
     let listener = worker.listen(&address).await?;

@@ -13,7 +13,7 @@ use axum::{Router, routing::get};
 use phalanx::{Address, Cluster};
 
 fn main() -> phalanx::Result<()> {
-    let address = Address::from_env("127.0.0.1:8000")?.swap_remove(0);
+    let address = Address::from_env("127.0.0.1:8000")?;
     if phalanx::is_primary() {
         eprintln!("primary {}, starting workers on {address}", std::process::id());
     }

@@ -70,7 +70,7 @@ async fn copy(worker: WorkerHandle, output: impl AsyncRead + Unpin) {
 }
 
 async fn worker() -> phalanx::Result<()> {
-    let address = Address::from_env("127.0.0.1:8000")?.swap_remove(0);
+    let address = Address::from_env("127.0.0.1:8000")?;
     let worker = Worker::connect()?;
     let app = Router::new().route("/", get(hello)).route("/mess", get(mess));
     phalanx::http::serve(worker.listen(&address).await?, app).await?;

@@ -17,7 +17,7 @@ const MOST: usize = 4;
 const EVERY: Duration = Duration::from_secs(1);
 
 fn main() -> phalanx::Result<()> {
-    let address = Address::from_env("127.0.0.1:8000")?.swap_remove(0);
+    let address = Address::from_env("127.0.0.1:8000")?;
     Cluster::new().workers(FEWEST).listen(address.clone()).primary(follow_the_load).run(
         |worker| async move {
             let app = Router::new().route("/", get(hello));

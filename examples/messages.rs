@@ -36,7 +36,7 @@ async fn primary() -> phalanx::Result<()> {
     // Before the first worker: events are told from the moment on in which one asks for them.
     let mut events = primary.events();
     for number in 1..=WORKERS {
-        primary.fork([("NUMBER", number.to_string())]).await?;
+        primary.fork_with([("NUMBER", number.to_string())]).await?;
     }
     let mut left = WORKERS;
     while left > 0 {

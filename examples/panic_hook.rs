@@ -18,7 +18,7 @@ const WORKERS: usize = 2;
 
 fn main() -> phalanx::Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let address = Address::from_env("127.0.0.1:8000")?.swap_remove(0);
+    let address = Address::from_env("127.0.0.1:8000")?;
     Cluster::new().workers(WORKERS).listen(address.clone()).run(|worker| async move {
         exit_on_panic(&worker);
         let app = Router::new().route("/", get(hello)).route("/panic", get(panic));

@@ -25,7 +25,7 @@ async fn primary() -> Result<(), Box<dyn Error>> {
     let primary = Primary::start(Options::default())?;
     let events = primary.events();
     for _ in 0..WORKERS {
-        primary.fork([("WHY", "start")]).await?;
+        primary.fork_with([("WHY", "start")]).await?;
     }
     // SIGTERM and Ctrl-C stop the cluster; then the events end, too.
     let (obeyed, ()) = tokio::join!(primary.obey_signals(), replace_the_dead(&primary, events));
@@ -44,7 +44,7 @@ async fn replace_the_dead(primary: &Primary, mut events: Events) {
                 let primary = primary.clone();
                 tokio::spawn(async move {
                     tokio::time::sleep(PAUSE).await;
-                    if let Err(error) = primary.fork([("WHY", "crash")]).await {
+                    if let Err(error) = primary.fork_with([("WHY", "crash")]).await {
                         eprintln!("no new worker: {error}");
                     }
                 });
@@ -55,7 +55,7 @@ async fn replace_the_dead(primary: &Primary, mut events: Events) {
 }
 
 async fn worker() -> phalanx::Result<()> {
-    let address = Address::from_env("127.0.0.1:8000")?.swap_remove(0);
+    let address = Address::from_env("127.0.0.1:8000")?;
     let worker = Worker::connect()?;
     let app = Router::new().route("/", get(hello)).route("/crash", get(crash));
     phalanx::http::serve(worker.listen(&address).await?, app).await

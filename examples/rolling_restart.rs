@@ -17,7 +17,7 @@ use phalanx::{Address, Cluster, Event, Primary, Report};
 const WORKERS: usize = 3;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let address = Address::from_env("127.0.0.1:8000")?.swap_remove(0);
+    let address = Address::from_env("127.0.0.1:8000")?;
     let cluster = Cluster::new().workers(WORKERS).listen(address.clone()).primary(tell);
     Ok(cluster.run(|worker| async move {
         if std::env::var_os("BROKEN").is_some_and(|file| std::path::Path::new(&file).exists()) {

@@ -15,7 +15,7 @@ const LONGEST: usize = 65_535;
 
 fn main() -> phalanx::Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let address = Address::from_env("127.0.0.1:8000")?.swap_remove(0);
+    let address = Address::from_env("127.0.0.1:8000")?;
     Cluster::new().workers(WORKERS).run(|worker| echo(worker, address))
 }
 

@@ -47,7 +47,7 @@ fn kill_under_load(cluster: &Cluster, per_slot: usize) -> (Vec<Kill>, Outcome) {
     let mut random = Random::new();
     let start = Instant::now();
     // The pause leaves the machine some room: this is about losses, not about speed.
-    let load = Load::new(cluster.address).clients(12).think(Duration::from_millis(8));
+    let load = Load::new(cluster.address).clients(12).think(Duration::from_millis(4));
     let load = load.duration(KILLING + LONG).start().unwrap();
     let mut kills = Vec::new();
     let mut by_slot: BTreeMap<u32, usize> = BTreeMap::new();
@@ -100,8 +100,7 @@ fn a_killed_worker_takes_only_what_it_had_accepted() {
     let cluster = Cluster::demo(24, &[]);
     let (kills, outcome) = kill_under_load(&cluster, 5);
     assert_only_accepted_failed(&kills, &outcome, &cluster);
-    // Less than one in 200 ms only because the kernel's tables are long after so many connections.
-    assert!(kills.len() >= 50, "only {} kills: the machine is too slow", kills.len());
+    assert!(kills.len() >= 75, "only {} kills: the machine is too slow", kills.len());
     cluster.wait_serving(24);
     cluster.stop();
 }

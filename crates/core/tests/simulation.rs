@@ -229,6 +229,8 @@ struct SlotBook {
     last: u64,
     /// Forks beside a worker that lives, since the last wish.
     successors: u32,
+    /// Workers that left politely and are not replaced yet.
+    polite: u32,
 }
 
 struct World {
@@ -418,6 +420,7 @@ impl World {
         for event in events {
             if self.happens(&event) {
                 self.log(|| format!("{event:?}"));
+                self.note_polite(&event);
                 self.cluster.observe(Time::from_millis(self.now), event.clone());
                 fresh.push(event);
             }
@@ -645,6 +648,10 @@ impl World {
             promise!(book.successors == 1, "(f) slot {slot} gets successor after successor");
             return Ok(());
         }
+        if book.polite > 0 && rule.enabled {
+            book.polite -= 1;
+            return Ok(());
+        }
         if book.row > 0 {
             promise!(rule.enabled, "(f) slot {slot} gets another worker though restarts are off");
             let waited = Duration::from_millis(now - book.last);
@@ -657,6 +664,17 @@ impl World {
         }
         (book.row, book.last) = (book.row + 1, now);
         Ok(())
+    }
+
+    /// A worker that served a second and leaves of its own will did not crash: one fork is not in the row.
+    fn note_polite(&mut self, event: &Event) {
+        if let Event::Leaving { worker } = event
+            && let Some(worker) = self.cluster.worker(*worker)
+            && let Phase::Ready { since } = worker.phase
+            && Time::from_millis(self.now).since(since) >= Duration::from_secs(1)
+        {
+            self.slots.entry(worker.slot.0).or_default().polite += 1;
+        }
     }
 
     /// A wish: the slots may fork again.

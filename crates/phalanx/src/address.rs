@@ -28,16 +28,25 @@ pub enum Address {
 
 impl Address {
     /// The addresses that `phalanx run --listen` named, in their order: a program that wants to be placed
-    /// from outside listens on the first. Else `PORT` on any address, as most platforms set it; else
+    /// from outside listens on these. Else `PORT` on any address, as most platforms set it; else
     /// `otherwise`.
     ///
     /// # Errors
     /// An address that cannot be understood.
-    pub fn from_env(otherwise: &str) -> Result<Vec<Self>> {
+    pub fn all_from_env(otherwise: &str) -> Result<Vec<Self>> {
         let text = std::env::var(crate::LISTEN_VARIABLE)
             .or_else(|_| std::env::var("PORT"))
             .unwrap_or_else(|_| otherwise.to_owned());
         text.split(',').map(str::parse).collect()
+    }
+
+    /// The first of [`Address::all_from_env`].
+    ///
+    /// # Errors
+    /// An address that cannot be understood.
+    pub fn from_env(otherwise: &str) -> Result<Self> {
+        let first = Self::all_from_env(otherwise)?.into_iter().next();
+        first.ok_or_else(|| Error::Address(otherwise.to_owned()))
     }
 }
 

@@ -12,9 +12,13 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
+use tokio::task::JoinSet;
 
 /// How long a worker without a primary may take to finish.
 const ORPHAN_GRACE: Duration = Duration::from_secs(30);
+
+/// How long what runs beside the guard may take to finish when the cluster has stopped.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 type InPrimary = Box<dyn FnOnce(Primary) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
@@ -136,7 +140,9 @@ impl Cluster {
         self
     }
 
-    /// Does something in the primary, beside guarding: watch events, answer messages, scale.
+    /// Does something in the primary, beside guarding: watch events, answer messages, scale. It should come
+    /// to its end when the cluster has stopped, as [`Events::next`](crate::Events::next) does; a
+    /// second later it is dropped.
     pub fn primary<F, Fut>(mut self, program: F) -> Self
     where
         F: FnOnce(Primary) -> Fut + Send + 'static,
@@ -194,12 +200,18 @@ impl Cluster {
         for address in self.listen {
             primary.open(address, None).await?;
         }
+        let mut programs = JoinSet::new();
         for program in self.in_primary {
-            tokio::spawn(program(primary.clone()));
+            programs.spawn(program(primary.clone()));
         }
+        // They subscribe to events before there are any.
+        tokio::task::yield_now().await;
         primary.scale(workers)?;
-        primary.obey_signals().await.map_err(Error::os("cannot receive signals"))?;
-        primary.finished().await
+        primary.obey_signals().await?;
+        let end = primary.finished().await;
+        // Whoever collects something gets the last of it.
+        let _ = tokio::time::timeout(LAST_WORDS, programs.join_all()).await;
+        end
     }
 }
 
@@ -235,7 +247,7 @@ where
 {
     let done = runtime(threads)?.block_on(async {
         let worker = Worker::connect()?;
-        worker.obey_signals().map_err(Error::os("cannot receive signals"))?;
+        worker.obey_signals()?;
         Ok::<_, Error>(tokio::select! {
             biased;
             done = program(worker.clone()) => done.map_err(|error| error.to_string()),

@@ -27,7 +27,7 @@ pub use error::{Error, Result};
 pub use event::{Event, Events};
 pub use message::{Handle, Message};
 pub use policy::{Balance, Policy};
-pub use primary::{Options, Primary, Reloaded, Status, WorkerHandle, WorkerStatus};
+pub use primary::{Options, Primary, Reloaded, Status, WorkerHandle, WorkerState, WorkerStatus};
 pub use settings::{Settings, Stdio};
 pub use worker::{IntoAddress, ListenOptions, Listener, Messages, Stream, TcpListener, UnixListener, Worker, is_primary, is_worker};
 pub use phalanx_core as core;

@@ -1,9 +1,13 @@
 //! Signals, as people expect of a server.
 
+use crate::error::{Error, Result};
 use crate::primary::Primary;
 use crate::worker::Worker;
-use std::io;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind};
+
+fn signal(kind: SignalKind) -> Result<Signal> {
+    tokio::signal::unix::signal(kind).map_err(Error::os("cannot receive signals"))
+}
 
 impl Primary {
     /// Obeys signals until the cluster has stopped. SIGTERM and SIGINT: drain, then stop; a second one:
@@ -11,7 +15,7 @@ impl Primary {
     ///
     /// # Errors
     /// Signals cannot be received.
-    pub async fn obey_signals(&self) -> io::Result<()> {
+    pub async fn obey_signals(&self) -> Result<()> {
         let mut term = signal(SignalKind::terminate())?;
         let mut int = signal(SignalKind::interrupt())?;
         let mut quit = signal(SignalKind::quit())?;
@@ -54,8 +58,12 @@ impl Primary {
 }
 
 impl Worker {
-    /// SIGTERM and SIGINT: finish, then leave.
-    pub(crate) fn obey_signals(&self) -> io::Result<()> {
+    /// Obeys signals from now on. SIGTERM and SIGINT: finish, then leave, as by [`Worker::disconnect`].
+    /// [`Cluster::run`](crate::Cluster::run) does it.
+    ///
+    /// # Errors
+    /// Signals cannot be received.
+    pub fn obey_signals(&self) -> Result<()> {
         let mut term = signal(SignalKind::terminate())?;
         let mut int = signal(SignalKind::interrupt())?;
         let worker = self.clone();

@@ -4,7 +4,8 @@
 use bench::load::Outcome;
 use bench::spawned::{Guarded, Signal};
 use bench::{process, wait};
-use rustix::process::Pid;
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -94,8 +95,11 @@ fn answer(text: &str) -> Option<Answer> {
 
 /// Signals a process that is not the guarded child itself.
 pub(crate) fn signal(pid: u32, signal: Signal) {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
-    rustix::process::kill_process(pid, signal).expect("the process can be signalled");
+    rustix::process::kill_process(raw(pid), signal).expect("the process can be signalled");
+}
+
+fn raw(pid: u32) -> Pid {
+    i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid")
 }
 
 /// Stops a process, and waits until it has stopped.
@@ -105,10 +109,36 @@ pub(crate) fn stop_process(pid: u32) {
         .expect("SIGSTOP stops");
 }
 
-/// The peers of the connections that the process has accepted.
+/// The peers of the connections that the process has accepted; exact while it is stopped.
+///
+/// Asks its sockets themselves: the kernel's table of connections takes seconds to read when tests
+/// before have left a hundred thousand closed ones in it.
 pub(crate) fn accepted(pid: u32) -> BTreeSet<SocketAddr> {
-    let inodes = process::socket_inodes(pid).expect("the process is there");
-    process::tcp_peers(&inodes).expect("the tables can be read")
+    let process = rustix::process::pidfd_open(raw(pid), PidfdFlags::empty()).expect("a process");
+    let mut peers = BTreeSet::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).expect("the process is there") {
+        let entry = entry.expect("an entry");
+        let link = std::fs::read_link(entry.path()).unwrap_or_default();
+        if !link.to_string_lossy().starts_with("socket:") {
+            continue;
+        }
+        let number = entry.file_name().to_string_lossy().parse().expect("a number");
+        match pidfd_getfd(&process, number, PidfdGetfdFlags::empty()) {
+            // Listeners and connections that have ended have no peer, others no such address.
+            Ok(socket) => peers.extend(
+                rustix::net::getpeername(socket)
+                    .ok()
+                    .flatten()
+                    .and_then(|peer| SocketAddr::try_from(peer).ok()),
+            ),
+            Err(Errno::BADF) => {}
+            Err(_) => {
+                let inodes = process::socket_inodes(pid).expect("the process is there");
+                return process::tcp_peers(&inodes).expect("the tables can be read");
+            }
+        }
+    }
+    peers
 }
 
 /// The slot that a worker was started in.
@@ -262,10 +292,7 @@ impl Blocked {
             cluster.workers().into_iter().find(|pid| match wait_channel(*pid) {
                 // A worker sleeps for nothing else.
                 Some(place) => place.contains("nanosleep"),
-                None => {
-                    let inodes = process::socket_inodes(*pid).unwrap_or_default();
-                    process::tcp_peers(&inodes).unwrap_or_default().contains(&local)
-                }
+                None => accepted(*pid).contains(&local),
             })
         });
         Self { pid, thread }

@@ -115,6 +115,10 @@ pub enum Action {
     Report(Report),
 }
 
+/// A worker that leaves of its own will after less than this is counted as a crash: nobody wants a loop of
+/// processes that come only to leave.
+const POLITE: Duration = Duration::from_secs(1);
+
 /// What a slot remembers between its workers.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Slot {
@@ -358,7 +362,9 @@ impl Cluster {
             Phase::Draining { why, .. } | Phase::Killed { why, .. } => Some(why),
             _ => None,
         };
-        self.report(Report::Ended { worker: id, slot: worker.slot, exit, asked, served });
+        // A channel that closes is how most crashes show first.
+        let told = asked.filter(|why| *why != Leave::ChannelClosed);
+        self.report(Report::Ended { worker: id, slot: worker.slot, exit, asked: told, served });
         if !worker.guarded {
             if !self.wanted.contains(&worker.slot) {
                 self.slots.remove(&worker.slot);
@@ -520,11 +526,13 @@ impl Cluster {
         if !guarded || !self.wanted.contains(&slot) {
             return;
         }
-        if by_itself && arrived {
-            self.crashed(now, slot, served, None);
-        } else if by_itself {
+        // One that served a while and says that it leaves is replaced at once; it did not crash.
+        let polite = why == Leave::Itself && served >= POLITE;
+        if by_itself && !arrived {
             self.slots.entry(slot).or_default().awaits = Some(id);
-        } else if why == Leave::Asked && !self.spec.restart.enabled {
+        } else if by_itself && !polite {
+            self.crashed(now, slot, served, None);
+        } else if (why == Leave::Asked || polite) && !self.spec.restart.enabled {
             let served_on = self.in_slot(slot).any(Worker::is_live);
             self.slots.entry(slot).or_default().ended = !served_on;
         }

@@ -21,7 +21,7 @@ pub(crate) use query::query_for;
 use phalanx_core::cluster::Event as Wish;
 use phalanx_core::spec::{MAX_WORKERS, Spec};
 use phalanx_core::wire::DEFAULT_MAX_LINE;
-use phalanx_core::worker::{SlotId, WorkerId};
+use phalanx_core::worker::{Exit, SlotId, WorkerId};
 use rustix::process::Signal;
 use serde::Serialize;
 use std::ffi::OsString;
@@ -130,12 +130,43 @@ pub struct WorkerStatus {
     pub slot: SlotId,
     /// Its process.
     pub pid: Option<u32>,
-    /// `forking`, `starting`, `online`, `listening`, `draining` or `killed`.
-    pub state: &'static str,
+    /// Where it is in its life.
+    pub state: WorkerState,
     /// How long its process has been there.
     pub age: Duration,
     /// The reload it belongs to; 0 before the first.
     pub generation: u64,
+}
+
+/// Where a worker is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WorkerState {
+    /// Asked for; there is no process yet.
+    Forking,
+    /// Its process runs.
+    Starting,
+    /// Its channel works.
+    Online,
+    /// It serves.
+    Listening,
+    /// It was told to leave and finishes what it does.
+    Draining,
+    /// It was killed; its end is awaited.
+    Killed,
+}
+
+impl fmt::Display for WorkerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Forking => "forking",
+            Self::Starting => "starting",
+            Self::Online => "online",
+            Self::Listening => "listening",
+            Self::Draining => "draining",
+            Self::Killed => "killed",
+        })
+    }
 }
 
 impl Primary {
@@ -146,11 +177,11 @@ impl Primary {
     /// use phalanx::{Event, Options, Primary};
     /// let primary = Primary::start(Options::default())?;
     /// let mut events = primary.events();
-    /// primary.fork([("ROLE", "web")]).await?;
+    /// primary.fork_with([("ROLE", "web")]).await?;
     /// while let Some(event) = events.next().await {
     ///     if let Event::Exit(worker, exit) = event {
     ///         println!("worker {} died: {exit}; starting another", worker.id());
-    ///         primary.fork([("ROLE", "web")]).await?;
+    ///         primary.fork_with([("ROLE", "web")]).await?;
     ///     }
     /// }
     /// # Ok(()) }
@@ -179,12 +210,20 @@ impl Primary {
         Ok(primary)
     }
 
-    /// Forks a worker that is not guarded: when it ends, nobody replaces it. `env` is set beside the
-    /// settings' environment. Returns when its process runs; it is not online yet.
+    /// Forks a worker that is not guarded: when it ends, nobody replaces it. Returns when its process runs;
+    /// it is not online yet.
     ///
     /// # Errors
     /// The process cannot be started, the cluster is full or stopping.
-    pub async fn fork<K: Into<OsString>, V: Into<OsString>>(
+    pub async fn fork(&self) -> Result<WorkerHandle> {
+        self.fork_with::<OsString, OsString>([]).await
+    }
+
+    /// As [`Primary::fork`]; `env` is set beside the settings' environment.
+    ///
+    /// # Errors
+    /// As [`Primary::fork`].
+    pub async fn fork_with<K: Into<OsString>, V: Into<OsString>>(
         &self,
         env: impl IntoIterator<Item = (K, V)>,
     ) -> Result<WorkerHandle> {
@@ -316,7 +355,7 @@ struct Inner {
     child: Child,
     channel: Sender,
     connected: AtomicBool,
-    dead: AtomicBool,
+    exit: watch::Sender<Option<Exit>>,
     exited_after_disconnect: AtomicU8,
     stdout: Mutex<Option<ChildStdout>>,
     stderr: Mutex<Option<ChildStderr>>,
@@ -352,7 +391,24 @@ impl WorkerHandle {
     /// Whether its process ended.
     #[must_use]
     pub fn is_dead(&self) -> bool {
-        self.inner.dead.load(Ordering::Relaxed)
+        self.inner.exit.borrow().is_some()
+    }
+
+    /// Waits for the end of its process, and says how it ended.
+    ///
+    /// ```no_run
+    /// # async fn f(worker: phalanx::WorkerHandle) -> phalanx::Result<()> {
+    /// use std::time::Duration;
+    /// worker.disconnect();
+    /// if tokio::time::timeout(Duration::from_secs(5), worker.exited()).await.is_err() {
+    ///     worker.kill(phalanx::Signal::KILL)?;
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn exited(&self) -> Exit {
+        let mut exit = self.inner.exit.subscribe();
+        let told = exit.wait_for(Option::is_some).await.ok().and_then(|exit| *exit);
+        told.unwrap_or(Exit::Code(-1))
     }
 
     /// `Some(true)`: it was told to leave, or said that it leaves. `Some(false)`: it ended otherwise.

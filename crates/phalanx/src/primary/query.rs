@@ -1,13 +1,14 @@
 //! What workers say on their channels, and the answers.
 
 use super::ports::{Port, PortRules, Sockets, User, key_of};
+use super::Inner;
 use super::shell::Shell;
 use crate::address::Address;
 use crate::channel::Tag;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::policy::Policy;
-use phalanx_core::cluster::Event as CoreEvent;
+use phalanx_core::cluster::{Cluster as Core, Event as CoreEvent};
 use phalanx_core::time::Time;
 use phalanx_core::wire::{
     Act, AddressType, Answer, Cluster, Extras, Frame, Handle, HandleKind, Query, SocketNote, Value,
@@ -42,7 +43,7 @@ impl Shell {
     fn cluster_frame(&mut self, now: Time, worker: WorkerId, seq: Option<u64>, ack: Option<u64>, act: Act) {
         match act {
             Act::Online => {
-                self.core.observe(now, CoreEvent::Online { worker });
+                self.came_up(now, CoreEvent::Online { worker }, worker);
                 if let Some(record) = self.workers.get(&worker) {
                     self.audience.tell(&Event::Online(record.handle.clone()));
                 }
@@ -67,6 +68,18 @@ impl Shell {
                 }
             }
             Act::Answer(_) | Act::NewConn { .. } | Act::Disconnect | Act::Other => {}
+        }
+    }
+
+    /// A worker came one step further; said when it is ready.
+    fn came_up(&mut self, now: Time, event: CoreEvent, worker: WorkerId) {
+        let ready = |core: &Core| core.worker(worker).is_some_and(|w| w.is_ready());
+        let before = ready(&self.core);
+        self.core.observe(now, event);
+        if let (false, true, Some(record)) = (before, ready(&self.core), self.workers.get(&worker)) {
+            let Inner { slot, started, .. } = &*record.handle.inner;
+            let (pid, after) = (record.handle.pid(), started.elapsed());
+            tracing::info!("worker {worker} in slot {slot} is ready: process {pid}, after {after:.1?}");
         }
     }
 
@@ -164,7 +177,7 @@ impl Shell {
         let handle = record.handle.clone();
         let Some(port) = self.ports.values_mut().find(|port| port.is_meant(worker, query)) else {
             // A server of its own (`exclusive`, or bound by itself): the worker serves, elsewhere.
-            self.core.observe(now, CoreEvent::Listening { worker });
+            self.came_up(now, CoreEvent::Listening { worker }, worker);
             return;
         };
         let Some(user) = port.users.get_mut(&worker) else { return };
@@ -172,7 +185,7 @@ impl Shell {
         user.slot_only = query.extras.slot_only;
         port.steer();
         let (key, address) = (port.key.clone(), port.address.clone());
-        self.core.observe(now, CoreEvent::Listening { worker });
+        self.came_up(now, CoreEvent::Listening { worker }, worker);
         self.audience.tell(&Event::Listening(handle, address));
         self.start_accepting(&key);
         self.pump(now, &key);

@@ -6,7 +6,7 @@
 use super::dispatch::{Handover, Parked};
 use super::ports::Port;
 use super::rescue::Sampling;
-use super::{Command, Inner, Options, Over, Primary, Reloaded, Status, WorkerHandle, WorkerStatus, spawn};
+use super::{Command, Inner, Options, Over, Primary, Reloaded, Status, WorkerHandle, WorkerState, WorkerStatus, spawn};
 use crate::channel::{self, Incoming, Receiver, Sender};
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -228,11 +228,10 @@ impl Shell {
             Fact::Frame(worker, frame) => self.frame(now, worker, frame),
             Fact::Accepted(port, connection) => self.dispatch(now, &port, connection),
             Fact::Trouble(what) => tracing::warn!("{what}"),
-            Fact::Closed(worker, why) => self.closed(now, worker, why),
+            Fact::Closed(worker, why) => self.closed(now, worker, why.as_deref()),
             Fact::Exited(worker, exit) => self.exited(now, worker, exit),
             Fact::Lingered(worker) => {
                 if let Some(record) = self.workers.get_mut(&worker) {
-                    record.channel.close();
                     record.closed = true;
                 }
                 self.bury(now, worker);
@@ -240,16 +239,18 @@ impl Shell {
         }
     }
 
-    fn closed(&mut self, now: Time, worker: WorkerId, why: Option<String>) {
+    fn closed(&mut self, now: Time, worker: WorkerId, why: Option<&str>) {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         record.closed = true;
-        record.channel.close();
         record.handle.inner.connected.store(false, Ordering::Relaxed);
         let handle = record.handle.clone();
+        if why.is_none() {
+            record.channel.close();
+        }
         // A worker that dies in the middle of a message is only dead.
-        if let (Some(why), None) = (&why, record.exit) {
-            self.audience.tell(&Event::Error(handle.clone(), why.as_str().into()));
-            self.core.observe(now, CoreEvent::Broken { worker, why: why.clone() });
+        if let (Some(why), None) = (why, record.exit) {
+            self.audience.tell(&Event::Error(handle.clone(), why.into()));
+            self.core.observe(now, CoreEvent::Broken { worker, why: why.to_owned() });
         } else {
             self.core.observe(now, CoreEvent::ChannelClosed { worker });
         }
@@ -262,7 +263,6 @@ impl Shell {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         record.exit = Some(exit);
         let inner = &record.handle.inner;
-        inner.dead.store(true, Ordering::Relaxed);
         let _ = inner.exited_after_disconnect.compare_exchange(
             0,
             1,
@@ -290,6 +290,8 @@ impl Shell {
         let (exit, handle) = (*exit, handle.clone());
         self.withdraw(now, worker);
         self.workers.remove(&worker);
+        handle.inner.channel.close();
+        handle.inner.exit.send_replace(Some(exit));
         self.audience.tell(&Event::Exit(handle, exit));
     }
 
@@ -372,7 +374,7 @@ impl Shell {
                     child,
                     channel: sender.clone(),
                     connected: AtomicBool::new(true),
-                    dead: AtomicBool::new(false),
+                    exit: watch::Sender::new(None),
                     exited_after_disconnect: AtomicU8::new(0),
                     stdout: Mutex::new(stdout),
                     stderr: Mutex::new(stderr),
@@ -451,12 +453,12 @@ impl Shell {
             slot: worker.slot,
             pid: worker.pid,
             state: match worker.phase {
-                Phase::Forking => "forking",
-                Phase::Starting { online: false, .. } => "starting",
-                Phase::Starting { online: true, .. } => "online",
-                Phase::Ready { .. } => "listening",
-                Phase::Draining { .. } => "draining",
-                Phase::Killed { .. } => "killed",
+                Phase::Forking => WorkerState::Forking,
+                Phase::Starting { online: false, .. } => WorkerState::Starting,
+                Phase::Starting { online: true, .. } => WorkerState::Online,
+                Phase::Ready { .. } => WorkerState::Listening,
+                Phase::Draining { .. } => WorkerState::Draining,
+                Phase::Killed { .. } => WorkerState::Killed,
             },
             age: self.workers.get(&worker.id).map_or(Duration::ZERO, |r| r.handle.inner.started.elapsed()),
             generation: worker.generation,

@@ -35,7 +35,7 @@ const LOAD_PAUSE: Duration = Duration::from_millis(50);
 /// Without a cluster this costs one look into the environment.
 #[must_use]
 pub fn is_worker() -> bool {
-    CONNECTED.get().is_some() || channel_number().is_some_and(|n| sys::is_unix_stream(n))
+    CONNECTED.get().is_some() || channel_number().is_some_and(sys::is_unix_stream)
 }
 
 /// Whether this process was not started as a worker: `cluster.isPrimary`.
@@ -48,6 +48,9 @@ fn channel_number() -> Option<i32> {
     std::env::var_os("NODE_UNIQUE_ID")?;
     std::env::var("NODE_CHANNEL_FD").ok()?.parse().ok()
 }
+
+/// The primary's answer, and the descriptor that came with it.
+type Answered = (Answer, Option<OwnedFd>);
 
 static CONNECTED: OnceLock<Worker> = OnceLock::new();
 
@@ -63,7 +66,7 @@ struct Inner {
     /// `None`: alone, without a primary.
     channel: Option<Sender>,
     seq: AtomicU64,
-    answers: Mutex<HashMap<u64, oneshot::Sender<(Answer, Option<OwnedFd>)>>>,
+    answers: Mutex<HashMap<u64, oneshot::Sender<Answered>>>,
     servers: Mutex<HashMap<String, mpsc::UnboundedSender<Handed>>>,
     asked: Mutex<HashMap<String, i64>>,
     draining: watch::Sender<bool>,
@@ -269,7 +272,8 @@ impl Worker {
         listen::listen_fd(self, number, options).await
     }
 
-    /// Binds a UDP socket. In `direct` each client (its address and port) stays with one worker.
+    /// Binds a UDP socket. In `direct` each client (its address and port) stays with one worker as long as
+    /// the set of workers is unchanged.
     ///
     /// # Errors
     /// The address cannot be understood or bound.
@@ -341,7 +345,7 @@ impl Worker {
     }
 
     /// Asks the primary and waits for its answer.
-    async fn ask(&self, act: Act) -> Result<(Answer, Option<OwnedFd>)> {
+    async fn ask(&self, act: Act) -> Result<Answered> {
         let seq = self.next_seq();
         let (reply, answer) = oneshot::channel();
         lock(&self.inner.answers).insert(seq, reply);

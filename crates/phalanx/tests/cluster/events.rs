@@ -134,7 +134,7 @@ async fn settings_reach_the_worker() {
     }
     let primary = Primary::start(Options { settings: Settings::default(), ..manual() }).expect("started");
     primary.setup(settings.clone());
-    let handle = primary.fork([("SHAPE", "round")]).await.expect("forked");
+    let handle = primary.fork_with([("SHAPE", "round")]).await.expect("forked");
     let mut worker = Controlled::of(handle);
     let facts = worker.ask("facts", json!({})).await.expect("facts");
     assert_eq!(facts["args"], json!(["--one", "two three"]));
@@ -170,7 +170,7 @@ async fn a_program_that_does_not_exist() {
     let mut options = manual();
     options.settings.exec = Some("/no/such/program".into());
     let primary = Primary::start(options.clone()).expect("started");
-    let error = primary.fork::<&str, &str>([]).await.expect_err("not forked");
+    let error = primary.fork().await.expect_err("not forked");
     assert!(error.to_string().contains("/no/such/program"), "{error}");
     primary.stop().await;
     // Guarded, it is not tried for ever.
@@ -200,7 +200,7 @@ async fn stopping_waits_for_all() {
     assert_eq!(pids.len(), 3);
     primary.stop().await;
     assert!(pids.iter().all(|pid| !bench::process::is_alive(*pid)), "{pids:?} are gone");
-    assert!(primary.fork::<&str, &str>([]).await.is_err(), "and nothing starts again");
+    assert!(primary.fork().await.is_err(), "and nothing starts again");
     assert!(primary.reload().await.is_err());
 }
 

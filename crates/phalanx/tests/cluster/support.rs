@@ -1,7 +1,7 @@
 //! What the tests share.
 
 use crate::roles::ROLE;
-use phalanx::{Event, Events, Options, Policy, Primary, Settings, Spec, WorkerHandle};
+use phalanx::{Event, Events, Options, Policy, Primary, Settings, Spec, WorkerHandle, WorkerState};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
@@ -38,7 +38,7 @@ pub(crate) struct Controlled {
 
 impl Controlled {
     pub(crate) async fn fork(primary: &Primary) -> Self {
-        Self::of(primary.fork::<&str, &str>([]).await.expect("forked"))
+        Self::of(primary.fork().await.expect("forked"))
     }
 
     pub(crate) fn of(handle: WorkerHandle) -> Self {
@@ -133,7 +133,7 @@ pub(crate) fn name(event: &Event) -> String {
 pub(crate) async fn settled(primary: &Primary, workers: usize) {
     bench::wait::until_async(PATIENCE, "all workers are ready and no other runs", async || {
         let status = primary.status().await.ok()?;
-        let ready = status.workers.iter().filter(|w| w.state == "listening").count();
+        let ready = status.workers.iter().filter(|w| w.state == WorkerState::Listening).count();
         (ready == workers && status.workers.len() == workers).then_some(())
     })
     .await

@@ -87,16 +87,13 @@ fn the_channel_closing_before_the_exit_changes_nothing() {
         t=200    closed 0#1
                  fork 0#2
         t=201    exit 0#1 code 1
-                 gone 0#1 (channel closed)
         t=300    ready 0#2
         t=400    closed 0#2
                  slot 0 waits 100ms, 2 crashes
         t=401    exit 0#2 code 1
-                 gone 0#2 (channel closed)
         t=500    fork 0#3
         t=550    closed 0#3
         t=555    exit 0#3 SIGABRT
-                 gone 0#3 (channel closed)
                  slot 0 waits 200ms, 3 crashes
         t=755    fork 0#4
         t=900    pass
@@ -484,6 +481,30 @@ fn a_worker_leaves_by_itself() {
 
 /// How it ends says why; a slot would otherwise be filled again and again.
 #[test]
+fn a_worker_that_served_and_leaves_did_not_crash() {
+    story(
+        rules(1),
+        "
+        t=0      fork 0#1
+        t=10     ready 0#1
+        t=20     exit 0#1 SIGSEGV
+                 fork 0#2
+        t=30     ready 0#2
+        t=1100   leaving 0#2
+                 fork 0#3
+        t=1105   closed 0#2
+        t=1110   exit 0#2 code 0
+                 gone 0#2 (left)
+        t=1120   ready 0#3
+        t=1150   leaving 0#3
+                 slot 0 waits 100ms, 2 crashes
+        t=1250   fork 0#4
+        t=1250   pass
+        ",
+    );
+}
+
+#[test]
 fn a_worker_that_leaves_before_it_is_ready_is_waited_for() {
     story(
         rules(1),
@@ -499,7 +520,6 @@ fn a_worker_that_leaves_before_it_is_ready_is_waited_for() {
                  kill 0#2
         t=1040   pass
         t=1050   exit 0#2 SIGKILL
-                 gone 0#2 (channel closed)
                  slot 0 waits 100ms, 2 crashes
         t=1150   fork 0#3
         t=1150   pass
@@ -521,7 +541,6 @@ fn a_channel_closes_and_the_process_lives() {
                  kill 0#1
         t=1020   pass
         t=1030   exit 0#1 SIGKILL
-                 gone 0#1 (channel closed)
         t=1031   look
                  = 0#2 ready; 1 wanted, settled
         ",
@@ -629,7 +648,6 @@ fn manual_forks_are_never_replaced() {
         t=61002  1#4 still there after 60.956s
                  kill 1#4*
         t=61010  exit 1#4* SIGKILL
-                 gone 1#4 (channel closed)
                  STOPPED
         ",
     );
@@ -666,7 +684,6 @@ fn a_cluster_without_restarts() {
         t=10     ready 0#1, 1#2, 2#3
         t=20     closed 0#1
         t=21     exit 0#1 code 1
-                 gone 0#1 (channel closed)
         t=30     disconnect 1#2
                  tell 1#2
         t=35     exit 1#2 code 0

@@ -81,7 +81,6 @@ fn whose_new_worker_closes_its_channel_first_stops_there_too() {
                  fork 0#3
         t=150    closed 0#3
         t=151    exit 0#3 code 1
-                 gone 0#3 (channel closed)
                  FAILED: reload 1 in slot 0: it ended before it was ready, with code 1; 0 replaced, 2 kept
         t=9000   look
                  = 0#1 ready, 1#2 ready; 2 wanted, settled
@@ -537,7 +536,6 @@ fn in_which_both_workers_of_a_slot_are_lost() {
                  fork 0#3
         t=250    ready 0#3
         t=300    exit 0#2 code 1
-                 gone 0#2 (channel closed)
                  FAILED: reload 1 in slot 0: it ended before it was ready, with code 1; 0 replaced, 0 kept
         t=301    look
                  = 0#3 ready; 1 wanted, settled
@@ -560,7 +558,6 @@ fn whose_new_worker_closes_its_channel_and_lives_stops_there() {
         t=3100   0#2 still there after 2.99s
                  kill 0#2
         t=3105   exit 0#2 SIGKILL
-                 gone 0#2 (channel closed)
                  FAILED: reload 1 in slot 0: it ended before it was ready, with SIGKILL; 0 replaced, 1 kept
         t=3106   look
                  = 0#1 ready; 1 wanted, settled
