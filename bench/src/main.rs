@@ -19,7 +19,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 fn main() -> Result<(), String> {
     let quick = std::env::args().any(|arg| arg == "--quick");
     let program = build()?;
-    println!("{} cores, {}\n", std::thread::available_parallelism().map_or(1, usize::from), kernel());
+    println!(
+        "{} cores, {}\n",
+        std::thread::available_parallelism().map_or(1, usize::from),
+        kernel()
+    );
     costs(&program, if quick { 2 } else { 10 })?;
     rates(&program, if quick { 2 } else { 5 }, if quick { 5_000 } else { 20_000 })
 }
@@ -36,7 +40,8 @@ fn build() -> Result<PathBuf, String> {
 }
 
 fn kernel() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/osrelease").map_or_else(|_| "?".into(), |v| format!("Linux {}", v.trim()))
+    std::fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map_or_else(|_| "?".into(), |v| format!("Linux {}", v.trim()))
 }
 
 /// A running demo.
@@ -50,9 +55,11 @@ impl Demo {
         let address = SocketAddr::from(([127, 0, 0, 1], wait::free_port()));
         let mut command = Command::new(program);
         command.args(["demo", "-i", &workers.to_string(), "--policy", policy, "--listen"]);
-        let primary = Guarded::spawn(command.arg(address.to_string())).map_err(|e| e.to_string())?;
+        let primary =
+            Guarded::spawn(command.arg(address.to_string())).map_err(|e| e.to_string())?;
         let last = format!("worker {workers} ");
-        primary.wait_for_line(|line| line.contains(&last) && line.contains("is ready"), PATIENCE)?;
+        primary
+            .wait_for_line(|line| line.contains(&last) && line.contains("is ready"), PATIENCE)?;
         wait::until(PATIENCE, "every worker is ready", || {
             let ready = primary.stderr().matches("is ready").count();
             (ready >= usize::try_from(workers).ok()?).then_some(())
@@ -81,7 +88,10 @@ fn costs(program: &PathBuf, idle_seconds: u64) -> Result<(), String> {
         ready.last().copied().unwrap_or(f64::NAN),
     );
     println!("  memory, resident       {:>8} kB (goal: under 5,120)", kb(process::rss_bytes(pid))?);
-    println!("  memory, its share      {:>8} kB (pages shared with workers divided)", kb(process::pss_bytes(pid))?);
+    println!(
+        "  memory, its share      {:>8} kB (pages shared with workers divided)",
+        kb(process::pss_bytes(pid))?
+    );
     // The primary looks at its queues for a second after something happened.
     std::thread::sleep(Duration::from_secs(2));
     let before = run_time(pid)?;
@@ -126,7 +136,12 @@ fn run(load: Load) -> Result<Outcome, String> {
 
 /// Requests per second under each policy, in rounds that alternate.
 fn rates(program: &PathBuf, rounds: u32, requests: u64) -> Result<(), String> {
-    let candidates = [("one worker", 1, "direct"), ("direct", 2, "direct"), ("round-robin", 2, "round-robin"), ("shared", 2, "shared")];
+    let candidates = [
+        ("one worker", 1, "direct"),
+        ("direct", 2, "direct"),
+        ("round-robin", 2, "round-robin"),
+        ("shared", 2, "shared"),
+    ];
     for (what, keep_alive) in [("a connection per request", false), ("keep-alive", true)] {
         let mut measured: Vec<Vec<f64>> = vec![Vec::new(); candidates.len()];
         let mut failed = 0;
@@ -134,7 +149,10 @@ fn rates(program: &PathBuf, rounds: u32, requests: u64) -> Result<(), String> {
         for _ in 0..rounds {
             for (at, (_, workers, policy)) in candidates.iter().enumerate() {
                 let demo = Demo::start(program, *workers, policy)?;
-                let outcome = run(Load::new(demo.address).clients(16).keep_alive(keep_alive).requests(requests))?;
+                let outcome = run(Load::new(demo.address)
+                    .clients(16)
+                    .keep_alive(keep_alive)
+                    .requests(requests))?;
                 failed += outcome.failed;
                 let most = outcome.by_worker.values().max().copied().unwrap_or(0);
                 let least = outcome.by_worker.values().min().copied().unwrap_or(0);
@@ -151,7 +169,9 @@ fn rates(program: &PathBuf, rounds: u32, requests: u64) -> Result<(), String> {
         };
         println!("\n{what}, 16 clients, {rounds} rounds of {requests} requests ({failed} failed)");
         let base = measured.first_mut().map_or(f64::NAN, median);
-        for (((name, workers, _), rates), spread) in candidates.iter().zip(&mut measured).zip(&spread) {
+        for (((name, workers, _), rates), spread) in
+            candidates.iter().zip(&mut measured).zip(&spread)
+        {
             let rate = median(rates);
             println!(
                 "  {name:<12} {workers} workers {rate:>9.0}/s   {:>5.2} × one worker   busiest/idlest {spread:.2}",

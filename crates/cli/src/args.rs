@@ -49,7 +49,7 @@ pub(crate) struct Run {
     /// How connections get to workers: direct, round-robin or shared
     #[arg(long, value_name = "POLICY")]
     pub(crate) policy: Option<Policy>,
-    /// Open this address before any worker runs, and tell the workers in PHALANX_LISTEN
+    /// Open this address before any worker runs, and tell the workers in `PHALANX_LISTEN`
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Vec<Address>,
     /// What it is called in the log; else the program's name

@@ -56,7 +56,9 @@ pub(crate) fn demo(options: Demo) -> Result<(), Failure> {
 /// What to try.
 fn introduction(address: &Address) -> String {
     let curl = match address {
-        Address::Ip(ip) if ip.ip().is_unspecified() => format!("curl http://localhost:{}/", ip.port()),
+        Address::Ip(ip) if ip.ip().is_unspecified() => {
+            format!("curl http://localhost:{}/", ip.port())
+        }
         Address::Ip(ip) => format!("curl http://{ip}/"),
         Address::Unix(path) => format!("curl --unix-socket {} http://localhost/", path.display()),
     };

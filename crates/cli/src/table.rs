@@ -42,10 +42,8 @@ pub(crate) async fn show(
     while let Ok(status) = primary.status().await {
         let counts = counts.lock().clone();
         let mut text = String::from(head);
-        let _ = writeln!(
-            text,
-            "\nSLOT  WORKER  PID      STATE      UP        REQUESTS  OPEN  RELOAD"
-        );
+        let _ =
+            writeln!(text, "\nSLOT  WORKER  PID      STATE      UP        REQUESTS  OPEN  RELOAD");
         let mut workers = status.workers;
         workers.sort_by_key(|w| (w.slot, w.id));
         for w in workers.iter().take(SHOWN) {

@@ -123,7 +123,10 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ended { worker, slot, exit, asked: None, served } => {
-                write!(f, "worker {worker} in slot {slot} ended by itself: {exit}, after {served:.1?} of service")
+                write!(
+                    f,
+                    "worker {worker} in slot {slot} ended by itself: {exit}, after {served:.1?} of service"
+                )
             }
             Self::Ended { worker, slot, exit, asked: Some(why), .. } => {
                 write!(f, "worker {worker} in slot {slot} is gone ({why}): {exit}")
@@ -132,17 +135,26 @@ impl fmt::Display for Report {
                 write!(f, "worker {worker} in slot {slot} could not be started: {why}")
             }
             Self::Waiting { slot, wait, crashes } => {
-                write!(f, "slot {slot} waits {wait:?} before its next worker: {crashes} crashes in a row")
+                write!(
+                    f,
+                    "slot {slot} waits {wait:?} before its next worker: {crashes} crashes in a row"
+                )
             }
             Self::CrashLoop { slot, crashes, every } => write!(
                 f,
                 "slot {slot} is in a crash loop: {crashes} crashes in a row; it is tried again every {every:?}"
             ),
             Self::StartTimeout { worker, slot, after } => {
-                write!(f, "worker {worker} in slot {slot} was not ready within {after:?} and is killed")
+                write!(
+                    f,
+                    "worker {worker} in slot {slot} was not ready within {after:?} and is killed"
+                )
             }
             Self::GraceOver { worker, slot, after } => {
-                write!(f, "worker {worker} in slot {slot} did not finish within {after:?} and is killed")
+                write!(
+                    f,
+                    "worker {worker} in slot {slot} did not finish within {after:?} and is killed"
+                )
             }
             Self::Broken { worker, slot, why } => {
                 write!(f, "worker {worker} in slot {slot} is killed: {why}")

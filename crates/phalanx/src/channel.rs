@@ -6,12 +6,13 @@
 
 use crate::error::{Error, Result};
 use crate::sys;
+use crate::sys::portable::{RECEIVE, SEND};
 use phalanx_core::wire::{Decoder, Frame, WireError};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, recvmsg, sendmsg,
 };
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -32,19 +33,6 @@ const BATCH: usize = 64;
 /// How long to wait when the kernel has too many descriptors in flight (`ETOOMANYREFS`).
 const REFS_PAUSE: Duration = Duration::from_millis(5);
 
-/// A new channel: this side, and the socket for the other.
-pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-    let (ours, theirs) = socketpair(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
-    rustix::io::ioctl_fionbio(&ours, true)?;
-    Ok((ours, theirs))
-}
-
 /// The two ends of this side. The writer's task lives until the channel is closed.
 pub(crate) fn open(socket: OwnedFd, max_line: usize) -> io::Result<(Sender, Receiver)> {
     let io = sys::watch(Arc::new(socket), Interest::READABLE | Interest::WRITABLE)?;
@@ -57,11 +45,7 @@ pub(crate) fn open(socket: OwnedFd, max_line: usize) -> io::Result<(Sender, Rece
         max_line,
     });
     tokio::spawn(write_on(Arc::clone(&shared)));
-    let receiver = Receiver {
-        io,
-        decoder: Decoder::new(max_line),
-        fds: VecDeque::new(),
-    };
+    let receiver = Receiver { io, decoder: Decoder::new(max_line), fds: VecDeque::new() };
     Ok((Sender { shared }, receiver))
 }
 
@@ -193,12 +177,7 @@ impl Shared {
                     .take(BATCH)
                     .map(|item| IoSlice::new(item.bytes.get(item.sent..).unwrap_or_default()))
                     .collect();
-                sendmsg(
-                    self.io.get_ref(),
-                    &slices,
-                    &mut SendAncillaryBuffer::default(),
-                    SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
-                )
+                sendmsg(self.io.get_ref(), &slices, &mut SendAncillaryBuffer::default(), SEND)
             };
             match sent {
                 Ok(n) => queue.advance(n),
@@ -233,10 +212,8 @@ impl Queue {
                 return;
             }
             n -= left;
-            if let Some(item) = self.items.pop_front() {
-                if let Some(done) = item.done {
-                    let _ = done.send(());
-                }
+            if let Some(done) = self.items.pop_front().and_then(|item| item.done) {
+                let _ = done.send(());
             }
             if n == 0 {
                 return;
@@ -252,8 +229,7 @@ fn send_one(socket: &OwnedFd, item: &Item) -> rustix::io::Result<usize> {
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     let fds = [fd.as_fd()];
     ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    sendmsg(socket, &[IoSlice::new(&item.bytes)], &mut ancillary, flags)
+    sendmsg(socket, &[IoSlice::new(&item.bytes)], &mut ancillary, SEND)
 }
 
 /// Writes what the kernel had no room for at once.
@@ -309,7 +285,10 @@ impl std::fmt::Display for Broken {
                 write!(f, "its channel ended in the middle of a message, after {bytes} bytes of it")
             }
             Self::TooManyDescriptors => {
-                write!(f, "more than {MAX_WAITING_FDS} descriptors on its channel without a message")
+                write!(
+                    f,
+                    "more than {MAX_WAITING_FDS} descriptors on its channel without a message"
+                )
             }
             Self::Io(error) => write!(f, "its channel failed: {error}"),
         }
@@ -370,12 +349,8 @@ impl Receiver {
     fn read_into(&mut self, buffer: &mut [u8]) -> rustix::io::Result<usize> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let got = recvmsg(
-            self.io.get_ref(),
-            &mut [IoSliceMut::new(buffer)],
-            &mut ancillary,
-            RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
-        )?;
+        let got =
+            recvmsg(self.io.get_ref(), &mut [IoSliceMut::new(buffer)], &mut ancillary, RECEIVE)?;
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = message {
                 self.fds.extend(fds);

@@ -34,7 +34,8 @@ type InPrimary = Box<dyn FnOnce(Primary) -> Pin<Box<dyn Future<Output = ()> + Se
 ///         while let Some((stream, client)) = listener.accept().await {
 ///             drop((stream, client));
 ///         }
-///         phalanx::Result::Ok(())
+///         // An `async` block needs to be told its error's type; a function would say it.
+///         Ok::<(), phalanx::Error>(())
 ///     })
 /// }
 /// ```

@@ -36,7 +36,10 @@ impl<T> FanReceiver<T> {
 
 impl<T: Clone> Fan<T> {
     /// A receiver of what `wants` says yes to, from now on.
-    pub(crate) fn join(&self, wants: impl Fn(&T) -> bool + Send + Sync + 'static) -> FanReceiver<T> {
+    pub(crate) fn join(
+        &self,
+        wants: impl Fn(&T) -> bool + Send + Sync + 'static,
+    ) -> FanReceiver<T> {
         let (queue, receiver) = mpsc::unbounded_channel();
         let room = Arc::new(Semaphore::new(ROOM));
         self.lock().push(Member { queue, room, wants: Arc::new(wants) });

@@ -101,7 +101,8 @@ pub(crate) async fn send<T: Serialize + ?Sized>(
     message: &T,
     handle: Option<Handle>,
 ) -> Result<()> {
-    let text = serde_json::value::to_raw_value(message).map_err(|e| Error::Message(e.to_string()))?;
+    let text =
+        serde_json::value::to_raw_value(message).map_err(|e| Error::Message(e.to_string()))?;
     let Some(handle) = handle else { return channel.send(encode_user(&text)?, None).await };
     if let Some(cmd) = wire::is_reserved(&text) {
         return Err(wire::WireError::Reserved { cmd }.into());
@@ -109,6 +110,7 @@ pub(crate) async fn send<T: Serialize + ?Sized>(
     let (kind, fd) = handle.into_fd();
     // A blocking descriptor would stop a Node worker's event loop.
     rustix::io::ioctl_fionbio(fd.as_fd(), true).map_err(|e| Error::Message(e.to_string()))?;
-    let frame = Frame::Handle(HandleFrame { kind, key: None, message: Box::new(Frame::User(text)) });
+    let frame =
+        Frame::Handle(HandleFrame { kind, key: None, message: Box::new(Frame::User(text)) });
     channel.send(frame.encode(), Some(Arc::new(fd))).await
 }

@@ -2,11 +2,10 @@
 
 use crate::address::Address;
 use crate::error::{Error, Result};
+use crate::sys::portable::{self, new_socket};
 use rustix::fd::OwnedFd;
 use rustix::net::sockopt;
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, getsockname, listen, socket_with,
-};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, getsockname, listen};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -47,7 +46,9 @@ impl Wish {
             Address::Ip(address) => match self.open_ip(*address, sharing) {
                 // A machine without IPv6, as Node does it.
                 Err(error)
-                    if address.ip().is_unspecified() && address.is_ipv6() && !self.v6_only
+                    if address.ip().is_unspecified()
+                        && address.is_ipv6()
+                        && !self.v6_only
                         && lacks_v6(&error) =>
                 {
                     let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
@@ -99,18 +100,6 @@ impl Wish {
     }
 }
 
-fn new_socket(family: AddressFamily, kind: SocketType) -> io::Result<OwnedFd> {
-    #[cfg(target_os = "linux")]
-    return Ok(socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?);
-    #[cfg(not(target_os = "linux"))]
-    {
-        let fd = socket_with(family, kind, SocketFlags::empty(), None)?;
-        rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
-        rustix::io::ioctl_fionbio(&fd, true)?;
-        Ok(fd)
-    }
-}
-
 fn lacks_v6(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
@@ -137,10 +126,7 @@ pub(crate) fn local_address(fd: &OwnedFd) -> io::Result<Address> {
 /// Whether the error means that this process (or the machine) has no descriptor or memory left for
 /// another connection: something to wait for, not to die of.
 pub(crate) fn is_exhausted(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
-    )
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
 /// How long an accept loop waits then.
@@ -149,18 +135,7 @@ pub(crate) const EXHAUSTED_PAUSE: std::time::Duration = std::time::Duration::fro
 /// Takes one connection from a listening socket's queue; non-blocking, close-on-exec.
 pub(crate) fn accept(listener: &OwnedFd) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
     loop {
-        #[cfg(target_os = "linux")]
-        let taken = {
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            rustix::net::acceptfrom_with(listener, flags)
-        };
-        #[cfg(not(target_os = "linux"))]
-        let taken = rustix::net::acceptfrom(listener).and_then(|(fd, from)| {
-            rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
-            rustix::io::ioctl_fionbio(&fd, true)?;
-            Ok((fd, from))
-        });
-        match taken {
+        match portable::accept(listener) {
             Ok((fd, from)) => {
                 return Ok((fd, from.and_then(|from| SocketAddr::try_from(from).ok())));
             }

@@ -96,8 +96,11 @@ impl Shell {
 
     /// The workers that could get a connection of this port, and which may get one now.
     fn candidates(&self, now: Time, port: &Port) -> Vec<Candidate> {
-        let window =
-            if port.policy == Policy::RoundRobin { self.options.window.max(1) } else { RESCUE_WINDOW };
+        let window = if port.policy == Policy::RoundRobin {
+            self.options.window.max(1)
+        } else {
+            RESCUE_WINDOW
+        };
         let stuck = |slot| match &port.sockets {
             Sockets::Slots(slots) => slots.iter().any(|s| s.slot == slot && s.watch.is_stuck()),
             Sockets::One(..) => false,
@@ -123,11 +126,8 @@ impl Shell {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         self.seq += 1;
         record.unanswered += 1;
-        let message = Cluster {
-            seq: Some(self.seq),
-            ack: None,
-            act: Act::NewConn { key: port.key.clone() },
-        };
+        let message =
+            Cluster { seq: Some(self.seq), ack: None, act: Act::NewConn { key: port.key.clone() } };
         let frame = Frame::Handle(Handle {
             kind: HandleKind::Native,
             key: None,
@@ -140,7 +140,14 @@ impl Shell {
     }
 
     /// A worker's answer to a hand-over (or the NACK instead of one).
-    pub(super) fn answered(&mut self, now: Time, worker: WorkerId, seq: u64, accepted: bool, open: Option<u32>) {
+    pub(super) fn answered(
+        &mut self,
+        now: Time,
+        worker: WorkerId,
+        seq: u64,
+        accepted: bool,
+        open: Option<u32>,
+    ) {
         let Some(handover) = self.in_flight.remove(&seq) else { return };
         if handover.worker != worker {
             // Not its connection: the word of a worker counts for its own only.
@@ -166,8 +173,12 @@ impl Shell {
 
     /// A worker is gone: what it did not acknowledge goes to others.
     pub(super) fn take_back(&mut self, now: Time, worker: WorkerId) {
-        let lost: Vec<u64> =
-            self.in_flight.iter().filter(|(_, h)| h.worker == worker).map(|(seq, _)| *seq).collect();
+        let lost: Vec<u64> = self
+            .in_flight
+            .iter()
+            .filter(|(_, h)| h.worker == worker)
+            .map(|(seq, _)| *seq)
+            .collect();
         for seq in lost.into_iter().rev() {
             if let Some(Handover { port, connection, .. }) = self.in_flight.remove(&seq) {
                 self.dispatch_again(now, &port, connection);

@@ -17,11 +17,11 @@ use crate::message::{self, Handle};
 use crate::policy::{Balance, Policy};
 use crate::settings::Settings;
 use child::Child;
-pub(crate) use query::query_for;
 use phalanx_core::cluster::Event as Wish;
 use phalanx_core::spec::{MAX_WORKERS, Spec};
 use phalanx_core::wire::DEFAULT_MAX_LINE;
 use phalanx_core::worker::{Exit, SlotId, WorkerId};
+pub(crate) use query::query_for;
 use rustix::process::Signal;
 use serde::Serialize;
 use std::ffi::OsString;
@@ -433,7 +433,11 @@ impl WorkerHandle {
     ///
     /// # Errors
     /// As [`WorkerHandle::send`].
-    pub async fn send_handle<T: Serialize + ?Sized>(&self, message: &T, handle: Handle) -> Result<()> {
+    pub async fn send_handle<T: Serialize + ?Sized>(
+        &self,
+        message: &T,
+        handle: Handle,
+    ) -> Result<()> {
         message::send(&self.inner.channel, message, Some(handle)).await
     }
 

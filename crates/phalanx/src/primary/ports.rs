@@ -253,7 +253,7 @@ impl Drop for Port {
 }
 
 fn wish(query: &Query, address: Address, udp: bool) -> Wish {
-    let bits = u32::from(query.readable_all) * 0o444 | u32::from(query.writable_all) * 0o222;
+    let bits = (u32::from(query.readable_all) * 0o444) | (u32::from(query.writable_all) * 0o222);
     // As libuv: the bits are added to the owner's.
     let asked = (bits != 0).then_some(0o755 | bits);
     let mode = query.extras.mode.map(|m| m & 0o777).or(asked);
@@ -293,7 +293,8 @@ fn address(query: &Query) -> Result<Address> {
 fn inherited(number: i64) -> Result<OwnedFd> {
     use rustix::io::{FdFlags, fcntl_getfd, ioctl_fionbio};
     use rustix::net::{SocketType, sockopt};
-    let failed = |source: io::Error| Error::Listen { address: format!("descriptor {number}"), source };
+    let failed =
+        |source: io::Error| Error::Listen { address: format!("descriptor {number}"), source };
     let bad = || failed(io::Error::from_raw_os_error(libc::EBADF));
     let raw = i32::try_from(number).map_err(|_| bad())?;
     let source = sys::borrow(raw).map_err(failed)?;

@@ -1,7 +1,7 @@
 //! What workers say on their channels, and the answers.
 
-use super::ports::{Port, PortRules, Sockets, User, key_of};
 use super::Inner;
+use super::ports::{Port, PortRules, Sockets, User, key_of};
 use super::shell::Shell;
 use crate::address::Address;
 use crate::channel::Tag;
@@ -26,7 +26,9 @@ impl Shell {
     /// A frame came from a worker.
     pub(super) fn frame(&mut self, now: Time, worker: WorkerId, frame: Frame) {
         match frame {
-            Frame::Cluster(Cluster { seq, ack, act }) => self.cluster_frame(now, worker, seq, ack, act),
+            Frame::Cluster(Cluster { seq, ack, act }) => {
+                self.cluster_frame(now, worker, seq, ack, act)
+            }
             Frame::HandleAck => self.handle_answered(now, worker, true),
             Frame::HandleNack => self.handle_answered(now, worker, false),
             Frame::Socket(SocketNote::GetCount(key)) => {
@@ -40,7 +42,14 @@ impl Shell {
         }
     }
 
-    fn cluster_frame(&mut self, now: Time, worker: WorkerId, seq: Option<u64>, ack: Option<u64>, act: Act) {
+    fn cluster_frame(
+        &mut self,
+        now: Time,
+        worker: WorkerId,
+        seq: Option<u64>,
+        ack: Option<u64>,
+        act: Act,
+    ) {
         match act {
             Act::Online => {
                 self.came_up(now, CoreEvent::Online { worker }, worker);
@@ -76,10 +85,13 @@ impl Shell {
         let ready = |core: &Core| core.worker(worker).is_some_and(|w| w.is_ready());
         let before = ready(&self.core);
         self.core.observe(now, event);
-        if let (false, true, Some(record)) = (before, ready(&self.core), self.workers.get(&worker)) {
+        if let (false, true, Some(record)) = (before, ready(&self.core), self.workers.get(&worker))
+        {
             let Inner { slot, started, .. } = &*record.handle.inner;
             let (pid, after) = (record.handle.pid(), started.elapsed());
-            tracing::info!("worker {worker} in slot {slot} is ready: process {pid}, after {after:.1?}");
+            tracing::info!(
+                "worker {worker} in slot {slot} is ready: process {pid}, after {after:.1?}"
+            );
         }
     }
 
@@ -124,7 +136,11 @@ impl Shell {
             ..Answer::default()
         };
         let udp = port.is_some_and(Port::is_udp);
-        let reply = Frame::Cluster(Cluster { seq: Some(self.next_seq()), ack: seq, act: Act::Answer(answer) });
+        let reply = Frame::Cluster(Cluster {
+            seq: Some(self.next_seq()),
+            ack: seq,
+            act: Act::Answer(answer),
+        });
         let Some(record) = self.workers.get(&worker) else { return };
         match given.as_mut().ok().and_then(Option::take) {
             Some(fd) => {
@@ -137,18 +153,26 @@ impl Shell {
     }
 
     /// The port of a query, opened if need be, and the socket for the worker to accept from.
-    fn give_port(&mut self, worker: WorkerId, key: &str, query: &Query) -> Result<Option<Arc<OwnedFd>>> {
+    fn give_port(
+        &mut self,
+        worker: WorkerId,
+        key: &str,
+        query: &Query,
+    ) -> Result<Option<Arc<OwnedFd>>> {
         let Some(record) = self.workers.get(&worker) else { return Err(Error::Disconnected) };
         let slot = record.handle.slot();
         let asked = Error::Listen {
             address: key.to_owned(),
             source: std::io::Error::from_raw_os_error(libc::EADDRINUSE),
         };
-        if self.ports.values().filter(|p| p.users.contains_key(&worker)).count() >= MAX_PORTS_PER_WORKER {
+        if self.ports.values().filter(|p| p.users.contains_key(&worker)).count()
+            >= MAX_PORTS_PER_WORKER
+        {
             return Err(asked);
         }
         if !self.ports.contains_key(key) {
-            let rules = PortRules { policy: self.options.policy, balance: self.options.balance.clone() };
+            let rules =
+                PortRules { policy: self.options.policy, balance: self.options.balance.clone() };
             let port = Port::open(key.to_owned(), query, &rules)?;
             tracing::info!(address = %port.address, policy = %port.policy, "listening");
             self.ports.insert(key.to_owned(), port);
@@ -229,11 +253,16 @@ impl Shell {
     }
 
     /// Opens a port for `--listen`.
-    pub(super) fn open_port(&mut self, address: &Address, policy: Option<Policy>) -> Result<Address> {
+    pub(super) fn open_port(
+        &mut self,
+        address: &Address,
+        policy: Option<Policy>,
+    ) -> Result<Address> {
         let query = query_for(address, policy);
         let key = key_of(&query);
         if !self.ports.contains_key(&key) {
-            let rules = PortRules { policy: self.options.policy, balance: self.options.balance.clone() };
+            let rules =
+                PortRules { policy: self.options.policy, balance: self.options.balance.clone() };
             let mut port = Port::open(key.clone(), &query, &rules)?;
             port.pinned = true;
             self.ports.insert(key.clone(), port);

@@ -6,7 +6,10 @@
 use super::dispatch::{Handover, Parked};
 use super::ports::Port;
 use super::rescue::Sampling;
-use super::{Command, Inner, Options, Over, Primary, Reloaded, Status, WorkerHandle, WorkerState, WorkerStatus, spawn};
+use super::{
+    Command, Inner, Options, Over, Primary, Reloaded, Status, WorkerHandle, WorkerState,
+    WorkerStatus, spawn,
+};
 use crate::channel::{self, Incoming, Receiver, Sender};
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -177,8 +180,12 @@ impl Shell {
         let now = self.now();
         if self.retry.is_some_and(|at| at <= now) {
             self.retry = None;
-            let keys: Vec<String> =
-                self.ports.values().filter(|p| !p.parked.is_empty()).map(|p| p.key.clone()).collect();
+            let keys: Vec<String> = self
+                .ports
+                .values()
+                .filter(|p| !p.parked.is_empty())
+                .map(|p| p.key.clone())
+                .collect();
             for key in keys {
                 self.pump(now, &key);
             }
@@ -356,7 +363,8 @@ impl Shell {
 
     fn fork(&mut self, worker: WorkerId, slot: SlotId) {
         let asked = self.forking.remove(&worker);
-        let settings = self.settings.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let settings =
+            self.settings.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         let env = asked.as_ref().map_or(&[][..], |(env, _)| env);
         let forked = spawn::spawn(&settings, env, worker, slot).and_then(|spawned| {
             channel::open(spawned.channel, self.options.max_message)
@@ -460,7 +468,10 @@ impl Shell {
                 Phase::Draining { .. } => WorkerState::Draining,
                 Phase::Killed { .. } => WorkerState::Killed,
             },
-            age: self.workers.get(&worker.id).map_or(Duration::ZERO, |r| r.handle.inner.started.elapsed()),
+            age: self
+                .workers
+                .get(&worker.id)
+                .map_or(Duration::ZERO, |r| r.handle.inner.started.elapsed()),
             generation: worker.generation,
         });
         Status {

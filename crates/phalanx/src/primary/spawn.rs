@@ -1,10 +1,9 @@
 //! A worker's process: its program, environment, channel and standard streams.
 
 use super::child::Child;
-use crate::channel;
 use crate::error::{Error, Result};
 use crate::settings::{Settings, Stdio};
-use crate::sys;
+use crate::sys::{self, portable::new_pair};
 use phalanx_core::worker::{SlotId, WorkerId};
 use rustix::fd::OwnedFd;
 use std::ffi::OsString;
@@ -32,8 +31,9 @@ pub(crate) fn spawn(
         Some(program) => program.clone(),
         None => std::env::current_exe().map_err(Error::os("cannot find this program"))?,
     };
-    let failed = |source: io::Error| Error::Start { program: program.display().to_string(), source };
-    let (ours, theirs) = channel::pair().map_err(failed)?;
+    let failed =
+        |source: io::Error| Error::Start { program: program.display().to_string(), source };
+    let (ours, theirs) = new_pair().map_err(|e| failed(e.into()))?;
     let mut command = Command::new(&program);
     if settings.exec.is_none() && settings.args.is_empty() {
         command.args(std::env::args_os().skip(1));
@@ -72,7 +72,12 @@ pub(crate) fn spawn(
         let _ = process.wait();
         failed(error)
     })?;
-    Ok(Spawned { child, channel: ours, stdout: process.stdout.take(), stderr: process.stderr.take() })
+    Ok(Spawned {
+        child,
+        channel: ours,
+        stdout: process.stdout.take(),
+        stderr: process.stderr.take(),
+    })
 }
 
 /// Whether starting the same program again is pointless.

@@ -4,6 +4,8 @@
 //! call in a safe function of its own.
 #![allow(unsafe_code)]
 
+pub(crate) mod portable;
+
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -73,9 +75,7 @@ pub(crate) fn take_inherited_channel(number: i32) -> io::Result<OwnedFd> {
     // SAFETY: the descriptor is open, it was inherited for this purpose (the environment names
     // it), and the one caller, `Worker::connect`, takes it once per process.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
-    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
-    rustix::io::ioctl_fionbio(&fd, true)?;
-    Ok(fd)
+    Ok(portable::mark(fd)?)
 }
 
 /// A descriptor of this process by its number, to look at and to duplicate (`listen({fd})`).
@@ -107,7 +107,8 @@ pub(crate) fn attach_steering(
         .iter()
         .map(|i| libc::sock_filter { code: i.code, jt: i.jt, jf: i.jf, k: i.k })
         .collect();
-    let len = u16::try_from(filter.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let len =
+        u16::try_from(filter.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     let program = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
     let size = libc::socklen_t::try_from(size_of_val(&program)).unwrap_or(0);
     // SAFETY: `program` and the instructions it points to live until the call returns; the kernel
@@ -142,6 +143,12 @@ pub(crate) fn accept_queue(socket: impl AsFd) -> io::Result<u32> {
     };
     // For a listening socket the kernel puts the queue's length in this field.
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(info.tcpi_unacked) }
+}
+
+/// Without reuseport groups there are no slots to look at.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn accept_queue(_: impl AsFd) -> io::Result<u32> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 #[cfg(all(test, target_os = "linux"))]

@@ -1,8 +1,8 @@
 //! The steering programs against the kernel, on real reuseport groups.
 
 use super::{accept_queue, attach_steering};
-use crate::socket::{Sharing, Wish, local_address};
 use crate::Address;
+use crate::socket::{Sharing, Wish, local_address};
 use phalanx_core::steering::{MAX_SLOTS, Mode, Share, program};
 use rustix::fd::OwnedFd;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -42,7 +42,8 @@ fn weights_decide_where_connections_wait() {
     for address in ["127.0.0.1:0", "[::1]:0"] {
         let (sockets, to) = group(4, address, false);
         steer(&sockets, Mode::Random, &up(&[0, 1, 0, 3]));
-        let _clients: Vec<_> = (0..200).map(|_| TcpStream::connect(to).expect("connects")).collect();
+        let _clients: Vec<_> =
+            (0..200).map(|_| TcpStream::connect(to).expect("connects")).collect();
         let queues = waiting(&sockets);
         assert_eq!((queues[0], queues[2], queues.iter().sum()), (0, 0, 200), "{queues:?}");
         // 50 expected, standard deviation 6.
@@ -63,7 +64,8 @@ fn a_source_address_stays_with_its_slot() {
     let mut homes = std::collections::BTreeSet::new();
     for host in 1..=20 {
         let before = waiting(&sockets);
-        let _clients: Vec<TcpStream> = (0..5).map(|_| connect_from([127, 0, 2, host], to)).collect();
+        let _clients: Vec<TcpStream> =
+            (0..5).map(|_| connect_from([127, 0, 2, host], to)).collect();
         let after = waiting(&sockets);
         let grown: Vec<usize> = (0..3).filter(|i| after[*i] != before[*i]).collect();
         assert_eq!(grown.len(), 1, "127.0.2.{host} went to {grown:?}");

@@ -135,7 +135,8 @@ pub(super) async fn listen<S: Socket>(
     if options.exclusive || worker.inner.channel.is_none() {
         let fd = wish(address, options, false).open(Sharing::Alone)?;
         let real = socket::local_address(&fd).map_err(Error::os("getsockname"))?;
-        let own = sys::watch(Arc::new(fd), Interest::READABLE).map_err(Error::os("cannot accept"))?;
+        let own =
+            sys::watch(Arc::new(fd), Interest::READABLE).map_err(Error::os("cannot accept"))?;
         // The primary has no part in it, but the worker counts as ready.
         worker.tell(Act::Listening(query(&real, options)), None);
         return Ok(Listener {
@@ -286,7 +287,9 @@ impl<S: Socket> Listener<S> {
         loop {
             let fd = self.next_fd().await?;
             match S::from_fd(fd) {
-                Ok((stream, peer)) => return Some((Stream::new(stream, self.worker.clone()), peer)),
+                Ok((stream, peer)) => {
+                    return Some((Stream::new(stream, self.worker.clone()), peer));
+                }
                 // The client is gone already.
                 Err(error) => tracing::debug!("a connection ended before it was served: {error}"),
             }

@@ -10,7 +10,9 @@ use crate::fan::{Fan, FanReceiver};
 use crate::message::{self, Handle, Message};
 use crate::sys;
 use listen::Handed;
-use phalanx_core::wire::{Act, Answer, Cluster, DEFAULT_MAX_LINE, Frame, Handle as HandleFrame, Query};
+use phalanx_core::wire::{
+    Act, Answer, Cluster, DEFAULT_MAX_LINE, Frame, Handle as HandleFrame, Query,
+};
 use rustix::fd::OwnedFd;
 use serde::Serialize;
 use std::collections::HashMap;
@@ -298,7 +300,11 @@ impl Worker {
     ///
     /// # Errors
     /// As [`Worker::send`].
-    pub async fn send_handle<T: Serialize + ?Sized>(&self, message: &T, handle: Handle) -> Result<()> {
+    pub async fn send_handle<T: Serialize + ?Sized>(
+        &self,
+        message: &T,
+        handle: Handle,
+    ) -> Result<()> {
         message::send(self.channel()?, message, Some(handle)).await
     }
 
@@ -315,7 +321,9 @@ impl Worker {
     pub async fn disconnect(&self) {
         self.inner.leaving.store(true, Ordering::Relaxed);
         self.inner.draining.send_replace(true);
-        let Some(channel) = self.inner.channel.as_ref().filter(|_| self.is_connected()) else { return };
+        let Some(channel) = self.inner.channel.as_ref().filter(|_| self.is_connected()) else {
+            return;
+        };
         let _ = self.ask(Act::ExitedAfterDisconnect).await;
         channel.finish().await;
     }

@@ -34,7 +34,13 @@ async fn workers(primary: &Primary, n: usize, address: &str) -> (Vec<Controlled>
     let mut on = None;
     for _ in 0..n {
         let mut worker = Controlled::fork(primary).await;
-        on = Some(worker.listen(on.map_or_else(|| address.to_owned(), |a: SocketAddr| a.to_string()).as_str()).await);
+        on = Some(
+            worker
+                .listen(
+                    on.map_or_else(|| address.to_owned(), |a: SocketAddr| a.to_string()).as_str(),
+                )
+                .await,
+        );
         all.push(worker);
     }
     (all, on.expect("an address"))
@@ -125,7 +131,11 @@ async fn a_dead_workers_connections_go_on() {
             let mut byte = [0; 1];
             std::io::Read::read_exact(&mut &client, &mut byte).map(|()| byte[0])
         });
-        assert_eq!(greeting.await.expect("done").expect("greeted"), b'2', "the other one serves it");
+        assert_eq!(
+            greeting.await.expect("done").expect("greeted"),
+            b'2',
+            "the other one serves it"
+        );
     }
     assert_eq!(workers[1].ask("echo", json!({ "value": 1 })).await, Ok(json!(1)));
     primary.stop_now().await;
@@ -260,7 +270,12 @@ async fn a_dead_slot_waits_for_its_replacement() {
         let primary = Primary::start(serving("http", 1, policy, &address)).expect("started");
         settled(&primary, 1).await;
         let pid = primary.status().await.expect("a status").workers[0].pid.expect("a pid");
-        let signal = |s| rustix::process::kill_process(rustix::process::Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid"), s);
+        let signal = |s| {
+            rustix::process::kill_process(
+                rustix::process::Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid"),
+                s,
+            )
+        };
         signal(Signal::STOP).expect("stopped");
         let load = Load::new(address.parse().expect("an address")).clients(20).requests(20);
         let load = load.start().expect("started");

@@ -48,8 +48,7 @@ async fn order_of_a_life() {
         }
     }
     let listening = format!("listening 1 {address}");
-    let expected =
-        ["setup", "fork 1", "online 1", &listening, "disconnect 1", "exit 1 code 0"];
+    let expected = ["setup", "fork 1", "online 1", &listening, "disconnect 1", "exit 1 code 0"];
     assert_eq!(seen, expected);
     assert!(!worker.handle.is_connected() && worker.handle.is_dead());
 }
@@ -132,7 +131,8 @@ async fn settings_reach_the_worker() {
         settings.uid = Some(65534);
         settings.gid = Some(65534);
     }
-    let primary = Primary::start(Options { settings: Settings::default(), ..manual() }).expect("started");
+    let primary =
+        Primary::start(Options { settings: Settings::default(), ..manual() }).expect("started");
     primary.setup(settings.clone());
     let handle = primary.fork_with([("SHAPE", "round")]).await.expect("forked");
     let mut worker = Controlled::of(handle);
@@ -184,7 +184,11 @@ async fn numbers_are_never_used_twice() {
     let primary = Primary::start(manual()).expect("started");
     for id in 1..=3 {
         let mut worker = Controlled::fork(&primary).await;
-        assert_eq!((worker.handle.id().0, worker.handle.slot().0), (id, 0), "the slot is used again");
+        assert_eq!(
+            (worker.handle.id().0, worker.handle.slot().0),
+            (id, 0),
+            "the slot is used again"
+        );
         worker.handle.kill(Signal::KILL).expect("killed");
         worker.next("the exit", |e| matches!(e, Event::Exit(..)).then_some(())).await;
     }

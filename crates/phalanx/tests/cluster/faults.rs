@@ -1,6 +1,8 @@
 //! Workers that misbehave: each ends alone, with a report, and nothing else is harmed.
 
-use crate::support::{Controlled, PATIENCE, free_address, greeted, next, options, serving, settled};
+use crate::support::{
+    Controlled, PATIENCE, free_address, greeted, next, options, serving, settled,
+};
 use crate::trials;
 use phalanx::{Event, Exit, Options, Policy, Primary, Restart};
 use serde_json::json;
@@ -113,7 +115,9 @@ async fn foreign_answers_count_for_nothing() {
     let address = good.listen(&free_address()).await;
     let mut bad = Controlled::fork(&primary).await;
     let lies: String = (0..100)
-        .map(|n| format!("{{\"cmd\":\"NODE_CLUSTER\",\"ack\":{n},\"accepted\":true,\"seq\":{n}}}\n"))
+        .map(|n| {
+            format!("{{\"cmd\":\"NODE_CLUSTER\",\"ack\":{n},\"accepted\":true,\"seq\":{n}}}\n")
+        })
         .collect();
     for _ in 0..5 {
         bad.ask("raw", json!({ "bytes": lies })).await.expect("written");
@@ -124,7 +128,8 @@ async fn foreign_answers_count_for_nothing() {
 
 async fn a_worker_that_exits_at_once() {
     let mut options = serving("exit", 2, Policy::Direct, &free_address());
-    options.spec.restart = Restart { base: Duration::from_millis(5), limit: 4, ..Restart::default() };
+    options.spec.restart =
+        Restart { base: Duration::from_millis(5), limit: 4, ..Restart::default() };
     let primary = Primary::start(options).expect("started");
     let error = primary.finished().await.expect_err("never ready").to_string();
     assert!(error.contains("no worker became ready") && error.contains("code 7"), "{error}");
@@ -146,7 +151,8 @@ async fn a_crash_loop_is_loud_and_alone() {
     settings.env.push((crate::roles::ROLE.into(), "exit".into()));
     primary.setup(settings.clone());
     let victim = primary.status().await.expect("a status").workers[0].clone();
-    let pid = rustix::process::Pid::from_raw(i32::try_from(victim.pid.expect("a pid")).expect("a pid"));
+    let pid =
+        rustix::process::Pid::from_raw(i32::try_from(victim.pid.expect("a pid")).expect("a pid"));
     rustix::process::kill_process(pid.expect("a pid"), phalanx::Signal::KILL).expect("killed");
     let slot = next(&mut events, "the crash loop", |e| match e {
         Event::Report(phalanx::Report::CrashLoop { slot, .. }) => Some(slot),
@@ -172,7 +178,8 @@ async fn descriptors_run_out_in_a_worker() {
         let primary = Primary::start(options("control", 0, policy)).expect("started");
         let mut worker = Controlled::fork(&primary).await;
         let address = worker.listen(&free_address()).await;
-        let pid = rustix::process::Pid::from_raw(i32::try_from(worker.handle.pid()).expect("a pid"));
+        let pid =
+            rustix::process::Pid::from_raw(i32::try_from(worker.handle.pid()).expect("a pid"));
         let used = bench::process::open_descriptors(worker.handle.pid()).expect("a count");
         let limit = rustix::process::Rlimit {
             current: Some(u64::try_from(used).expect("a count") + 8),

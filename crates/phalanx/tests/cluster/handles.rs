@@ -125,7 +125,8 @@ async fn a_flood_waits_for_a_slow_reader() {
     })
     .await
     .expect("it sleeps");
-    let grown = bench::process::rss_bytes(std::process::id()).expect("a size").saturating_sub(before);
+    let grown =
+        bench::process::rss_bytes(std::process::id()).expect("a size").saturating_sub(before);
     assert!(grown < 24 << 20, "30 MB were sent, {grown} bytes are held");
     // Others are not held up by it.
     let mut other = Controlled::fork(&primary).await;
@@ -142,7 +143,8 @@ async fn all_handles_both_ways() {
     let primary = Primary::start(manual()).expect("started");
     let mut worker = Controlled::fork(&primary).await;
     let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
-    let mut client = TcpStream::connect(listener.local_addr().expect("an address")).expect("connects");
+    let mut client =
+        TcpStream::connect(listener.local_addr().expect("an address")).expect("connects");
     let (server, _) = listener.accept().expect("accepted");
     let place = tempfile::tempdir().expect("a directory");
     let unix = UnixListener::bind(place.path().join("s")).expect("bound");
@@ -179,8 +181,11 @@ async fn all_handles_both_ways() {
 
 async fn broadcast() {
     let primary = Primary::start(manual()).expect("started");
-    let mut workers =
-        [Controlled::fork(&primary).await, Controlled::fork(&primary).await, Controlled::fork(&primary).await];
+    let mut workers = [
+        Controlled::fork(&primary).await,
+        Controlled::fork(&primary).await,
+        Controlled::fork(&primary).await,
+    ];
     for worker in &workers {
         worker.handle.send(&json!({ "do": "echo", "id": 0, "value": "all" })).await.expect("sent");
     }

@@ -89,7 +89,8 @@ async fn several_ports() {
     for policy in ALL {
         let order = json!({ "address": "127.0.0.1:0", "policy": policy.name() });
         let told = worker.ask("listen", order).await.expect("listens");
-        addresses.push(told.as_str().and_then(|a| a.parse::<SocketAddr>().ok()).expect("an address"));
+        addresses
+            .push(told.as_str().and_then(|a| a.parse::<SocketAddr>().ok()).expect("an address"));
     }
     for address in addresses {
         assert_eq!(greeted(address).await.0, 1);
@@ -232,8 +233,11 @@ async fn udp() {
             assert!(last.is_none_or(|l| l == told), "{policy}: one port for both");
             last = Some(told);
         }
-        let to: SocketAddr =
-            last.as_ref().and_then(|a| a.as_str()).and_then(|a| a.parse().ok()).expect("an address");
+        let to: SocketAddr = last
+            .as_ref()
+            .and_then(|a| a.as_str())
+            .and_then(|a| a.parse().ok())
+            .expect("an address");
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..40 {
             let client = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("bound");
@@ -258,7 +262,11 @@ async fn udp_flows_stay() {
         let client = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("bound");
         let first = answered(&client, to.expect("an address")).await;
         for _ in 0..10 {
-            assert_eq!(answered(&client, to.expect("an address")).await, first, "one flow, one worker");
+            assert_eq!(
+                answered(&client, to.expect("an address")).await,
+                first,
+                "one flow, one worker"
+            );
         }
     }
     primary.stop().await;
@@ -314,7 +322,8 @@ async fn addresses_that_cannot_be_had() {
             ("unix:/no/such/directory/socket".into(), "No such file"),
             (format!("unix:/tmp/{}", "x".repeat(200)), "too long"),
         ] {
-            let error = worker.ask("listen", json!({ "address": address })).await.expect_err("not there");
+            let error =
+                worker.ask("listen", json!({ "address": address })).await.expect_err("not there");
             assert!(error.contains(why), "{policy}: {address}: {error}");
         }
         // The worker is none the worse for it.

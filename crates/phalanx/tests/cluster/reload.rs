@@ -26,7 +26,11 @@ async fn reloads_under(policy: Policy, reloads: u32) {
     let loads = [
         Load::new(to).clients(4).duration(PATIENCE),
         Load::new(to).clients(4).keep_alive(true).duration(PATIENCE),
-        Load::new(to).clients(4).keep_alive(true).think(Duration::from_millis(7)).duration(PATIENCE),
+        Load::new(to)
+            .clients(4)
+            .keep_alive(true)
+            .think(Duration::from_millis(7))
+            .duration(PATIENCE),
     ];
     let running: Vec<_> = loads.into_iter().map(|load| load.start().expect("started")).collect();
     for _ in 0..reloads {
@@ -76,9 +80,8 @@ async fn broken(role: &str, start_timeout: Duration, why: &str) {
     options.spec.start_timeout = Some(start_timeout);
     let primary = Primary::start(options).expect("started");
     settled(&primary, 2).await;
-    let pids = |status: phalanx::Status| {
-        status.workers.iter().filter_map(|w| w.pid).collect::<Vec<_>>()
-    };
+    let pids =
+        |status: phalanx::Status| status.workers.iter().filter_map(|w| w.pid).collect::<Vec<_>>();
     let before = pids(primary.status().await.expect("a status"));
     let load = Load::new(address.parse().expect("an address")).clients(4).duration(PATIENCE);
     let load = load.start().expect("started");

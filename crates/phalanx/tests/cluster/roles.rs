@@ -4,6 +4,7 @@ use phalanx::{Address, Handle, ListenOptions, Policy, Worker};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::io::Write;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -12,14 +13,12 @@ pub(crate) const ROLE: &str = "PHALANX_TEST_ROLE";
 
 pub(crate) fn play(role: &str) {
     let threads = usize::from(role == "threads") * 2;
-    let done = phalanx::Cluster::new().threads(threads).run(async |worker: Worker| {
-        match role {
-            "http" => http(worker).await,
-            "axum" => axum_server(worker).await,
-            "exit" => std::process::exit(7),
-            "silent" => std::future::pending().await,
-            _ => control(worker).await,
-        }
+    let done = phalanx::Cluster::new().threads(threads).run(async |worker: Worker| match role {
+        "http" => http(worker).await,
+        "axum" => axum_server(worker).await,
+        "exit" => std::process::exit(7),
+        "silent" => std::future::pending().await,
+        _ => control(worker).await,
     });
     if let Err(error) = done {
         panic!("{error}");
@@ -43,7 +42,8 @@ async fn http(worker: Worker) -> phalanx::Result<()> {
 /// As `http`, on axum's own `serve`, which knows nothing of draining.
 async fn axum_server(worker: Worker) -> phalanx::Result<()> {
     let listener = worker.listen(address()).await?;
-    let app = axum::Router::new().fallback(|| async { format!("{{\"pid\":{}}}", std::process::id()) });
+    let app =
+        axum::Router::new().fallback(|| async { format!("{{\"pid\":{}}}", std::process::id()) });
     axum::serve(listener, app).await.expect("axum serves");
     Ok(())
 }
@@ -71,16 +71,22 @@ async fn control(worker: Worker) -> phalanx::Result<()> {
         let done: Result<Value, String> = match text("do").as_str() {
             "listen" => listen(&worker, &text("address"), &options, &mut servers).await,
             "listen_std" => match worker.listen_with(text("address"), &options).await {
-                Ok(listener) => listener.into_tokio().map(|listener| {
-                    let local = listener.local_addr().expect("an address").to_string();
-                    let id = worker.id();
-                    servers.insert(local.clone(), tokio::spawn(async move {
-                        while let Ok((stream, _)) = listener.accept().await {
-                            tokio::spawn(greet(stream, id));
-                        }
-                    }));
-                    json!(local)
-                }).map_err(|e| e.to_string()),
+                Ok(listener) => listener
+                    .into_tokio()
+                    .map(|listener| {
+                        let local = listener.local_addr().expect("an address").to_string();
+                        let id = worker.id();
+                        servers.insert(
+                            local.clone(),
+                            tokio::spawn(async move {
+                                while let Ok((stream, _)) = listener.accept().await {
+                                    tokio::spawn(greet(stream, id));
+                                }
+                            }),
+                        );
+                        json!(local)
+                    })
+                    .map_err(|e| e.to_string()),
                 Err(error) => Err(error.to_string()),
             },
             "listen_fd" => {
@@ -123,11 +129,13 @@ async fn control(worker: Worker) -> phalanx::Result<()> {
                 "uid": rustix::process::getuid().as_raw(),
             })),
             "print" => {
-                println!("on stdout");
-                eprintln!("on stderr");
+                let _ = writeln!(std::io::stdout(), "on stdout");
+                let _ = writeln!(std::io::stderr(), "on stderr");
                 Ok(json!(true))
             }
-            "exit" => std::process::exit(i32::try_from(order["code"].as_i64().unwrap_or(0)).unwrap_or(1)),
+            "exit" => {
+                std::process::exit(i32::try_from(order["code"].as_i64().unwrap_or(0)).unwrap_or(1))
+            }
             "disconnect" => {
                 worker.disconnect().await;
                 return Ok(());
@@ -135,7 +143,8 @@ async fn control(worker: Worker) -> phalanx::Result<()> {
             "kill" => worker.kill().await,
             "close_channel" => {
                 // Lives on without a channel, until it is killed.
-                rustix::net::shutdown(borrowed_channel(), rustix::net::Shutdown::Both).expect("shutdown");
+                rustix::net::shutdown(borrowed_channel(), rustix::net::Shutdown::Both)
+                    .expect("shutdown");
                 std::thread::sleep(Duration::from_secs(60));
                 Ok(json!(true))
             }
@@ -161,7 +170,11 @@ async fn control(worker: Worker) -> phalanx::Result<()> {
             }
             "big" => {
                 let size = usize::try_from(order["size"].as_u64().unwrap_or(0)).unwrap_or(0);
-                worker.send(&"y".repeat(size)).await.map(|()| json!(size)).map_err(|e| e.to_string())
+                worker
+                    .send(&"y".repeat(size))
+                    .await
+                    .map(|()| json!(size))
+                    .map_err(|e| e.to_string())
             }
             "reserved" => worker
                 .send(&json!({ "cmd": "NODE_CLUSTER", "act": "online" }))
@@ -242,7 +255,6 @@ async fn greet(mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + U
 
 /// Uses a handle that came, and sends it back.
 async fn handle_back(worker: &Worker, handle: Handle) -> Result<Value, String> {
-    use std::io::Write;
     let kind = match &handle {
         Handle::Tcp(stream) => {
             let mut stream = stream.try_clone().map_err(|e| e.to_string())?;

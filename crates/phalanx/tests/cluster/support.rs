@@ -16,7 +16,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) fn options(role: &str, workers: usize, policy: Policy) -> Options {
     Options {
         spec: Spec { workers, grace: Some(Duration::from_secs(10)), ..Spec::default() },
-        settings: Settings { env: vec![(ROLE.into(), role.into()), ("RUST_BACKTRACE".into(), "0".into())], ..Settings::default() },
+        settings: Settings {
+            env: vec![(ROLE.into(), role.into()), ("RUST_BACKTRACE".into(), "0".into())],
+            ..Settings::default()
+        },
         policy,
         ..Options::default()
     }
@@ -109,7 +112,10 @@ pub(crate) async fn next<T>(
     });
     match found.await {
         Ok(Some(found)) => found,
-        end => panic!("waited for {what}, {}; saw {seen:?}", if end.is_ok() { "the events ended" } else { "in vain" }),
+        end => panic!(
+            "waited for {what}, {}; saw {seen:?}",
+            if end.is_ok() { "the events ended" } else { "in vain" }
+        ),
     }
 }
 
