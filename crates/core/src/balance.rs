@@ -4,7 +4,9 @@
 //! it is never asked about one that nobody may take.
 
 use crate::worker::{SlotId, WorkerId};
+use alloc::collections::BTreeMap;
 use core::net::IpAddr;
+use core::time::Duration;
 
 /// A worker that serves the port, as a scheduler sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub struct Candidate {
     pub free: bool,
     /// Connections given to it and not acknowledged yet.
     pub unanswered: u32,
+    /// How long the oldest of them is not acknowledged.
+    pub silent: Duration,
     /// Connections it holds, as far as it told.
     pub open: u32,
 }
@@ -41,26 +45,53 @@ pub trait Scheduler: Send {
     fn pick(&mut self, source: Option<IpAddr>, candidates: &[Candidate]) -> Option<usize>;
 }
 
+/// How many connections a worker may be ahead of the one that had the fewest.
+const LEAD: u64 = 8;
+/// A worker that does not acknowledge for so long is not waited for.
+const WAITED_FOR: Duration = Duration::from_millis(5);
+
 /// One after the other, as `node:cluster`'s `SCHED_RR`. The default.
+///
+/// Unlike there, a worker that acknowledges faster does not get more: none gets ahead of the others by more
+/// than a few connections, unless they do not answer. One that did not answer for a while, or that is new,
+/// starts level with the others; it has nothing to catch up.
 #[derive(Clone, Debug)]
 pub struct RoundRobin {
     last: WorkerId,
+    given: BTreeMap<WorkerId, u64>,
 }
 
 impl Default for RoundRobin {
     fn default() -> Self {
-        Self { last: WorkerId(0) }
+        Self { last: WorkerId(0), given: BTreeMap::new() }
     }
 }
 
 impl Scheduler for RoundRobin {
     fn pick(&mut self, _: Option<IpAddr>, candidates: &[Candidate]) -> Option<usize> {
-        let next = candidates
+        self.given.retain(|id, _| candidates.iter().any(|c| c.worker == *id));
+        let answers = |c: &&Candidate| c.free || c.silent < WAITED_FOR;
+        let known = candidates.iter().filter(answers).filter_map(|c| self.given.get(&c.worker));
+        let least = known.min().copied().unwrap_or(0);
+        for candidate in candidates {
+            let given = self.given.entry(candidate.worker).or_insert(least);
+            if !answers(&candidate) {
+                *given = (*given).max(least);
+            }
+        }
+        let count = |c: &Candidate| self.given.get(&c.worker).copied().unwrap_or(least);
+        let (at, next) = candidates
             .iter()
-            .position(|c| c.free && c.worker > self.last)
-            .or_else(|| candidates.iter().position(|c| c.free))?;
-        self.last = candidates.get(next)?.worker;
-        Some(next)
+            .enumerate()
+            .filter(|(_, c)| c.free)
+            .min_by_key(|(_, c)| (count(c), c.worker <= self.last, c.worker))?;
+        let given = count(next);
+        if given > least + LEAD {
+            return None;
+        }
+        self.last = next.worker;
+        self.given.insert(next.worker, given + 1);
+        Some(at)
     }
 }
 
@@ -132,6 +163,7 @@ mod tests {
                 slot: SlotId(i),
                 free: *free,
                 unanswered: 0,
+                silent: Duration::ZERO,
                 open: 0,
             })
             .collect()
@@ -143,10 +175,24 @@ mod tests {
         let all = workers(&[true; 4]);
         let mut picks: Vec<_> = (0..8).map(|_| turn.pick(None, &all)).collect();
         assert_eq!(picks, [0, 1, 2, 3, 0, 1, 2, 3].map(Some));
-        let some = workers(&[true, false, true, false]);
+        let mut some = workers(&[true, false, true, false]);
         picks = (0..4).map(|_| turn.pick(None, &some)).collect();
         assert_eq!(picks, [0, 2, 0, 2].map(Some));
         assert_eq!(turn.pick(None, &workers(&[false; 3])), None);
+        // The others may get ahead a little, then they wait for those who answer soon …
+        let more = (0..100).take_while(|_| turn.pick(None, &some).is_some()).count();
+        assert!(more < 40, "{more}");
+        // … but not for those who do not.
+        for c in &mut some {
+            c.silent = Duration::from_secs(1);
+        }
+        assert!((0..100).all(|_| turn.pick(None, &some).is_some()));
+        // Back again, they are level, give or take the lead: nobody has 100 to catch up.
+        let mut counts = [0u32; 4];
+        for _ in 0..40 {
+            counts[turn.pick(None, &all).expect("somebody")] += 1;
+        }
+        assert!(counts.iter().all(|n| (5..=15).contains(n)), "{counts:?}");
     }
 
     #[test]

@@ -7,6 +7,9 @@ use core::time::Duration;
 /// The first crash is answered at once. Each further one, without a worker that stayed ready for
 /// [`stable`](Self::stable) in between, waits longer. After [`limit`](Self::limit) crashes in a row the slot
 /// is in a *crash loop*: it is said loudly, and only probed once every [`cap`](Self::cap).
+///
+/// Restraint must not become an outage: while no worker is left at all, a slot whose last worker did serve waits
+/// no longer than [`base`](Self::base).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Restart {
     /// Whether ended workers are replaced at all.
@@ -29,7 +32,7 @@ impl Default for Restart {
             enabled: true,
             base: Duration::from_millis(100),
             factor: 2,
-            cap: Duration::from_secs(30),
+            cap: Duration::from_secs(5),
             stable: Duration::from_secs(10),
             limit: 6,
         }
@@ -44,7 +47,7 @@ impl Restart {
     /// use phalanx_core::restart::Restart;
     /// let rule = Restart { limit: 5, ..Restart::default() };
     /// let waits: Vec<u128> = (1..=5).map(|n| rule.delay(n).as_millis()).collect();
-    /// assert_eq!(waits, [0, 100, 200, 400, 30_000]);
+    /// assert_eq!(waits, [0, 100, 200, 400, 5_000]);
     /// ```
     #[must_use]
     pub fn delay(&self, in_a_row: u32) -> Duration {

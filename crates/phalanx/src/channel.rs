@@ -33,6 +33,61 @@ const BATCH: usize = 64;
 /// How long to wait when the kernel has too many descriptors in flight (`ETOOMANYREFS`).
 const REFS_PAUSE: Duration = Duration::from_millis(5);
 
+/// What one read took from a channel: the descriptor belongs to the bytes' last frame.
+pub(crate) struct Chunk {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) fd: Option<OwnedFd>,
+}
+
+impl Chunk {
+    /// What is in front of the descriptor's frame, then that frame: sent again as one, the descriptor could be
+    /// taken for a handle frame's in front of it.
+    pub(crate) fn into_frames(mut self) -> impl Iterator<Item = Self> {
+        let last_line = match (&self.fd, self.bytes.split_last()) {
+            (Some(_), Some((_, rest))) => memchr::memrchr(b'\n', rest).map_or(0, |at| at + 1),
+            _ => 0,
+        };
+        let last = Self { bytes: self.bytes.split_off(last_line), fd: self.fd.take() };
+        [self, last].into_iter().filter(|chunk| !chunk.bytes.is_empty())
+    }
+}
+
+/// Reads what the owner of this end of a channel did not read yet.
+pub(crate) fn take_unread(end: &OwnedFd) -> io::Result<Vec<Chunk>> {
+    // More than the kernel holds for a socket by default: no frame is read in part.
+    let mut buffer = vec![0; 1 << 20];
+    let mut unread = Vec::new();
+    loop {
+        let mut fds = VecDeque::new();
+        match receive(end, &mut buffer, &mut fds) {
+            Ok((0, _)) | Err(Errno::AGAIN) => return Ok(unread),
+            Ok((n, _)) => {
+                let bytes = buffer.get(..n).unwrap_or_default().to_vec();
+                unread.push(Chunk { bytes, fd: fds.pop_front() });
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// One read: how many bytes, and whether descriptors were lost.
+fn receive(
+    socket: &OwnedFd,
+    buffer: &mut [u8],
+    fds: &mut VecDeque<OwnedFd>,
+) -> rustix::io::Result<(usize, bool)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let got = recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut ancillary, RECEIVE)?;
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(came) = message {
+            fds.extend(came);
+        }
+    }
+    Ok((got.bytes, got.flags.contains(ReturnFlags::CTRUNC)))
+}
+
 /// The two ends of this side. The writer's task lives until the channel is closed.
 pub(crate) fn open(socket: OwnedFd, max_line: usize) -> io::Result<(Sender, Receiver)> {
     let io = sys::watch(Arc::new(socket), Interest::READABLE | Interest::WRITABLE)?;
@@ -68,6 +123,9 @@ struct Queue {
     items: VecDeque<Item>,
     /// Handle frames that the peer has to answer, in their order.
     unanswered: VecDeque<Tag>,
+    /// A ping is with the kernel and not answered. No descriptor is sent until then: the peer could
+    /// read both at once, and take the descriptor for the ping's.
+    pinging: bool,
     closed: bool,
 }
 
@@ -85,6 +143,7 @@ pub(crate) enum Tag {
 struct Item {
     bytes: Vec<u8>,
     sent: usize,
+    ping: bool,
     fd: Option<Arc<OwnedFd>>,
     done: Option<oneshot::Sender<()>>,
     /// Given back when the item is written.
@@ -94,7 +153,7 @@ struct Item {
 
 impl Item {
     const fn new(bytes: Vec<u8>, fd: Option<Arc<OwnedFd>>) -> Self {
-        Self { bytes, sent: 0, fd, done: None, room: None }
+        Self { bytes, sent: 0, ping: false, fd, done: None, room: None }
     }
 }
 
@@ -106,12 +165,19 @@ impl Sender {
 
     /// Sends a handle frame of the cluster's own, with its descriptor, soon.
     pub(crate) fn push_handle(&self, frame: &Frame, tag: Tag, fd: Option<Arc<OwnedFd>>) {
-        self.shared.enqueue(Some(tag), Item::new(frame.encode(), fd));
+        let item = Item { ping: tag == Tag::Ping, ..Item::new(frame.encode(), fd) };
+        self.shared.enqueue(Some(tag), item);
     }
 
     /// The handle frame that an ACK or NACK just received answers.
     pub(crate) fn answered(&self) -> Option<Tag> {
-        self.shared.lock().unanswered.pop_front()
+        let mut queue = self.shared.lock();
+        let tag = queue.unanswered.pop_front();
+        if tag == Some(Tag::Ping) {
+            queue.pinging = false;
+            self.shared.flush_or_wait(&mut queue);
+        }
+        tag
     }
 
     /// Sends a line when there is room, and returns when the kernel has it.
@@ -127,6 +193,20 @@ impl Sender {
         let tag = fd.is_some().then_some(Tag::Other);
         self.shared.enqueue(tag, Item { done: Some(done), room, ..Item::new(bytes, fd) });
         written.await.map_err(|_| Error::Disconnected)
+    }
+
+    /// Sends again, before everything else, what was sent and not read; but not those hand-overs.
+    pub(crate) fn put_back(&self, unread: Vec<Chunk>, forgotten: &[u64]) {
+        let mut queue = self.shared.lock();
+        queue.unanswered.retain(|tag| !matches!(tag, Tag::NewConn(seq) if forgotten.contains(seq)));
+        let ping = Frame::ping().encode();
+        for Chunk { bytes, fd } in unread.into_iter().rev() {
+            // A ping that was not read is not with the peer any more.
+            let ping = queue.pinging && memchr::memmem::find(&bytes, &ping).is_some();
+            queue.pinging &= !ping;
+            queue.items.push_front(Item { ping, ..Item::new(bytes, fd.map(Arc::new)) });
+        }
+        self.shared.flush_or_wait(&mut queue);
     }
 
     /// Sends what is queued, then closes: the peer reads an end.
@@ -156,10 +236,14 @@ impl Shared {
         queue.unanswered.extend(tag);
         queue.items.push_back(item);
         // The common case: nothing waits and the kernel has room. One call, no task switch.
-        match self.flush(&mut queue) {
+        self.flush_or_wait(&mut queue);
+    }
+
+    fn flush_or_wait(&self, queue: &mut Queue) {
+        match self.flush(queue) {
             Ok(true) => {}
             Ok(false) => self.more.notify_one(),
-            Err(_) => self.shut(&mut queue),
+            Err(_) => self.shut(queue),
         }
     }
 
@@ -167,6 +251,10 @@ impl Shared {
     fn flush(&self, queue: &mut Queue) -> io::Result<bool> {
         while let Some(front) = queue.items.front() {
             let sent = if front.fd.is_some() && front.sent == 0 {
+                if queue.pinging {
+                    // The answer to the ping goes on with it.
+                    return Ok(true);
+                }
                 send_one(self.io.get_ref(), front)
             } else {
                 let alone = |item: &&Item| item.fd.is_none() || item.sent > 0;
@@ -206,6 +294,7 @@ impl Queue {
     /// So many more bytes are with the kernel.
     fn advance(&mut self, mut n: usize) {
         while let Some(front) = self.items.front_mut() {
+            self.pinging |= front.ping;
             let left = front.bytes.len() - front.sent;
             if n < left {
                 front.sent += n;
@@ -347,20 +436,12 @@ impl Receiver {
     }
 
     fn read_into(&mut self, buffer: &mut [u8]) -> rustix::io::Result<usize> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let got =
-            recvmsg(self.io.get_ref(), &mut [IoSliceMut::new(buffer)], &mut ancillary, RECEIVE)?;
-        for message in ancillary.drain() {
-            if let RecvAncillaryMessage::ScmRights(fds) = message {
-                self.fds.extend(fds);
-            }
-        }
-        // Lost descriptors (this process has no number free) show as handle frames without one.
-        if got.flags.contains(ReturnFlags::CTRUNC) {
+        let (bytes, lost) = receive(self.io.get_ref(), buffer, &mut self.fds)?;
+        // They show as handle frames without one.
+        if lost {
             tracing::warn!("a descriptor was lost on a channel: too many open files");
         }
-        self.decoder.feed(buffer.get(..got.bytes).unwrap_or_default());
-        Ok(got.bytes)
+        self.decoder.feed(buffer.get(..bytes).unwrap_or_default());
+        Ok(bytes)
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::channel::Sender;
 use crate::error::{Error, Result};
+use crate::sys::portable;
 use phalanx_core::wire::{self, Frame, Handle as HandleFrame, HandleKind, RawValue, encode_user};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::net::{AddressFamily, SocketType, getsockname, sockopt};
@@ -65,7 +66,7 @@ impl Handle {
     pub(crate) fn from_fd(fd: OwnedFd) -> Option<Self> {
         let kind = sockopt::socket_type(&fd).ok()?;
         let family = getsockname(&fd).ok()?.address_family();
-        let listens = kind == SocketType::STREAM && sockopt::socket_acceptconn(&fd).ok()?;
+        let listens = kind == SocketType::STREAM && portable::listens(&fd);
         let ip = family == AddressFamily::INET || family == AddressFamily::INET6;
         match (kind, listens) {
             (SocketType::STREAM, false) if ip => Some(Self::Tcp(fd.into())),

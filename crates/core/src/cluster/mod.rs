@@ -126,6 +126,8 @@ struct Slot {
     crashes: u32,
     /// When it may get a worker again.
     hold: Option<Time>,
+    /// When it may get one if nobody else is left: its last worker did serve.
+    last_resort: Option<Time>,
     /// It is not given another worker (restarts are off).
     ended: bool,
     /// A worker that left before it was ready. How it ends says why; nothing starts here before,
@@ -422,6 +424,7 @@ impl Cluster {
         slot.crashes = rule.row(slot.crashes, served);
         let (crashes, wait) = (slot.crashes, rule.delay(slot.crashes));
         slot.hold = Some(now.after(wait));
+        slot.last_resort = (!served.is_zero()).then(|| now.after(rule.base.min(wait)));
         if rule.is_loop(crashes) {
             if !self.ever_ready
                 && let Some(end) = end
@@ -567,7 +570,8 @@ impl Cluster {
             },
         );
         if guarded {
-            self.slots.entry(slot).or_default().hold = None;
+            let slot = self.slots.entry(slot).or_default();
+            (slot.hold, slot.last_resort) = (None, None);
         }
         self.outbox.push(Action::Fork { worker: id, slot });
         id

@@ -41,7 +41,12 @@ impl Cluster {
     fn fills_at(&self, id: SlotId) -> Option<Time> {
         let slot = self.slots.get(&id)?;
         let open = !slot.ended && (slot.awaits.is_none() || slot.hold.is_some());
-        (open && !self.in_slot(id).any(Worker::is_live)).then(|| slot.hold.unwrap_or_default())
+        if !open || self.in_slot(id).any(Worker::is_live) {
+            return None;
+        }
+        let hold = slot.hold.unwrap_or_default();
+        let nobody = !self.workers.values().any(|w| w.guarded && w.is_live());
+        Some(slot.last_resort.filter(|at| nobody && *at < hold).unwrap_or(hold))
     }
 
     /// When a worker's patience ends.
@@ -164,14 +169,12 @@ impl Cluster {
 
     /// Every wanted slot without a worker gets one, unless it has to wait.
     fn fill_slots(&mut self, now: Time) {
-        let empty: Vec<SlotId> = self
-            .wanted
-            .iter()
-            .copied()
-            .filter(|slot| self.fills_at(*slot).is_some_and(|at| at <= now))
-            .collect();
-        for slot in empty {
-            self.fork_in(slot, true);
+        let wanted: Vec<SlotId> = self.wanted.iter().copied().collect();
+        for slot in wanted {
+            // Asked again for each: the first one changes what the others may.
+            if self.fills_at(slot).is_some_and(|at| at <= now) {
+                self.fork_in(slot, true);
+            }
         }
     }
 

@@ -46,6 +46,12 @@ impl Child {
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         Ok(rustix::process::pidfd_send_signal(self.pidfd.get_ref(), signal)?)
     }
+
+    /// A duplicate of one of its descriptors (`pidfd_getfd(2)`), where the kernel allows it.
+    pub(crate) fn descriptor(&self, number: i32) -> io::Result<rustix::fd::OwnedFd> {
+        use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
+        Ok(pidfd_getfd(self.pidfd.get_ref(), number, PidfdGetfdFlags::empty())?)
+    }
 }
 
 /// Without pidfds: a thread waits, and the number is used for signals until it was reaped.
@@ -78,6 +84,10 @@ impl Child {
 
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         Ok(rustix::process::kill_process(self.pid, signal)?)
+    }
+
+    pub(crate) fn descriptor(&self, _: i32) -> io::Result<rustix::fd::OwnedFd> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 

@@ -22,6 +22,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// How long a worker that refused a connection is not offered another one.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
+/// How soon connections that wait are offered again if nothing happens.
+const RETRY: Duration = Duration::from_millis(5);
 /// Connections a worker may be handed in a rescue without having acknowledged them.
 const RESCUE_WINDOW: u32 = 64;
 
@@ -36,9 +38,11 @@ pub(crate) struct Parked {
 
 /// A connection that was sent to a worker which did not answer yet.
 pub(crate) struct Handover {
-    port: String,
-    worker: WorkerId,
-    connection: Parked,
+    pub(super) port: String,
+    pub(super) worker: WorkerId,
+    pub(super) connection: Parked,
+    /// The line it was sent with.
+    pub(super) line: Vec<u8>,
 }
 
 impl Shell {
@@ -56,7 +60,7 @@ impl Shell {
     }
 
     /// A connection comes back from a worker that did not take it: it has waited longest.
-    fn dispatch_again(&mut self, now: Time, key: &str, connection: Parked) {
+    pub(super) fn dispatch_again(&mut self, now: Time, key: &str, connection: Parked) {
         if let Some(port) = self.ports.get_mut(key) {
             port.parked.push_front(connection);
             self.pump(now, key);
@@ -82,14 +86,14 @@ impl Shell {
             }
             let pick = port.scheduler.pick(connection.source, &candidates);
             match pick.and_then(|at| candidates.get(at)).filter(|c| c.free) {
-                Some(candidate) => self.hand_over(&port, candidate.worker, connection),
+                Some(candidate) => self.hand_over(now, &port, candidate.worker, connection),
                 None => kept.push_back(connection),
             }
         }
         kept.append(&mut port.parked);
         port.parked = kept;
         if !port.parked.is_empty() {
-            self.retry_at(now.after(REFUSED_PAUSE));
+            self.retry_at(now.after(RETRY));
         }
         self.ports.insert(port.key.clone(), port);
     }
@@ -109,23 +113,25 @@ impl Shell {
             .iter()
             .filter(|(_, user)| user.serves && !user.slot_only && !stuck(user.slot))
             .filter_map(|(id, user)| {
-                let record = self.workers.get(id)?;
+                let record = self.workers.get(id).filter(|record| !record.pinged)?;
                 let rested = record.refused_until.is_none_or(|until| until <= now);
                 Some(Candidate {
                     worker: *id,
                     slot: user.slot,
                     free: rested && record.unanswered < window,
                     unanswered: record.unanswered,
+                    silent: record.oldest.map_or(Duration::ZERO, |since| now.since(since)),
                     open: record.open,
                 })
             })
             .collect()
     }
 
-    fn hand_over(&mut self, port: &Port, worker: WorkerId, connection: Parked) {
+    fn hand_over(&mut self, now: Time, port: &Port, worker: WorkerId, connection: Parked) {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         self.seq += 1;
         record.unanswered += 1;
+        let oldest = *record.oldest.get_or_insert(now);
         let message =
             Cluster { seq: Some(self.seq), ack: None, act: Act::NewConn { key: port.key.clone() } };
         let frame = Frame::Handle(Handle {
@@ -135,8 +141,9 @@ impl Shell {
         });
         let fd = Arc::clone(&connection.fd);
         record.channel.push_handle(&frame, Tag::NewConn(self.seq), Some(fd));
-        let handover = Handover { port: port.key.clone(), worker, connection };
+        let handover = Handover { port: port.key.clone(), worker, connection, line: frame.encode() };
         self.in_flight.insert(self.seq, handover);
+        self.retry_at(oldest.after(self.options.patience));
     }
 
     /// A worker's answer to a hand-over (or the NACK instead of one).
@@ -156,6 +163,8 @@ impl Shell {
         }
         if let Some(record) = self.workers.get_mut(&worker) {
             record.unanswered = record.unanswered.saturating_sub(1);
+            // The next one counts from now: close enough, and nothing has to be searched.
+            record.oldest = (record.unanswered > 0).then_some(now);
             if let Some(open) = open {
                 record.open = open;
             }

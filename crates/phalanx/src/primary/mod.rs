@@ -4,6 +4,7 @@ mod child;
 mod dispatch;
 mod ports;
 mod query;
+mod recall;
 mod rescue;
 mod shell;
 mod spawn;

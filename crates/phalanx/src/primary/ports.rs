@@ -4,11 +4,11 @@
 //! socket's queue stays, and the next worker of the slot takes it over. Slots of a port are never closed
 //! before the port is, so their order in the kernel's reuseport group never changes.
 
-use crate::address::Address;
+use crate::address::{Address, printable};
 use crate::error::{Error, Result};
 use crate::policy::{Balance, Policy};
 use crate::socket::{self, Sharing, Wish};
-use crate::sys;
+use crate::sys::{self, portable};
 use phalanx_core::balance::Scheduler;
 use phalanx_core::rescue::Watch;
 use phalanx_core::steering::{self, Share};
@@ -273,12 +273,13 @@ fn wish(query: &Query, address: Address, udp: bool) -> Wish {
 /// The address of a query. A worker's word is not trusted: whatever it is, an answer or an error.
 fn address(query: &Query) -> Result<Address> {
     let bad = || {
-        let text = query.address.clone().unwrap_or_default();
-        Error::Address(format!("{text} port {:?}", query.port))
+        let text = printable(query.address.as_deref().unwrap_or_default());
+        Error::Address(format!("{text} port {}", query.port.unwrap_or(0)))
     };
     if query.address_type == AddressType::Unix {
-        let path = PathBuf::from(query.address.as_deref().ok_or_else(bad)?);
-        return Ok(Address::Unix(path));
+        // An empty name would be one that the kernel makes up (unix(7), autobind).
+        let path = query.address.as_deref().filter(|p| !p.is_empty() && !p.contains('\0'));
+        return Ok(Address::Unix(PathBuf::from(path.ok_or_else(bad)?)));
     }
     let port = u16::try_from(query.port.unwrap_or(0)).map_err(|_| bad())?;
     let ip = match query.address.as_deref() {
@@ -301,7 +302,7 @@ fn inherited(number: i64) -> Result<OwnedFd> {
     if fcntl_getfd(source).map_err(io::Error::from).map_err(failed)?.contains(FdFlags::CLOEXEC) {
         return Err(bad());
     }
-    let listens = sockopt::socket_acceptconn(source).unwrap_or(false)
+    let listens = portable::listens(source)
         || sockopt::socket_type(source).is_ok_and(|kind| kind == SocketType::DGRAM);
     if !listens {
         return Err(failed(io::Error::from_raw_os_error(libc::EINVAL)));

@@ -161,14 +161,13 @@ impl Shell {
     ) -> Result<Option<Arc<OwnedFd>>> {
         let Some(record) = self.workers.get(&worker) else { return Err(Error::Disconnected) };
         let slot = record.handle.slot();
-        let asked = Error::Listen {
-            address: key.to_owned(),
+        let in_use = |address: String| Error::Listen {
+            address,
             source: std::io::Error::from_raw_os_error(libc::EADDRINUSE),
         };
-        if self.ports.values().filter(|p| p.users.contains_key(&worker)).count()
-            >= MAX_PORTS_PER_WORKER
-        {
-            return Err(asked);
+        let held = self.ports.values().filter(|p| p.users.contains_key(&worker)).count();
+        if held >= MAX_PORTS_PER_WORKER {
+            return Err(Error::Unsupported(format!("listens on {held} ports already: no more")));
         }
         if !self.ports.contains_key(key) {
             let rules =
@@ -177,9 +176,9 @@ impl Shell {
             tracing::info!(address = %port.address, policy = %port.policy, "listening");
             self.ports.insert(key.to_owned(), port);
         }
-        let Some(port) = self.ports.get_mut(key) else { return Err(asked) };
+        let Some(port) = self.ports.get_mut(key) else { return Err(Error::Stopping) };
         if port.users.contains_key(&worker) {
-            return Err(asked);
+            return Err(in_use(port.address.to_string()));
         }
         if port.data.is_null() {
             port.data = query.data.clone();

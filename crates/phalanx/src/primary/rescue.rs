@@ -6,7 +6,7 @@
 
 use super::dispatch::Parked;
 use super::ports::{Port, Sockets};
-use super::shell::Shell;
+use super::shell::{Record, Shell};
 use crate::address::Address;
 use crate::channel::Tag;
 use crate::socket;
@@ -147,7 +147,11 @@ impl Shell {
             let was_stuck = socket.watch.is_stuck();
             match socket.watch.sample(now, waiting, self.options.patience) {
                 Verdict::Fine => {}
-                Verdict::Ask => ping(&mut self.workers, *worker),
+                Verdict::Ask => {
+                    if let Some(record) = self.workers.get_mut(worker) {
+                        record.ping();
+                    }
+                }
                 Verdict::Stuck => {
                     if !was_stuck {
                         tracing::warn!(
@@ -182,13 +186,16 @@ impl Shell {
             }
             port.steer();
         }
+        self.pump_all(now);
     }
 }
 
-fn ping(workers: &mut std::collections::BTreeMap<WorkerId, super::shell::Record>, id: WorkerId) {
-    if let Some(record) = workers.get_mut(&id).filter(|record| !record.pinged) {
-        record.pinged = true;
-        record.channel.push_handle(&Frame::ping(), Tag::Ping, None);
+impl Record {
+    /// Asks for a sign of life, unless one is awaited already.
+    pub(super) fn ping(&mut self) {
+        if !std::mem::replace(&mut self.pinged, true) {
+            self.channel.push_handle(&Frame::ping(), Tag::Ping, None);
+        }
     }
 }
 

@@ -57,13 +57,17 @@ pub(super) struct Record {
     pub(super) channel: Sender,
     /// It gets nothing new.
     pub(super) leaving: bool,
-    /// A ping waits for its answer.
+    /// A ping waits for its answer; until then no connection is handed to it.
     pub(super) pinged: bool,
     /// Connections it did not acknowledge.
     pub(super) unanswered: u32,
+    /// Since when, at least, the oldest of them.
+    pub(super) oldest: Option<Time>,
     /// Connections it holds, as far as it told.
     pub(super) open: u32,
     pub(super) refused_until: Option<Time>,
+    /// What tells its end of the channel from any other socket.
+    pub(super) peer_cookie: u64,
     /// Its end, until the end of its channel was seen too.
     exit: Option<Exit>,
     closed: bool,
@@ -88,6 +92,8 @@ pub(super) struct Shell {
     reloading: Vec<oneshot::Sender<Result<Reloaded>>>,
     retry: Option<Time>,
     pub(super) sampling: Sampling,
+    /// A port may have lost its last worker.
+    idle_ports: bool,
     never_ready: Option<String>,
 }
 
@@ -119,6 +125,7 @@ impl Shell {
             reloading: Vec::new(),
             retry: None,
             sampling: Sampling::default(),
+            idle_ports: false,
             never_ready: None,
         }
     }
@@ -134,6 +141,7 @@ impl Shell {
         let mut abandoned = false;
         loop {
             self.perform_plan();
+            self.close_idle_ports();
             if self.core.is_stopped() && self.workers.is_empty() {
                 break;
             }
@@ -180,15 +188,17 @@ impl Shell {
         let now = self.now();
         if self.retry.is_some_and(|at| at <= now) {
             self.retry = None;
-            let keys: Vec<String> = self
-                .ports
-                .values()
-                .filter(|p| !p.parked.is_empty())
-                .map(|p| p.key.clone())
-                .collect();
-            for key in keys {
-                self.pump(now, &key);
-            }
+            self.recall_overdue(now);
+            self.pump_all(now);
+        }
+    }
+
+    /// Offers every connection that waits.
+    pub(super) fn pump_all(&mut self, now: Time) {
+        let waiting = self.ports.values().filter(|port| !port.parked.is_empty());
+        let keys: Vec<String> = waiting.map(|port| port.key.clone()).collect();
+        for key in keys {
+            self.pump(now, &key);
         }
     }
 
@@ -313,9 +323,17 @@ impl Shell {
         if !matches!(self.sampling, Sampling::Off) {
             self.sample(now);
         }
-        let settled = self.core.is_settled() && self.core.wanted() > 0;
+        self.idle_ports = true;
+    }
+
+    /// Closes the ports that no worker listens on any more, once every worker is back that might.
+    fn close_idle_ports(&mut self) {
+        if !self.idle_ports || self.core.wanted() == 0 || !self.core.is_settled() {
+            return;
+        }
+        self.idle_ports = false;
         self.ports.retain(|_, port| {
-            let over = settled && port.users.is_empty() && !port.pinned;
+            let over = port.users.is_empty() && !port.pinned;
             if over {
                 tracing::info!(address = %port.address, "closed: no worker listens there any more");
             }
@@ -368,12 +386,12 @@ impl Shell {
         let env = asked.as_ref().map_or(&[][..], |(env, _)| env);
         let forked = spawn::spawn(&settings, env, worker, slot).and_then(|spawned| {
             channel::open(spawned.channel, self.options.max_message)
-                .map(|ends| (spawned.child, spawned.stdout, spawned.stderr, ends))
+                .map(|ends| (spawned.child, spawned.peer_cookie, spawned.stdout, spawned.stderr, ends))
                 .map_err(Error::os("cannot open a worker's channel"))
         });
         let now = self.now();
         match forked {
-            Ok((child, stdout, stderr, (sender, receiver))) => {
+            Ok((child, peer_cookie, stdout, stderr, (sender, receiver))) => {
                 let pid = child.pid();
                 let inner = Inner {
                     id: worker,
@@ -398,8 +416,10 @@ impl Shell {
                     leaving: false,
                     pinged: false,
                     unanswered: 0,
+                    oldest: None,
                     open: 0,
                     refused_until: None,
+                    peer_cookie,
                     exit: None,
                     closed: false,
                 };

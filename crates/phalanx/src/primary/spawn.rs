@@ -3,7 +3,7 @@
 use super::child::Child;
 use crate::error::{Error, Result};
 use crate::settings::{Settings, Stdio};
-use crate::sys::{self, portable::new_pair};
+use crate::sys::{self, portable::{cookie, new_pair}};
 use phalanx_core::worker::{SlotId, WorkerId};
 use rustix::fd::OwnedFd;
 use std::ffi::OsString;
@@ -15,6 +15,8 @@ pub(crate) struct Spawned {
     pub(crate) child: Child,
     /// This side of the channel.
     pub(crate) channel: OwnedFd,
+    /// What tells the other side's socket from any other.
+    pub(crate) peer_cookie: u64,
     pub(crate) stdout: Option<ChildStdout>,
     pub(crate) stderr: Option<ChildStderr>,
 }
@@ -34,6 +36,7 @@ pub(crate) fn spawn(
     let failed =
         |source: io::Error| Error::Start { program: program.display().to_string(), source };
     let (ours, theirs) = new_pair().map_err(|e| failed(e.into()))?;
+    let peer_cookie = cookie(&theirs).unwrap_or(0);
     let mut command = Command::new(&program);
     if settings.exec.is_none() && settings.args.is_empty() {
         command.args(std::env::args_os().skip(1));
@@ -75,6 +78,7 @@ pub(crate) fn spawn(
     Ok(Spawned {
         child,
         channel: ours,
+        peer_cookie,
         stdout: process.stdout.take(),
         stderr: process.stderr.take(),
     })

@@ -49,6 +49,27 @@ pub(crate) fn accept(listener: &OwnedFd) -> rustix::io::Result<(OwnedFd, Option<
     }
 }
 
+/// A number that tells a socket from every other, however many descriptors it has (socket(7),
+/// `SO_COOKIE`).
+pub(crate) fn cookie(socket: &OwnedFd) -> rustix::io::Result<u64> {
+    #[cfg(target_os = "linux")]
+    return rustix::net::sockopt::socket_cookie(socket);
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = socket;
+        Err(rustix::io::Errno::NOTSUP)
+    }
+}
+
+/// Whether a stream socket listens (socket(7), `SO_ACCEPTCONN`).
+pub(crate) fn listens(socket: impl rustix::fd::AsFd) -> bool {
+    #[cfg(not(target_vendor = "apple"))]
+    return rustix::net::sockopt::socket_acceptconn(socket).unwrap_or(false);
+    // Not implemented there: a socket without a peer is taken for a listener.
+    #[cfg(target_vendor = "apple")]
+    rustix::net::getpeername(socket).is_err()
+}
+
 /// Makes a descriptor non-blocking and close-on-exec.
 pub(crate) fn mark(fd: OwnedFd) -> rustix::io::Result<OwnedFd> {
     rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;

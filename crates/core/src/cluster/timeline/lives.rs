@@ -162,6 +162,34 @@ fn one_slot_in_a_crash_loop_does_not_stop_the_others() {
 }
 
 #[test]
+fn a_crash_loop_never_takes_the_last_worker() {
+    story(
+        rules(1),
+        "
+        t=0      fork 0#1
+        t=10     ready 0#1
+        t=20     exit 0#1 SIGKILL
+                 fork 0#2
+        t=30     ready 0#2
+        t=40     exit 0#2 SIGKILL
+                 slot 0 waits 100ms, 2 crashes
+        t=140    fork 0#3
+        t=150    ready 0#3
+        t=160    exit 0#3 SIGKILL
+                 slot 0 waits 200ms, 3 crashes
+        t=260    fork 0#4
+        t=270    ready 0#4
+        t=280    exit 0#4 SIGKILL
+                 CRASH LOOP in slot 0, 4 crashes, again every 5s
+        t=380    fork 0#5
+        t=390    exit 0#5 SIGKILL
+        t=390    look
+                 = slot 0 waits until 5390 (5 crashes); 1 wanted, not settled
+        ",
+    );
+}
+
+#[test]
 fn a_cluster_that_never_becomes_ready_gives_up() {
     story(
         rules(2),

@@ -1,0 +1,90 @@
+//! Connections handed to a worker that does not even read them are taken back and given to another.
+//!
+//! A hand-over cannot be unsent, but it can be unread: the primary takes a duplicate of the worker's end of
+//! the channel (pidfd_getfd(2)), reads what the worker has not read, keeps the hand-overs and puts
+//! everything else back in front of the queue. A worker that wakes up in between has either read a
+//! hand-over, then it is its own, or never sees it. Reads of a unix socket are atomic, and each
+//! hand-over was written, and so is read, in one piece with its descriptor (unix(7)).
+
+use super::dispatch::Handover;
+use super::shell::Shell;
+use crate::channel;
+use crate::sys;
+use crate::sys::portable::cookie;
+use phalanx_core::time::Time;
+use phalanx_core::worker::WorkerId;
+
+impl Shell {
+    /// Takes back what workers did not read for longer than the patience.
+    pub(super) fn recall_overdue(&mut self, now: Time) {
+        let patience = self.options.patience;
+        let overdue: Vec<WorkerId> = self
+            .workers
+            .iter()
+            .filter(|(_, r)| r.oldest.is_some_and(|since| now.since(since) >= patience))
+            .map(|(id, _)| *id)
+            .collect();
+        for worker in overdue {
+            self.recall(now, worker);
+        }
+        // Those who read what they got, but do not accept it, are looked at again.
+        if let Some(oldest) = self.workers.values().filter_map(|r| r.oldest).min() {
+            self.retry_at(oldest.after(patience).max(now.after(patience / 4)));
+        }
+    }
+
+    fn recall(&mut self, now: Time, worker: WorkerId) {
+        let Some(record) = self.workers.get_mut(&worker) else { return };
+        // Without another worker there is nobody to give them to.
+        let others = self.ports.values().any(|port| {
+            let serves = port.users.iter().filter(|(_, u)| u.serves && !u.slot_only);
+            serves.map(|(id, _)| *id).any(|id| id != worker)
+        });
+        if !others {
+            record.oldest = Some(now);
+            return;
+        }
+        let end = record.handle.inner.child.descriptor(sys::CHANNEL_FD);
+        let end = end.and_then(|end| {
+            // The worker may have put something else there.
+            let same = cookie(&end)? == record.peer_cookie;
+            same.then_some(end).ok_or_else(|| std::io::ErrorKind::NotFound.into())
+        });
+        let unread = match end.and_then(|end| channel::take_unread(&end)) {
+            Ok(unread) => unread,
+            Err(error) => {
+                tracing::debug!(%worker, "what it does not read cannot be taken back: {error}");
+                record.oldest = Some(now);
+                return;
+            }
+        };
+        let mine = self.in_flight.iter().filter(|(_, h)| h.worker == worker);
+        let lines: Vec<(u64, &[u8])> = mine.map(|(seq, h)| (*seq, h.line.as_slice())).collect();
+        let (mut recalled, mut rest) = (Vec::new(), Vec::new());
+        for mut chunk in unread {
+            let found = lines.iter().find(|(_, line)| chunk.fd.is_some() && chunk.bytes.ends_with(line));
+            if let Some((seq, line)) = found {
+                recalled.push(*seq);
+                chunk.bytes.truncate(chunk.bytes.len() - line.len());
+                chunk.fd = None;
+            }
+            rest.extend(chunk.into_frames());
+        }
+        record.channel.put_back(rest, &recalled);
+        record.oldest = Some(now);
+        if recalled.is_empty() {
+            return;
+        }
+        record.unanswered = record.unanswered.saturating_sub(u32::try_from(recalled.len()).unwrap_or(u32::MAX));
+        record.oldest = record.oldest.filter(|_| record.unanswered > 0);
+        // It gets nothing more until it answers.
+        record.ping();
+        let count = recalled.len();
+        tracing::warn!(%worker, "it does not read its channel: {count} connections go to other workers");
+        for seq in recalled.into_iter().rev() {
+            if let Some(Handover { port, connection, .. }) = self.in_flight.remove(&seq) {
+                self.dispatch_again(now, &port, connection);
+            }
+        }
+    }
+}
