@@ -656,9 +656,10 @@ impl World {
             promise!(rule.enabled, "(f) slot {slot} gets another worker though restarts are off");
             let waited = Duration::from_millis(now - book.last);
             // Nobody else is left: then the first wait is the longest.
-            let alone = !self.cluster.workers().any(|w| {
-                w.guarded && w.slot != slot && w.is_live() && w.phase != Phase::Forking
-            });
+            let alone = !self
+                .cluster
+                .workers()
+                .any(|w| w.guarded && w.slot != slot && w.is_live() && w.phase != Phase::Forking);
             let whole = rule.delay(book.row);
             let least = if alone { whole.min(rule.base) } else { whole };
             promise!(

@@ -141,7 +141,8 @@ impl Shell {
         });
         let fd = Arc::clone(&connection.fd);
         record.channel.push_handle(&frame, Tag::NewConn(self.seq), Some(fd));
-        let handover = Handover { port: port.key.clone(), worker, connection, line: frame.encode() };
+        let handover =
+            Handover { port: port.key.clone(), worker, connection, line: frame.encode() };
         self.in_flight.insert(self.seq, handover);
         self.retry_at(oldest.after(self.options.patience));
     }

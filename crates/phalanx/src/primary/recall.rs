@@ -62,7 +62,8 @@ impl Shell {
         let lines: Vec<(u64, &[u8])> = mine.map(|(seq, h)| (*seq, h.line.as_slice())).collect();
         let (mut recalled, mut rest) = (Vec::new(), Vec::new());
         for mut chunk in unread {
-            let found = lines.iter().find(|(_, line)| chunk.fd.is_some() && chunk.bytes.ends_with(line));
+            let found =
+                lines.iter().find(|(_, line)| chunk.fd.is_some() && chunk.bytes.ends_with(line));
             if let Some((seq, line)) = found {
                 recalled.push(*seq);
                 chunk.bytes.truncate(chunk.bytes.len() - line.len());
@@ -75,7 +76,8 @@ impl Shell {
         if recalled.is_empty() {
             return;
         }
-        record.unanswered = record.unanswered.saturating_sub(u32::try_from(recalled.len()).unwrap_or(u32::MAX));
+        record.unanswered =
+            record.unanswered.saturating_sub(u32::try_from(recalled.len()).unwrap_or(u32::MAX));
         record.oldest = record.oldest.filter(|_| record.unanswered > 0);
         // It gets nothing more until it answers.
         record.ping();

@@ -386,7 +386,9 @@ impl Shell {
         let env = asked.as_ref().map_or(&[][..], |(env, _)| env);
         let forked = spawn::spawn(&settings, env, worker, slot).and_then(|spawned| {
             channel::open(spawned.channel, self.options.max_message)
-                .map(|ends| (spawned.child, spawned.peer_cookie, spawned.stdout, spawned.stderr, ends))
+                .map(|ends| {
+                    (spawned.child, spawned.peer_cookie, spawned.stdout, spawned.stderr, ends)
+                })
                 .map_err(Error::os("cannot open a worker's channel"))
         });
         let now = self.now();

@@ -3,7 +3,10 @@
 use super::child::Child;
 use crate::error::{Error, Result};
 use crate::settings::{Settings, Stdio};
-use crate::sys::{self, portable::{cookie, new_pair}};
+use crate::sys::{
+    self,
+    portable::{cookie, new_pair},
+};
 use phalanx_core::worker::{SlotId, WorkerId};
 use rustix::fd::OwnedFd;
 use std::ffi::OsString;

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 trials!(
     round_robin_is_exact,
     a_window_of_unacknowledged_connections,
+    what_a_stopped_worker_does_not_read_is_taken_back,
     a_full_house_waits_in_the_kernel,
     a_dead_workers_connections_go_on,
     schedulers_of_ones_own,
@@ -61,6 +62,7 @@ async fn round_robin_is_exact() {
 async fn a_window_of_unacknowledged_connections() {
     let mut options = manual(Policy::RoundRobin);
     options.window = 2;
+    options.patience = PATIENCE;
     let primary = Primary::start(options).expect("started");
     let (mut workers, address) = workers(&primary, 2, &free_address()).await;
     workers[0].handle.kill(Signal::STOP).expect("stopped");
@@ -81,6 +83,53 @@ async fn a_window_of_unacknowledged_connections() {
     workers[0].handle.kill(Signal::CONT).expect("continued");
     assert_eq!(workers[0].ask("echo", json!({ "value": 1 })).await, Ok(json!(1)));
     primary.stop_now().await;
+}
+
+/// Hand-overs that a stopped worker did not read go to the other one; messages to it stay, in order.
+async fn what_a_stopped_worker_does_not_read_is_taken_back() {
+    let mut options = manual(Policy::RoundRobin);
+    options.window = 4;
+    let primary = Primary::start(options).expect("started");
+    let (mut workers, address) = workers(&primary, 2, &free_address()).await;
+    for round in 0..5 {
+        workers[0].handle.kill(Signal::STOP).expect("stopped");
+        let mut clients = Vec::new();
+        for n in 0..6 {
+            workers[0]
+                .tell("echo", &mut json!({ "value": [round, n, "x".repeat(2000 * n)] }))
+                .await;
+            clients.push(TcpStream::connect(address).expect("connects"));
+            // The connection is on its way before the next message is.
+            assert_eq!(workers[1].ask("echo", json!({ "value": n })).await, Ok(json!(n)));
+        }
+        for client in clients {
+            let greeting = tokio::task::spawn_blocking(move || {
+                client.set_read_timeout(Some(PATIENCE)).expect("set");
+                let mut all = String::new();
+                let mut byte = [0; 1];
+                std::io::Read::read_exact(&mut &client, &mut byte).expect("greeted");
+                all.push(char::from(byte[0]));
+                client.shutdown(std::net::Shutdown::Write).expect("shut down");
+                std::io::Read::read_to_string(&mut &client, &mut all).expect("the rest");
+                all
+            });
+            assert_eq!(
+                greeting.await.expect("done"),
+                "2\n",
+                "by the other one, and by nobody else"
+            );
+        }
+        workers[0].handle.kill(Signal::CONT).expect("continued");
+        for n in 0..6 {
+            assert_eq!(workers[0].message().await["ok"][1], json!(n), "round {round}: in order");
+        }
+        bench::wait::until_async(PATIENCE, "the worker serves again", async || {
+            (greeted(address).await.0 == 1).then_some(())
+        })
+        .await
+        .expect("it is back");
+    }
+    primary.stop().await;
 }
 
 async fn a_full_house_waits_in_the_kernel() {
