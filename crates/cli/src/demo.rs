@@ -37,19 +37,15 @@ pub(crate) fn demo(options: Demo) -> Result<(), Failure> {
     let counts = Counts::default();
     let (seen, shown) = (counts.clone(), options.listen);
     cluster = cluster.primary(move |primary| count(primary, seen));
-    cluster = match recent {
-        Some(recent) => cluster.primary(move |primary| async move {
-            // A terminal that went away is no reason to stop serving.
-            let _ = table::show(&primary, &introduction(&shown), &counts, &recent).await;
-        }),
-        None => {
-            if phalanx::is_primary() {
-                // Likewise.
-                let _ = write!(std::io::stdout(), "{}", introduction(&shown));
-            }
-            cluster
-        }
-    };
+    // What is beside the guard begins when the port is open.
+    cluster = cluster.primary(move |primary| async move {
+        let head = introduction(&shown);
+        // A terminal or a reader that went away is no reason to stop serving.
+        let _ = match recent {
+            Some(recent) => table::show(&primary, &head, &counts, &recent).await,
+            None => std::io::stdout().write_all(head.as_bytes()),
+        };
+    });
     Ok(cluster.run(|worker| serve(worker, address))?)
 }
 

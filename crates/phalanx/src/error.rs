@@ -29,6 +29,9 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+    /// No worker could be started.
+    #[error("{0}")]
+    NotStarted(String),
     /// No worker ever became ready.
     #[error("no worker became ready: {0}")]
     NeverReady(String),

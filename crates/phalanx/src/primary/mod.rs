@@ -88,6 +88,7 @@ pub struct Primary {
 pub(crate) enum Over {
     Stopped,
     NeverReady(String),
+    NotStarted(String),
 }
 
 /// What handles ask of the shell.
@@ -322,12 +323,14 @@ impl Primary {
     /// Waits until the cluster has stopped.
     ///
     /// # Errors
-    /// [`Error::NeverReady`] if it stopped because no worker ever became ready.
+    /// [`Error::NeverReady`] if it stopped because no worker ever became ready, [`Error::NotStarted`] if
+    /// none could even be started.
     pub async fn finished(&self) -> Result<()> {
         let mut over = self.over.clone();
         let end = over.wait_for(Option::is_some).await.map(|end| end.clone());
         match end {
             Ok(Some(Over::NeverReady(why))) => Err(Error::NeverReady(why)),
+            Ok(Some(Over::NotStarted(why))) => Err(Error::NotStarted(why)),
             _ => Ok(()),
         }
     }

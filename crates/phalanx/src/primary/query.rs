@@ -27,7 +27,7 @@ impl Shell {
     pub(super) fn frame(&mut self, now: Time, worker: WorkerId, frame: Frame) {
         match frame {
             Frame::Cluster(Cluster { seq, ack, act }) => {
-                self.cluster_frame(now, worker, seq, ack, act)
+                self.cluster_frame(now, worker, seq, ack, act);
             }
             Frame::HandleAck => self.handle_answered(now, worker, true),
             Frame::HandleNack => self.handle_answered(now, worker, false),

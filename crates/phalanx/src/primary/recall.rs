@@ -1,7 +1,7 @@
 //! Connections handed to a worker that does not even read them are taken back and given to another.
 //!
 //! A hand-over cannot be unsent, but it can be unread: the primary takes a duplicate of the worker's end of
-//! the channel (pidfd_getfd(2)), reads what the worker has not read, keeps the hand-overs and puts
+//! the channel (`pidfd_getfd(2)`), reads what the worker has not read, keeps the hand-overs and puts
 //! everything else back in front of the queue. A worker that wakes up in between has either read a
 //! hand-over, then it is its own, or never sees it. Reads of a unix socket are atomic, and each
 //! hand-over was written, and so is read, in one piece with its descriptor (unix(7)).

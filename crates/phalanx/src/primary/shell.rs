@@ -20,7 +20,7 @@ use phalanx_core::cluster::{Action, Cluster, Event as CoreEvent};
 use phalanx_core::report::Report;
 use phalanx_core::time::Time;
 use phalanx_core::wire::{Act, Cluster as ClusterFrame, Frame, Handle as HandleFrame};
-use phalanx_core::worker::{Exit, Phase, SlotId, WorkerId};
+use phalanx_core::worker::{End, Exit, Phase, SlotId, WorkerId};
 use rustix::fd::OwnedFd;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -94,7 +94,7 @@ pub(super) struct Shell {
     pub(super) sampling: Sampling,
     /// A port may have lost its last worker.
     idle_ports: bool,
-    never_ready: Option<String>,
+    failed_start: Option<Over>,
 }
 
 /// Who asked for a fork, and the environment for it.
@@ -126,7 +126,7 @@ impl Shell {
             retry: None,
             sampling: Sampling::default(),
             idle_ports: false,
-            never_ready: None,
+            failed_start: None,
         }
     }
 
@@ -170,8 +170,7 @@ impl Shell {
         }
         // Ports close before anybody is told that all is over.
         self.ports.clear();
-        let end = self.never_ready.take().map_or(Over::Stopped, Over::NeverReady);
-        over.send_replace(Some(end));
+        over.send_replace(Some(self.failed_start.take().unwrap_or(Over::Stopped)));
         self.audience.close();
     }
 
@@ -465,9 +464,13 @@ impl Shell {
                 );
                 self.supersede_reload(&text);
             }
+            Report::NeverReady { why: End::NotStarted(why) } => {
+                self.failed_start = Some(Over::NotStarted(why.clone()));
+            }
             Report::NeverReady { why } => {
-                let trouble = self.last_trouble.take().map(|t| format!("; before that it {t}"));
-                self.never_ready = Some(format!("{why}{}", trouble.unwrap_or_default()));
+                let trouble = self.last_trouble.take().map(|t| format!("; before that: {t}"));
+                let why = format!("{why}{}", trouble.unwrap_or_default());
+                self.failed_start = Some(Over::NeverReady(why));
             }
             _ => {}
         }
