@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::policy::{Balance, Policy};
 use crate::primary::{Options, Primary};
 use crate::settings::Settings;
-use crate::worker::{Worker, is_worker};
+use crate::worker::{Worker, is_worker, keep_identity_private};
 use phalanx_core::restart::Restart;
 use phalanx_core::spec::{MAX_WORKERS, ReadyWhen};
 use std::fmt;
@@ -246,6 +246,7 @@ where
     Fut: Future<Output = Result<(), E>>,
     E: fmt::Display,
 {
+    keep_identity_private();
     let done = runtime(threads)?.block_on(async {
         let worker = Worker::connect()?;
         worker.obey_signals()?;

@@ -27,7 +27,8 @@ fn built() -> &'static Path {
         let profile = test.ancestors().nth(2).expect("a profile's directory");
         let target = profile.parent().expect("a target directory");
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--examples", "-p", "phalanx", "--target-dir"]).arg(target);
+        // The whole workspace, so that nothing is built again with other features.
+        cargo.args(["build", "--quiet", "--examples", "--workspace", "--target-dir"]).arg(target);
         if !cfg!(debug_assertions) {
             cargo.arg("--release");
         }

@@ -73,8 +73,8 @@ impl Default for Options {
 
 /// The primary of a cluster. Clones are the same primary.
 ///
-/// Its work is done by a task on the current tokio runtime. When the last clone (and the last
-/// [`WorkerHandle`] and [`Events`]) is dropped, the cluster stops as by [`Primary::stop`].
+/// Its work is done by a task on the current tokio runtime. When the last clone is dropped, the cluster stops
+/// as by [`Primary::stop`]; [`WorkerHandle`]s and [`Events`] do not keep it.
 #[derive(Clone)]
 pub struct Primary {
     wishes: mpsc::UnboundedSender<Command>,

@@ -78,6 +78,17 @@ pub(crate) fn take_inherited_channel(number: i32) -> io::Result<OwnedFd> {
     Ok(portable::mark(fd)?)
 }
 
+/// Removes variables from the environment, if this process has one thread only.
+pub(crate) fn remove_variables(names: &[&str]) {
+    let threads = std::fs::read_dir("/proc/self/task").map_or(usize::MAX, Iterator::count);
+    if threads == 1 {
+        for name in names {
+            // SAFETY: no other thread exists that could read or change the environment meanwhile.
+            unsafe { std::env::remove_var(name) };
+        }
+    }
+}
+
 /// A descriptor of this process by its number, to look at and to duplicate (`listen({fd})`).
 pub(crate) fn borrow(number: i32) -> io::Result<BorrowedFd<'static>> {
     // SAFETY: F_GETFD reads a flag of a descriptor number; a number that is not open is an error.

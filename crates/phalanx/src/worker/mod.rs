@@ -37,7 +37,7 @@ const LOAD_PAUSE: Duration = Duration::from_millis(50);
 /// Without a cluster this costs one look into the environment.
 #[must_use]
 pub fn is_worker() -> bool {
-    CONNECTED.get().is_some() || channel_number().is_some_and(sys::is_unix_stream)
+    CONNECTED.get().is_some() || identity().is_some_and(|me| sys::is_unix_stream(me.channel))
 }
 
 /// Whether this process was not started as a worker: `cluster.isPrimary`.
@@ -46,9 +46,39 @@ pub fn is_primary() -> bool {
     !is_worker()
 }
 
-fn channel_number() -> Option<i32> {
+/// What the primary told this process about itself.
+#[derive(Clone, Copy, Debug)]
+struct Identity {
+    id: u32,
+    slot: u32,
+    channel: i32,
+}
+
+static IDENTITY: OnceLock<Identity> = OnceLock::new();
+
+/// The variables that make a process a worker. They are this process's alone.
+const OURS: [&str; 3] = ["NODE_UNIQUE_ID", "NODE_CHANNEL_FD", "NODE_CHANNEL_SERIALIZATION_MODE"];
+
+fn identity() -> Option<Identity> {
+    if let Some(known) = IDENTITY.get() {
+        return Some(*known);
+    }
+    let number = |name| std::env::var(name).ok()?.parse::<u32>().ok();
     std::env::var_os("NODE_UNIQUE_ID")?;
-    std::env::var("NODE_CHANNEL_FD").ok()?.parse().ok()
+    Some(Identity {
+        id: number("NODE_UNIQUE_ID").unwrap_or(0),
+        slot: number("NODE_APP_INSTANCE").unwrap_or(0),
+        channel: i32::try_from(number("NODE_CHANNEL_FD")?).ok()?,
+    })
+}
+
+/// Takes the variables of a worker out of the environment, as Node does: a program that this one starts is no
+/// worker, and its descriptor 3 no channel. To be called before there are threads; with threads nothing happens.
+pub(crate) fn keep_identity_private() {
+    if let Some(identity) = identity() {
+        let _ = IDENTITY.set(identity);
+        sys::remove_variables(&OURS);
+    }
 }
 
 /// The primary's answer, and the descriptor that came with it.
@@ -102,12 +132,11 @@ impl Worker {
         if let Some(worker) = CONNECTED.get() {
             return Ok(worker.clone());
         }
-        let number = channel_number().ok_or(Error::NotAWorker)?;
-        let socket = sys::take_inherited_channel(number).map_err(|_| Error::NotAWorker)?;
+        let me = identity().ok_or(Error::NotAWorker)?;
+        let socket = sys::take_inherited_channel(me.channel).map_err(|_| Error::NotAWorker)?;
         let (sender, receiver) = channel::open(socket, DEFAULT_MAX_LINE)
             .map_err(Error::os("cannot open the channel to the primary"))?;
-        let number = |name| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(0);
-        let worker = Self::new(number("NODE_UNIQUE_ID"), number("NODE_APP_INSTANCE"), Some(sender));
+        let worker = Self::new(me.id, me.slot, Some(sender));
         worker.tell(Act::Online, None);
         tokio::spawn(listen_to(worker.clone(), receiver));
         tokio::spawn(tell_load(worker.clone()));

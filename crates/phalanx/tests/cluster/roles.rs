@@ -121,6 +121,10 @@ async fn control(worker: Worker) -> phalanx::Result<()> {
             },
             "echo" => Ok(order["value"].clone()),
             "env" => Ok(json!(std::env::var(text("name")).ok())),
+            "childs_env" => {
+                let child = std::process::Command::new("env").output().expect("env runs");
+                Ok(json!(String::from_utf8_lossy(&child.stdout)))
+            }
             "facts" => Ok(json!({
                 "args": std::env::args().skip(1).collect::<Vec<_>>(),
                 "cwd": std::env::current_dir().ok(),
