@@ -7,6 +7,7 @@
 //! The shell performs every [`Action`] and reports every fact as an [`Event`]. The core never reads
 //! a clock, and nothing in here waits.
 
+mod event;
 mod plan;
 #[cfg(test)]
 mod timeline;
@@ -19,101 +20,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
-
-/// A fact or a wish.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// The process of a worker runs.
-    Forked {
-        /// Which.
-        worker: WorkerId,
-        /// Its process.
-        pid: u32,
-    },
-    /// The process of a worker could not be made.
-    ForkFailed {
-        /// Which.
-        worker: WorkerId,
-        /// Why.
-        why: String,
-        /// Whether trying again is pointless (no such program).
-        permanent: bool,
-    },
-    /// A worker's channel works.
-    Online {
-        /// Which.
-        worker: WorkerId,
-    },
-    /// A worker listens.
-    Listening {
-        /// Which.
-        worker: WorkerId,
-    },
-    /// A worker says that it leaves.
-    Leaving {
-        /// Which.
-        worker: WorkerId,
-    },
-    /// A worker's channel is closed.
-    ChannelClosed {
-        /// Which.
-        worker: WorkerId,
-    },
-    /// A worker sent what no worker may send.
-    Broken {
-        /// Which.
-        worker: WorkerId,
-        /// What.
-        why: String,
-    },
-    /// A worker's process ended and was reaped.
-    Exited {
-        /// Which.
-        worker: WorkerId,
-        /// How.
-        exit: Exit,
-    },
-    /// Wish: so many workers.
-    Scale {
-        /// How many.
-        workers: usize,
-    },
-    /// Wish: replace every worker, one after the other.
-    Reload,
-    /// Wish: this worker shall leave.
-    Disconnect {
-        /// Which.
-        worker: WorkerId,
-    },
-    /// Wish: all shall leave, and nothing start again.
-    Stop,
-    /// Wish: all shall be gone, now.
-    StopNow,
-}
-
-/// What the shell is to do.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Action {
-    /// Start a process.
-    Fork {
-        /// The worker it will be.
-        worker: WorkerId,
-        /// Its place.
-        slot: SlotId,
-    },
-    /// Steer new connections away from the worker, then tell it to leave.
-    Disconnect {
-        /// Which.
-        worker: WorkerId,
-    },
-    /// Kill it.
-    Kill {
-        /// Which.
-        worker: WorkerId,
-    },
-    /// Tell people.
-    Report(Report),
-}
+pub use event::{Action, Event};
 
 /// A worker that leaves of its own will after less than this is counted as a crash: nobody wants a loop of
 /// processes that come only to leave.
@@ -174,6 +81,8 @@ pub struct Cluster {
     reload: Option<Reload>,
     ever_ready: bool,
     failed_start: bool,
+    /// How the last worker ended that did not come up, where none is replaced.
+    last_end: Option<End>,
     outbox: Vec<Action>,
 }
 
@@ -191,6 +100,7 @@ impl Cluster {
             reload: None,
             ever_ready: false,
             failed_start: false,
+            last_end: None,
             outbox: Vec::new(),
             spec,
         };
@@ -416,6 +326,7 @@ impl Cluster {
         let slot = self.slots.entry(id).or_default();
         if !rule.enabled {
             slot.ended = !replaced;
+            self.last_end = end;
             return;
         }
         if replaced {

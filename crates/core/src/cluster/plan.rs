@@ -183,7 +183,10 @@ impl Cluster {
         let over = !self.wanted.is_empty()
             && self.wanted.iter().all(|slot| self.slots.get(slot).is_some_and(|s| s.ended));
         if over && self.workers.is_empty() {
-            self.stop();
+            match self.last_end.take() {
+                Some(end) if !self.ever_ready => self.give_up(end),
+                _ => self.stop(),
+            }
         }
         if self.mode == Mode::Stopping && self.workers.is_empty() {
             self.mode = Mode::Stopped;

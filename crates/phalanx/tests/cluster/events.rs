@@ -149,7 +149,10 @@ async fn settings_reach_the_worker() {
     let inherited = worker.ask("childs_env", json!({})).await.expect("told");
     let inherited = inherited.as_str().expect("text");
     assert!(inherited.contains("COLOUR=green"));
-    assert!(!inherited.contains("NODE_UNIQUE_ID") && !inherited.contains("NODE_CHANNEL"), "{inherited}");
+    assert!(
+        !inherited.contains("NODE_UNIQUE_ID") && !inherited.contains("NODE_CHANNEL"),
+        "{inherited}"
+    );
     assert_eq!(primary.settings().args, settings.args);
     primary.stop().await;
 }

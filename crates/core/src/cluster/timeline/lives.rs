@@ -724,6 +724,20 @@ fn a_cluster_without_restarts() {
     );
 }
 
+#[test]
+fn a_cluster_without_restarts_whose_workers_never_come_up() {
+    story(
+        restarts_off(2),
+        "
+        t=0      fork 0#1, 1#2
+        t=10     exit 0#1 code 1
+        t=20     exit 1#2 code 7
+                 NEVER READY: it ended before it was ready, with code 7
+                 STOPPED
+        ",
+    );
+}
+
 /// No names of the gone: it ended between the wish and the plan.
 #[test]
 fn nobody_is_told_who_is_gone() {

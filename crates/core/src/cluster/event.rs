@@ -1,0 +1,100 @@
+//! What the core is told, and what it wants done.
+
+use crate::report::Report;
+use crate::worker::{Exit, SlotId, WorkerId};
+use alloc::string::String;
+
+/// A fact or a wish.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The process of a worker runs.
+    Forked {
+        /// Which.
+        worker: WorkerId,
+        /// Its process.
+        pid: u32,
+    },
+    /// The process of a worker could not be made.
+    ForkFailed {
+        /// Which.
+        worker: WorkerId,
+        /// Why.
+        why: String,
+        /// Whether trying again is pointless (no such program).
+        permanent: bool,
+    },
+    /// A worker's channel works.
+    Online {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// A worker listens.
+    Listening {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// A worker says that it leaves.
+    Leaving {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// A worker's channel is closed.
+    ChannelClosed {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// A worker sent what no worker may send.
+    Broken {
+        /// Which.
+        worker: WorkerId,
+        /// What.
+        why: String,
+    },
+    /// A worker's process ended and was reaped.
+    Exited {
+        /// Which.
+        worker: WorkerId,
+        /// How.
+        exit: Exit,
+    },
+    /// Wish: so many workers.
+    Scale {
+        /// How many.
+        workers: usize,
+    },
+    /// Wish: replace every worker, one after the other.
+    Reload,
+    /// Wish: this worker shall leave.
+    Disconnect {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// Wish: all shall leave, and nothing start again.
+    Stop,
+    /// Wish: all shall be gone, now.
+    StopNow,
+}
+
+/// What the shell is to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Start a process.
+    Fork {
+        /// The worker it will be.
+        worker: WorkerId,
+        /// Its place.
+        slot: SlotId,
+    },
+    /// Steer new connections away from the worker, then tell it to leave.
+    Disconnect {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// Kill it.
+    Kill {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// Tell people.
+    Report(Report),
+}
