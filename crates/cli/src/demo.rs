@@ -61,7 +61,7 @@ fn introduction(address: &Address) -> String {
     let pid = std::process::id();
     format!(
         "phalanx demo: primary {pid}, listening on {address}. Try:
-  {curl}          another worker answers each time
+  {curl}          the workers answer in random turn
   {curl}block     one worker is busy for 5 s; the others answer
   kill -9 WORKER_PID        it is replaced; what waited is answered
   kill -USR2 {pid}        rolling reload, no request lost

@@ -1,7 +1,7 @@
 //! The demo's live table of workers.
 
 use crate::log::Recent;
-use phalanx::{Primary, WorkerId};
+use phalanx::{Primary, Status, WorkerId};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -31,7 +31,7 @@ impl Counts {
     }
 }
 
-/// Draws until the cluster has stopped.
+/// Draws until the cluster has stopped; then says so beneath.
 pub(crate) async fn show(
     primary: &Primary,
     head: &str,
@@ -40,53 +40,70 @@ pub(crate) async fn show(
 ) -> io::Result<()> {
     let mut drawn = 0;
     while let Ok(status) = primary.status().await {
-        let counts = counts.lock().clone();
-        let mut text = String::from(head);
-        let _ =
-            writeln!(text, "\nSLOT  WORKER  PID      STATE      UP        REQUESTS  OPEN  RELOAD");
-        let mut workers = status.workers;
-        workers.sort_by_key(|w| (w.slot, w.id));
-        for w in workers.iter().take(SHOWN) {
-            let (requests, open) = counts.get(&w.id).copied().unwrap_or_default();
-            let _ = writeln!(
-                text,
-                "{:<5} {:<7} {:<8} {:<10} {:<9} {requests:<9} {open:<5} {}",
-                w.slot.to_string(),
-                w.id.to_string(),
-                w.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
-                w.state,
-                format!("{}s", w.age.as_secs()),
-                w.generation,
-            );
+        let text = format!("{head}\n{}\n{}", rows(status, counts), recent.lines().join("\n"));
+        drawn = draw(&text, drawn)?;
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => {}
+            () = primary.stopped() => {}
         }
-        if workers.len() > SHOWN {
-            let _ = writeln!(text, "… and {} more", workers.len() - SHOWN);
-        }
-        for (slot, wait, crashes) in status.waiting {
-            let _ = writeln!(text, "{slot:<5} waits {wait:.1?} after {crashes} crashes in a row");
-        }
-        let _ = writeln!(text);
-        for line in recent.lines() {
-            let _ = writeln!(text, "{line}");
-        }
-        draw(&text, drawn)?;
-        drawn = text.lines().count();
-        tokio::time::sleep(EVERY).await;
     }
-    Ok(())
+    // The last log lines say how it ended.
+    draw(&recent.lines().join("\n"), drawn).map(drop)
 }
 
-/// Over the last drawing: up so many lines, each line cleared to its end, then all below.
-fn draw(text: &str, drawn: usize) -> io::Result<()> {
+/// The table.
+fn rows(status: Status, counts: &Counts) -> String {
+    let counts = counts.lock().clone();
+    let mut text =
+        String::from("SLOT  WORKER  PID      STATE      UP        REQUESTS  OPEN  RELOAD\n");
+    let mut workers = status.workers;
+    workers.sort_by_key(|w| (w.slot, w.id));
+    for w in workers.iter().take(SHOWN) {
+        let (requests, open) = counts.get(&w.id).copied().unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "{:<5} {:<7} {:<8} {:<10} {:<9} {requests:<9} {open:<5} {}",
+            w.slot.to_string(),
+            w.id.to_string(),
+            w.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+            w.state,
+            format!("{}s", w.age.as_secs()),
+            w.generation,
+        );
+    }
+    if workers.len() > SHOWN {
+        let _ = writeln!(text, "… and {} more", workers.len() - SHOWN);
+    }
+    for (slot, wait, crashes) in status.waiting {
+        let _ = writeln!(
+            text,
+            "{:<5} waits {wait:.1?} after {crashes} crashes in a row",
+            slot.to_string()
+        );
+    }
+    text
+}
+
+/// Draws over the last drawing, which had so many lines; what does not fit the terminal is cut, so that it
+/// never scrolls. How many lines it has now.
+fn draw(text: &str, drawn: usize) -> io::Result<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
+    let width = size.map_or(80, |s| usize::from(s.ws_col)).max(20);
+    let height = size.map_or(24, |s| usize::from(s.ws_row)).max(4) - 1;
     let mut out = String::new();
     if drawn > 0 {
         let _ = write!(out, "\x1b[{drawn}A");
     }
-    for line in text.lines() {
-        let _ = write!(out, "{line}\x1b[K\r\n");
+    let lines: Vec<&str> = text.lines().collect();
+    // The newest is at the end; the head gives way.
+    let shown = lines.get(lines.len().saturating_sub(height)..).unwrap_or_default();
+    for line in shown {
+        let cut: String = line.chars().take(width).collect();
+        let _ = write!(out, "{cut}\x1b[K\r\n");
     }
     out.push_str("\x1b[J");
     let mut stdout = io::stdout().lock();
     stdout.write_all(out.as_bytes())?;
-    stdout.flush()
+    stdout.flush()?;
+    Ok(shown.len())
 }

@@ -162,7 +162,7 @@ fn what_is_unknown_is_ignored() {
     let faulty = Faulty::start(&script.join("\n"));
     faulty.cluster.wait_serving(3);
     let text = faulty.cluster.process.output();
-    assert!(!text.contains("killed") && !text.contains("ended by itself"), "{text}");
+    assert!(!text.contains("killed") && !text.contains("ended unasked"), "{text}");
     faulty.heals();
 }
 

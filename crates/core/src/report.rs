@@ -122,12 +122,13 @@ pub enum Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ended { worker, slot, exit, asked: None, served } => {
-                write!(
-                    f,
-                    "worker {worker} in slot {slot} ended by itself: {exit}, after {served:.1?} of service"
-                )
+            Self::Ended { worker, slot, exit, asked: None, served } if served.is_zero() => {
+                write!(f, "worker {worker} in slot {slot} ended unasked, before it served: {exit}")
             }
+            Self::Ended { worker, slot, exit, asked: None, served } => write!(
+                f,
+                "worker {worker} in slot {slot} ended unasked: {exit}, after {served:.1?} of service"
+            ),
             Self::Ended { worker, slot, exit, asked: Some(why), .. } => {
                 write!(f, "worker {worker} in slot {slot} is gone ({why}): {exit}")
             }
@@ -147,13 +148,13 @@ impl fmt::Display for Report {
             Self::StartTimeout { worker, slot, after } => {
                 write!(
                     f,
-                    "worker {worker} in slot {slot} was not ready within {after:?} and is killed"
+                    "worker {worker} in slot {slot} was not ready within {after:.1?} and is killed"
                 )
             }
             Self::GraceOver { worker, slot, after } => {
                 write!(
                     f,
-                    "worker {worker} in slot {slot} did not finish within {after:?} and is killed"
+                    "worker {worker} in slot {slot} did not finish within {after:.1?} and is killed"
                 )
             }
             Self::Broken { worker, slot, why } => {

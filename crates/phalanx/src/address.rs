@@ -34,10 +34,12 @@ impl Address {
     /// # Errors
     /// An address that cannot be understood.
     pub fn all_from_env(otherwise: &str) -> Result<Vec<Self>> {
-        let text = std::env::var(crate::LISTEN_VARIABLE)
-            .or_else(|_| std::env::var("PORT"))
-            .unwrap_or_else(|_| otherwise.to_owned());
-        text.split(',').map(str::parse).collect()
+        let named = [crate::LISTEN_VARIABLE, "PORT"]
+            .into_iter()
+            .find_map(|name| Some((name, std::env::var(name).ok()?)));
+        let Some((name, text)) = named else { return Ok(vec![otherwise.parse()?]) };
+        let parse = |one: &str| one.parse().map_err(|_| Error::Address(format!("{name}={one}")));
+        text.split(',').map(parse).collect()
     }
 
     /// The first of [`Address::all_from_env`].

@@ -89,8 +89,15 @@ impl Error {
         };
         let listen = matches!(self, Self::Listen { .. });
         Some(match source.kind() {
-            io::ErrorKind::AddrInUse => {
-                format!("another program listens on {address}: stop it (`ss -ltnp` names it) or choose another port")
+            io::ErrorKind::AddrInUse if address.starts_with("unix:") => {
+                "a file, or a socket that somebody listens on, is there: remove it if nobody needs it"
+                    .into()
+            }
+            io::ErrorKind::AddrInUse => format!(
+                "another program listens on {address}, or a worker of a primary that was killed still finishes: stop it (`ss -ltnp` names it) or choose another port"
+            ),
+            io::ErrorKind::NotFound if listen => {
+                "its directory does not exist: create it first".into()
             }
             io::ErrorKind::PermissionDenied if listen => {
                 "ports below 1024 need root or CAP_NET_BIND_SERVICE; a unix socket needs a directory you may write to".into()

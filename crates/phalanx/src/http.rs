@@ -145,7 +145,8 @@ where
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.seen.last.store(now, Ordering::Relaxed);
-        let http1 = request.version() <= Version::HTTP_11;
+        let version = request.version();
+        let http1 = version <= Version::HTTP_11;
         self.seen.http2.store(!http1, Ordering::Relaxed);
         let draining = self.draining.clone();
         let mut service = self.service.clone();
@@ -153,6 +154,8 @@ where
             std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
             let mut response = service.call(request).await?;
             if http1 && *draining.borrow() {
+                // To an answer of version 1.1 to a request of version 1.0, hyper adds `keep-alive`.
+                *response.version_mut() = version;
                 response
                     .headers_mut()
                     .insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::primary::Primary;
 use crate::worker::Worker;
+use std::io::IsTerminal;
 use tokio::signal::unix::{Signal, SignalKind};
 
 fn signal(kind: SignalKind) -> Result<Signal> {
@@ -11,7 +12,8 @@ fn signal(kind: SignalKind) -> Result<Signal> {
 
 impl Primary {
     /// Obeys signals until the cluster has stopped. SIGTERM and SIGINT: drain, then stop; a second one:
-    /// stop at once, as SIGQUIT. SIGUSR2 and SIGHUP: rolling reload.
+    /// stop at once, as SIGQUIT. SIGUSR2 and SIGHUP: rolling reload; but SIGHUP to a primary that was started
+    /// in a terminal means that the terminal is gone: drain, then stop.
     ///
     /// # Errors
     /// Signals cannot be received.
@@ -21,6 +23,7 @@ impl Primary {
         let mut quit = signal(SignalKind::quit())?;
         let mut usr2 = signal(SignalKind::user_defined2())?;
         let mut hup = signal(SignalKind::hangup())?;
+        let terminal = std::io::stdin().is_terminal() || std::io::stdout().is_terminal();
         let mut told = false;
         let stopped = self.stopped();
         tokio::pin!(stopped);
@@ -34,7 +37,13 @@ impl Primary {
                     self.begin_stop(true);
                 }
                 _ = usr2.recv() => self.told_to_reload("SIGUSR2"),
-                _ = hup.recv() => self.told_to_reload("SIGHUP"),
+                _ = hup.recv() => {
+                    if terminal {
+                        self.told_to_stop(&mut told, "SIGHUP");
+                    } else {
+                        self.told_to_reload("SIGHUP");
+                    }
+                }
             }
         }
     }

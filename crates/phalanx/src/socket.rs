@@ -132,6 +132,22 @@ pub(crate) fn is_exhausted(error: &io::Error) -> bool {
 /// How long an accept loop waits then.
 pub(crate) const EXHAUSTED_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
+/// What was said of it, so that the log is not flooded.
+#[derive(Debug, Default)]
+pub(crate) struct Complaint(Option<std::time::Instant>);
+
+impl Complaint {
+    /// Whether it is to be said (again): not more often than every five seconds.
+    pub(crate) fn is_due(&mut self, error: &io::Error) -> bool {
+        let recent = self.0.is_some_and(|said| said.elapsed().as_secs() < 5);
+        if recent && is_exhausted(error) {
+            return false;
+        }
+        self.0 = Some(std::time::Instant::now());
+        true
+    }
+}
+
 /// Takes one connection from a listening socket's queue; non-blocking, close-on-exec.
 pub(crate) fn accept(listener: &OwnedFd) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
     loop {

@@ -433,8 +433,12 @@ impl Cluster {
         }
         // One that the application forked is the application's to time.
         let deadline = deadline.filter(|_| guarded || why == Leave::Stop);
+        let deaf = matches!(worker.phase, Phase::Starting { online: false, .. });
         worker.phase = Phase::Draining { since: now, deadline, why, served };
-        if tell && !forking {
+        if tell && deaf {
+            // Its channel never worked: it holds nothing, and may never hear.
+            self.kill(now, id, why);
+        } else if tell && !forking {
             self.outbox.push(Action::Disconnect { worker: id });
         }
         if !guarded || !self.wanted.contains(&slot) {

@@ -211,7 +211,7 @@ async fn accept_on(
             return;
         }
     };
-    let mut exhausted = false;
+    let mut complaint = socket::Complaint::default();
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         let (fd, from) = loop {
@@ -220,16 +220,14 @@ async fn accept_on(
                 Ok(taken) => break taken,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => guard.clear_ready(),
                 Err(error) => {
-                    if !exhausted || !socket::is_exhausted(&error) {
-                        let what = format!("cannot accept connections for now: {error}");
+                    if complaint.is_due(&error) {
+                        let what = format!("cannot accept connections: {error} (see `ulimit -n`)");
                         let _ = facts.send(Fact::Trouble(what)).await;
                     }
-                    exhausted = true;
                     tokio::time::sleep(socket::EXHAUSTED_PAUSE).await;
                 }
             }
         };
-        exhausted = false;
         let source = from.as_ref().map(SocketAddr::ip);
         let connection = Parked { fd: Arc::new(fd), source, room: Some(permit) };
         if facts.send(Fact::Accepted(key.clone(), connection)).await.is_err() {

@@ -56,7 +56,8 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// No guarded workers, the policy `direct` where there is one, 100 ms of patience, a window of 1.
+    /// No guarded workers, the policy `direct` where there is one (for the environment's, see
+    /// [`Policy::from_env`]), 100 ms of patience, a window of 1.
     fn default() -> Self {
         Self {
             spec: Spec { workers: 0, ..Spec::default() },
@@ -198,6 +199,7 @@ impl Primary {
         if options.spec.workers > MAX_WORKERS {
             return Err(Error::WorkerCount(options.spec.workers));
         }
+        spawn::note_this_program();
         spawn::raise_descriptor_limit();
         let (wishes, commands) = mpsc::unbounded_channel();
         let (over, watch) = watch::channel(None);

@@ -222,8 +222,9 @@ impl Shell {
                 return;
             }
             port.steer();
-            let over = port.users.is_empty() && !leaving && !port.pinned && self.core.is_settled();
-            if over {
+            // When all leave, new clients are refused at once, and not left to wait for nobody.
+            let closed = !leaving && !port.pinned && self.core.is_settled();
+            if port.users.is_empty() && (closed || self.core.is_stopping()) {
                 tracing::info!(address = %port.address, "closed by the last worker");
                 self.ports.remove(key);
             } else {

@@ -125,7 +125,8 @@ impl Shell {
             reloading: Vec::new(),
             retry: None,
             sampling: Sampling::default(),
-            idle_ports: false,
+            // What was opened before any worker is looked at when all are there.
+            idle_ports: true,
             failed_start: None,
         }
     }
@@ -224,6 +225,9 @@ impl Shell {
                 if self.core.is_stopping() {
                     let _ = reply.send(Err(Error::Stopping));
                     return;
+                }
+                if self.core.is_reloading() {
+                    tracing::info!("another reload takes the place of the one that is going on");
                 }
                 self.supersede_reload("another reload took its place");
                 self.reloading.push(reply);
@@ -327,16 +331,24 @@ impl Shell {
 
     /// Closes the ports that no worker listens on any more, once every worker is back that might.
     fn close_idle_ports(&mut self) {
-        if !self.idle_ports || self.core.wanted() == 0 || !self.core.is_settled() {
+        let all_back = self.core.wanted() > 0 && self.core.is_settled();
+        if !self.idle_ports || !(all_back || self.core.is_stopping()) {
             return;
         }
         self.idle_ports = false;
         self.ports.retain(|_, port| {
-            let over = port.users.is_empty() && !port.pinned;
-            if over {
-                tracing::info!(address = %port.address, "closed: no worker listens there any more");
+            if !port.users.is_empty() {
+                return true;
             }
-            !over
+            let address = &port.address;
+            if port.pinned && all_back {
+                tracing::warn!(
+                    "{address} is open, but no worker listens there: its clients wait for nobody (does the program use `Address::from_env`?)"
+                );
+                return true;
+            }
+            tracing::info!("closed {address}: no worker listens there any more");
+            false
         });
     }
 

@@ -12,7 +12,9 @@ use rustix::fd::OwnedFd;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStderr, ChildStdout, Command};
+use std::sync::OnceLock;
 
 pub(crate) struct Spawned {
     pub(crate) child: Child,
@@ -34,7 +36,7 @@ pub(crate) fn spawn(
 ) -> Result<Spawned> {
     let program = match &settings.exec {
         Some(program) => program.clone(),
-        None => std::env::current_exe().map_err(Error::os("cannot find this program"))?,
+        None => this_program()?,
     };
     let failed =
         |source: io::Error| Error::Start { program: program.display().to_string(), source };
@@ -85,6 +87,26 @@ pub(crate) fn spawn(
         stdout: process.stdout.take(),
         stderr: process.stderr.take(),
     })
+}
+
+/// The file of this program, as it was named when the primary started: a new version that was put in its
+/// place is what a reload starts. If nothing is there, the program that runs.
+fn this_program() -> Result<PathBuf> {
+    static FILE: OnceLock<PathBuf> = OnceLock::new();
+    let named = match FILE.get() {
+        Some(file) => file,
+        None => {
+            let file = std::env::current_exe().map_err(Error::os("cannot find this program"))?;
+            FILE.get_or_init(|| file)
+        }
+    };
+    let running = Path::new("/proc/self/exe");
+    Ok(if named.exists() || !running.exists() { named.clone() } else { running.to_owned() })
+}
+
+/// Notes where this program is, before anybody moves it.
+pub(crate) fn note_this_program() {
+    let _ = this_program();
 }
 
 /// Whether starting the same program again is pointless.

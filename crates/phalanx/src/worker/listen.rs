@@ -53,7 +53,9 @@ pub struct Listener<S> {
     /// What the primary calls it; `None`: the primary does not know of it.
     key: Option<String>,
     query: Query,
-    exhausted: bool,
+    complaint: socket::Complaint,
+    /// Connections that may still be taken from the slot after it was told to leave.
+    leftover: i32,
     kind: PhantomData<fn() -> S>,
 }
 
@@ -147,7 +149,8 @@ pub(super) async fn listen<S: Socket>(
             draining: worker.inner.draining.subscribe(),
             key: None,
             query: Query::default(),
-            exhausted: false,
+            complaint: socket::Complaint::default(),
+            leftover: socket::BACKLOG,
             kind: PhantomData,
         });
     }
@@ -211,7 +214,8 @@ async fn ask_to_listen<S: Socket>(
         draining: worker.inner.draining.subscribe(),
         key: Some(key),
         query,
-        exhausted: false,
+        complaint: socket::Complaint::default(),
+        leftover: socket::BACKLOG,
         kind: PhantomData,
     })
 }
@@ -303,10 +307,7 @@ impl<S: Socket> Listener<S> {
             }
             tokio::select! {
                 biased;
-                () = told(&mut self.draining) => {
-                    self.close();
-                    return None;
-                }
+                () = told(&mut self.draining) => return self.last_fd(),
                 handed = receive(&mut self.handed) => match handed {
                     Some(handed) => if let Some(fd) = handed.accept() {
                         return Some(fd);
@@ -314,22 +315,39 @@ impl<S: Socket> Listener<S> {
                     None => self.handed = None,
                 },
                 taken = take(self.own.as_ref()) => match taken {
-                    Ok(fd) => {
-                        self.exhausted = false;
-                        return Some(fd);
-                    }
+                    Ok(fd) => return Some(fd),
                     Err(error) => self.pause(&error).await,
                 },
             }
         }
     }
 
-    /// accept(2) failed for a reason that passes: never spin, never die.
-    async fn pause(&mut self, error: &io::Error) {
-        if !self.exhausted || !socket::is_exhausted(error) {
-            tracing::warn!("cannot accept connections on {} for now: {error}", self.address);
+    /// Told to leave: what was handed over before, and what waits in the slot already, is still served. Then it
+    /// closes.
+    fn last_fd(&mut self) -> Option<OwnedFd> {
+        if let Some(handed) = self.handed.as_mut().and_then(|handed| handed.try_recv().ok())
+            && let Some(fd) = handed.accept()
+        {
+            return Some(fd);
         }
-        self.exhausted = true;
+        if self.leftover > 0 {
+            self.leftover -= 1;
+            if let Some(Ok((fd, _))) = self.own.as_ref().map(|own| socket::accept(own.get_ref())) {
+                return Some(fd);
+            }
+        }
+        self.close();
+        None
+    }
+
+    /// accept(2) failed for a reason that passes: never spin, never die, and do not flood the log.
+    async fn pause(&mut self, error: &io::Error) {
+        if self.complaint.is_due(error) {
+            tracing::warn!(
+                "cannot accept connections on {}: {error} (see `ulimit -n`)",
+                self.address
+            );
+        }
         tokio::time::sleep(socket::EXHAUSTED_PAUSE).await;
     }
 

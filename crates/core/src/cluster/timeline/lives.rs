@@ -205,7 +205,7 @@ fn a_cluster_that_never_becomes_ready_gives_up() {
         t=330    fork 0#5
         t=340    exit 0#5 code 1
                  NEVER READY: it ended before it was ready, with code 1
-                 tell 1#2
+                 kill 1#2
         t=400    exit 1#2 code 0
                  gone 1#2 (stop)
                  STOPPED
@@ -447,9 +447,10 @@ fn stop_now() {
         t=0      forked 0#1, 1#2
         t=10     ready 0#1
         t=20     stop
-                 tell 0#1, 1#2
+                 tell 0#1
+                 kill 1#2
         t=30     stop now
-                 kill 0#1, 1#2
+                 kill 0#1
         t=40     forked 2#3
                  kill 2#3
         t=41     exit 0#1 SIGKILL

@@ -285,7 +285,7 @@ fn that_fails_in_one_slot_takes_back_the_successor_in_another() {
         t=140    exit 1#4 code 1
                  FAILED: reload 1 in slot 1: it ended before it was ready, with code 1; 0 replaced, 1 kept
                  slot 1 waits 100ms, 2 crashes
-                 tell 0#3
+                 kill 0#3
         t=150    exit 0#3 code 0
                  gone 0#3 (reload)
         t=240    fork 1#5
@@ -312,7 +312,7 @@ fn a_second_during_the_first() {
                  fork 1#4
         t=210    reload
                  begins: reload 2 of 2
-                 tell 1#4
+                 kill 1#4
                  fork 0#5
         t=220    exit 0#1 code 0
                  gone 0#1 (reload)
@@ -345,14 +345,14 @@ fn many_during_a_slow_start_do_not_pile_up() {
                  fork 0#2
         t=20     reload
                  begins: reload 2 of 1
-                 tell 0#2
+                 kill 0#2
                  fork 0#3
         t=30     reload
                  begins: reload 3 of 1
-                 tell 0#3
+                 kill 0#3
                  fork 0#4
         t=31     look
-                 = 0#1 starting, 0#2 leaves until 1020 (reload), 0#3 leaves until 1030 (reload), 0#4 starting; 1 wanted, not settled
+                 = 0#1 starting, 0#2 killed (reload), 0#3 killed (reload), 0#4 starting; 1 wanted, not settled
         t=40     ready 0#1
         t=50     ready 0#4
                  tell 0#1
@@ -383,7 +383,8 @@ fn scale_down_during_a_reload() {
                  tell 0#1
                  fork 1#5
         t=210    scale 1
-                 tell 1#2, 2#3, 1#5
+                 tell 1#2, 2#3
+                 kill 1#5
                  done: reload 1, 1 replaced in 110ms
         t=220    exit 0#1 code 0
                  gone 0#1 (reload)
@@ -434,7 +435,8 @@ fn stop_during_a_reload() {
                  begins: reload 1 of 2
                  fork 0#3
         t=150    stop
-                 tell 0#1, 1#2, 0#3
+                 tell 0#1, 1#2
+                 kill 0#3
         t=160    exit 0#3 code 0
                  gone 0#3 (stop)
         t=170    exit 0#1 code 0
