@@ -37,6 +37,8 @@ pub(crate) fn to_table() -> Recent {
     tracing_subscriber::fmt()
         .with_max_level(level())
         .with_target(false)
+        // The table's lines are short.
+        .without_time()
         .with_ansi(false)
         .with_writer(recent.clone())
         .log_internal_errors(false)

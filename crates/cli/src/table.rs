@@ -90,7 +90,8 @@ fn draw(text: &str, drawn: usize) -> io::Result<usize> {
     let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
     let width = size.map_or(80, |s| usize::from(s.ws_col)).max(20);
     let height = size.map_or(24, |s| usize::from(s.ws_row)).max(4) - 1;
-    let mut out = String::new();
+    // What was typed may have moved the cursor.
+    let mut out = String::from("\r");
     if drawn > 0 {
         let _ = write!(out, "\x1b[{drawn}A");
     }

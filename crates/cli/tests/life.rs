@@ -198,3 +198,34 @@ fn a_unix_socket_serves_and_its_file_goes() {
     assert!(!path.exists(), "the socket's file is left over");
     assert!(process.record().is_empty());
 }
+
+/// A new version is put in the program's place, as `mv` and `cargo build` do it; then it is taken away.
+#[test]
+fn a_replaced_program_is_what_a_reload_starts() {
+    let place = tempfile::tempdir().unwrap();
+    let program = place.path().join("program");
+    let next = place.path().join("next");
+    std::fs::copy(common::PHALANX, &program).unwrap();
+    let address = common::v4();
+    let listen = address.to_string();
+    let command =
+        common::clean(program.to_str().unwrap(), ["demo", "-i", "2", "--listen", &listen]);
+    let cluster = Cluster { process: spawn(&mut { command }), address };
+    cluster.wait_serving(2);
+    std::fs::copy(common::PHALANX, &next).unwrap();
+    std::fs::rename(&next, &program).unwrap();
+    cluster.reload(1);
+    for worker in cluster.wait_workers(2) {
+        let runs = std::fs::read_link(format!("/proc/{worker}/exe")).unwrap();
+        assert_eq!(runs, program, "the new file");
+    }
+    std::fs::remove_file(&program).unwrap();
+    let before = cluster.workers();
+    signal(before[0], Signal::KILL);
+    cluster.until("a replacement all the same", || {
+        let now = cluster.workers();
+        (now.len() == 2 && !now.contains(&before[0])).then_some(())
+    });
+    cluster.wait_serving(2);
+    cluster.stop();
+}

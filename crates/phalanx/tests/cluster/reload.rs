@@ -12,6 +12,8 @@ trials!(
     no_error_in_round_robin,
     no_error_in_shared,
     axum_that_knows_nothing,
+    kept_connections_are_told_to_close,
+    stopping_refuses_new_clients_at_once,
     a_broken_new_version_leaves_the_old_one,
     a_new_version_that_never_listens,
     scaling_under_load,
@@ -72,6 +74,76 @@ async fn axum_that_knows_nothing() {
     let outcome = tokio::task::spawn_blocking(move || load.stop()).await.expect("done");
     assert!(outcome.failed == 0 && outcome.answered > 50, "{outcome}");
     primary.stop().await;
+}
+
+/// A request on a kept connection, and the answer's head.
+fn asked(stream: &std::net::TcpStream, version: &str, more: &str) -> String {
+    use std::io::{BufRead, BufReader, Read, Write};
+    let mut writer = stream;
+    write!(writer, "GET / HTTP/{version}\r\nHost: x\r\n{more}\r\n").expect("written");
+    let mut reader = BufReader::new(stream);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert!(reader.read_line(&mut head).expect("read") > 0, "an answer, not {head:?}");
+    }
+    let head = head.to_lowercase();
+    let length = head.split("content-length: ").nth(1).and_then(|l| l.lines().next());
+    let length: u64 = length.and_then(|l| l.trim().parse().ok()).expect("a length");
+    std::io::copy(&mut reader.take(length), &mut std::io::sink()).expect("a body");
+    head
+}
+
+/// A client that was idle when its worker was told to leave is still answered, and told to close.
+async fn kept_connections_are_told_to_close() {
+    let address = free_address();
+    let primary = Primary::start(serving("http", 1, Policy::Direct, &address)).expect("started");
+    settled(&primary, 1).await;
+    for (version, more) in [("1.1", ""), ("1.0", "Connection: keep-alive\r\n")] {
+        let stream = std::net::TcpStream::connect(&address).expect("connects");
+        stream.set_read_timeout(Some(PATIENCE)).expect("set");
+        let (head, stream) =
+            tokio::task::spawn_blocking(move || (asked(&stream, version, more), stream))
+                .await
+                .expect("done");
+        assert!(!head.contains("connection: close"), "{head}");
+        primary.reload().await.expect("reloaded");
+        let head = tokio::task::spawn_blocking(move || asked(&stream, version, more));
+        let head = head.await.expect("done");
+        assert!(head.contains("connection: close") && !head.contains("keep-alive"), "{head}");
+        settled(&primary, 1).await;
+    }
+    primary.stop().await;
+}
+
+async fn stopping_refuses_new_clients_at_once() {
+    for policy in [Policy::Direct, Policy::RoundRobin, Policy::Shared] {
+        let address = free_address();
+        let primary = Primary::start(serving("http", 2, policy, &address)).expect("started");
+        settled(&primary, 2).await;
+        // An idle connection holds its worker for a while.
+        let kept = std::net::TcpStream::connect(&address).expect("connects");
+        kept.set_read_timeout(Some(PATIENCE)).expect("set");
+        let kept = tokio::task::spawn_blocking(move || {
+            asked(&kept, "1.1", "");
+            kept
+        });
+        let kept = kept.await.expect("done");
+        primary.begin_stop(false);
+        bench::wait::until_async(PATIENCE, "the port is closed", async || {
+            std::net::TcpStream::connect(&address).is_err().then_some(())
+        })
+        .await
+        .expect("refused");
+        assert_eq!(
+            primary.status().await.expect("a status").workers.len(),
+            1,
+            "{policy}: one is left"
+        );
+        let head =
+            tokio::task::spawn_blocking(move || asked(&kept, "1.1", "")).await.expect("done");
+        assert!(head.contains("connection: close"), "{policy}: {head}");
+        primary.stopped().await;
+    }
 }
 
 async fn broken(role: &str, start_timeout: Duration, why: &str) {
