@@ -10,7 +10,7 @@ use std::ffi::OsString;
 /// cannot be started · 4 no worker became ready · 5 the address cannot be listened on
 ///
 /// Signals to the primary: TERM, INT drain and stop (twice: at once) · QUIT stop at once ·
-/// USR2, HUP rolling reload
+/// USR2 rolling reload · HUP the same, or stop if the terminal is gone
 #[derive(Debug, Parser)]
 #[command(name = "phalanx", version, arg_required_else_help = true)]
 pub(crate) struct Arguments {
@@ -28,7 +28,7 @@ pub(crate) enum Command {
 
 #[derive(Args, Debug)]
 pub(crate) struct Demo {
-    /// Where to listen: HOST:PORT, :PORT or unix:PATH
+    /// Where to listen: HOST:PORT (an IP address or localhost), :PORT, PORT or unix:PATH
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8000")]
     pub(crate) listen: Address,
     /// How many workers: a number, or max for one per core
@@ -49,7 +49,8 @@ pub(crate) struct Run {
     /// How connections get to workers: direct, round-robin or shared
     #[arg(long, value_name = "POLICY")]
     pub(crate) policy: Option<Policy>,
-    /// Open this address before any worker runs, and tell the workers in `PHALANX_LISTEN`
+    /// Open this address before any worker runs, and tell the workers in `PHALANX_LISTEN`, where
+    /// `Address::from_env` finds it; may be given several times
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Vec<Address>,
     /// What it is called in the log; else the program's name

@@ -40,7 +40,7 @@ fn the_primary_does_nothing_per_connection() {
         (tracer_of(cluster.pid()) == Some(strace.pid())).then_some(())
     })
     .unwrap_or_else(|error| {
-        panic!("{error}; see scripts/test for what strace needs; it says: {}", strace.output())
+        panic!("{error}; strace must be allowed to trace: root, or kernel.yama.ptrace_scope=0; it says: {}", strace.output())
     });
     let begin = Instant::now();
     // Clients enough for load, and few enough that no queue stands.
