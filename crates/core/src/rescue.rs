@@ -58,7 +58,7 @@ impl Watch {
             let back = match (self.asked, self.answered) {
                 (Some(_), None) => false,
                 // It answered all along: let it have another try after a rest.
-                _ => now.since(since) >= patience * REST_FACTOR,
+                _ => now.since(since) >= patience.saturating_mul(REST_FACTOR),
             };
             if !back {
                 return Verdict::Stuck;
@@ -77,7 +77,7 @@ impl Watch {
         }
         let stood = now.since(*self.standing.get_or_insert(now));
         let limit = match (self.asked, self.answered) {
-            (Some(_), Some(_)) => patience * ALIVE_FACTOR,
+            (Some(_), Some(_)) => patience.saturating_mul(ALIVE_FACTOR),
             (Some(_), None) => patience,
             (None, _) if stood >= patience / 2 => {
                 self.asked = Some(now);

@@ -195,10 +195,26 @@ impl Sender {
         written.await.map_err(|_| Error::Disconnected)
     }
 
+    /// Takes those hand-overs out of what is not sent yet; which of them were there.
+    pub(crate) fn unsend(&self, lines: &[(u64, &[u8])]) -> Vec<u64> {
+        let mut queue = self.shared.lock();
+        let mut found = Vec::new();
+        queue.items.retain(|item| {
+            let line = lines.iter().find(|(_, line)| *line == item.bytes.as_slice());
+            match line.filter(|_| item.fd.is_some() && item.sent == 0) {
+                Some((seq, _)) => found.push(*seq),
+                None => return true,
+            }
+            false
+        });
+        queue.forget(&found);
+        found
+    }
+
     /// Sends again, before everything else, what was sent and not read; but not those hand-overs.
     pub(crate) fn put_back(&self, unread: Vec<Chunk>, forgotten: &[u64]) {
         let mut queue = self.shared.lock();
-        queue.unanswered.retain(|tag| !matches!(tag, Tag::NewConn(seq) if forgotten.contains(seq)));
+        queue.forget(forgotten);
         let ping = Frame::ping().encode();
         for Chunk { bytes, fd } in unread.into_iter().rev() {
             // A ping that was not read is not with the peer any more.
@@ -291,6 +307,11 @@ impl Shared {
 }
 
 impl Queue {
+    /// No answer comes to those hand-overs.
+    fn forget(&mut self, hand_overs: &[u64]) {
+        self.unanswered.retain(|tag| !matches!(tag, Tag::NewConn(seq) if hand_overs.contains(seq)));
+    }
+
     /// So many more bytes are with the kernel.
     fn advance(&mut self, mut n: usize) {
         while let Some(front) = self.items.front_mut() {

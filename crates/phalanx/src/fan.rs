@@ -14,7 +14,8 @@ const MIN_SIZE: usize = 64;
 type Filter<T> = Arc<dyn Fn(&T) -> bool + Send + Sync>;
 
 pub(crate) struct Fan<T> {
-    members: Arc<Mutex<Vec<Member<T>>>>,
+    /// `None`: there will be nothing more.
+    members: Arc<Mutex<Option<Vec<Member<T>>>>>,
 }
 
 struct Member<T> {
@@ -42,25 +43,29 @@ impl<T: Clone> Fan<T> {
     ) -> FanReceiver<T> {
         let (queue, receiver) = mpsc::unbounded_channel();
         let room = Arc::new(Semaphore::new(ROOM));
-        self.lock().push(Member { queue, room, wants: Arc::new(wants) });
+        if let Some(members) = self.lock().as_mut() {
+            members.push(Member { queue, room, wants: Arc::new(wants) });
+        }
         FanReceiver { queue: receiver }
     }
 
     /// Tells everybody; never waits.
     pub(crate) fn tell(&self, item: &T) {
-        self.lock().retain(|member| {
-            if (member.wants)(item) {
-                member.queue.send((item.clone(), None)).is_ok()
-            } else {
-                !member.queue.is_closed()
-            }
-        });
+        if let Some(members) = self.lock().as_mut() {
+            members.retain(|member| {
+                if (member.wants)(item) {
+                    member.queue.send((item.clone(), None)).is_ok()
+                } else {
+                    !member.queue.is_closed()
+                }
+            });
+        }
     }
 
     /// Tells everybody, each when it has room for so many bytes. Whether anybody wanted it.
     pub(crate) async fn tell_sized(&self, item: T, size: usize) -> bool {
         let size = u32::try_from(size.clamp(MIN_SIZE, ROOM)).unwrap_or(u32::MAX);
-        let members = self.lock().clone();
+        let members = self.lock().clone().unwrap_or_default();
         let mut wanted = false;
         for member in members.iter().filter(|member| (member.wants)(&item)) {
             let permit = tokio::select! {
@@ -74,17 +79,17 @@ impl<T: Clone> Fan<T> {
 
     /// No more items: every receiver comes to its end.
     pub(crate) fn close(&self) {
-        self.lock().clear();
+        *self.lock() = None;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Member<T>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Vec<Member<T>>>> {
         self.members.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
 impl<T> Default for Fan<T> {
     fn default() -> Self {
-        Self { members: Arc::default() }
+        Self { members: Arc::new(Mutex::new(Some(Vec::new()))) }
     }
 }
 

@@ -64,6 +64,8 @@ where
         }
     }
     while connections.join_next().await.is_some() {}
+    // Upgraded ones (WebSocket) live on in tasks of the application's.
+    listener.worker().connections_closed().await;
     Ok(())
 }
 
@@ -153,7 +155,8 @@ where
         Box::pin(async move {
             std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
             let mut response = service.call(request).await?;
-            if http1 && *draining.borrow() {
+            let upgraded = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
+            if http1 && !upgraded && *draining.borrow() {
                 // To an answer of version 1.1 to a request of version 1.0, hyper adds `keep-alive`.
                 *response.version_mut() = version;
                 response

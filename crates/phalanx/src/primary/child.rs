@@ -13,6 +13,25 @@ pub(crate) struct Child {
     pidfd: tokio::io::unix::AsyncFd<std::sync::Arc<rustix::fd::OwnedFd>>,
 }
 
+/// How often a process is looked at before it is believed not to stop.
+#[cfg(target_os = "linux")]
+const PAUSE_LOOKS: u32 = 200;
+
+/// A process that is held still.
+pub(crate) struct Paused<'a> {
+    child: &'a Child,
+    /// Whether it is ours to let go.
+    ours: bool,
+}
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        if self.ours {
+            let _ = self.child.signal(Signal::CONT);
+        }
+    }
+}
+
 #[cfg(target_os = "linux")]
 impl Child {
     pub(crate) fn new(pid: u32) -> io::Result<Self> {
@@ -45,6 +64,37 @@ impl Child {
 
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         Ok(rustix::process::pidfd_send_signal(self.pidfd.get_ref(), signal)?)
+    }
+
+    /// Holds the process still for as long as the value lives; one that is stopped already stays so.
+    pub(crate) fn pause(&self) -> io::Result<Paused<'_>> {
+        if self.is_stopped() {
+            return Ok(Paused { child: self, ours: false });
+        }
+        self.signal(Signal::STOP)?;
+        let paused = Paused { child: self, ours: true };
+        // It takes effect when the process is next seen by the kernel: at once, or it is in a call that
+        // cannot be interrupted.
+        for _ in 0..PAUSE_LOOKS {
+            if self.is_stopped() {
+                return Ok(paused);
+            }
+            std::thread::yield_now();
+        }
+        Err(io::ErrorKind::TimedOut.into())
+    }
+
+    /// Whether every thread of it is stopped, by /proc (proc(5)).
+    fn is_stopped(&self) -> bool {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid()));
+        tasks.is_ok_and(|mut tasks| {
+            tasks.all(|task| {
+                let stat = task.and_then(|task| std::fs::read_to_string(task.path().join("stat")));
+                let state =
+                    stat.ok().and_then(|s| s.rsplit_once(')')?.1.trim_start().chars().next());
+                matches!(state, Some('T' | 't'))
+            })
+        })
     }
 
     /// A duplicate of one of its descriptors (`pidfd_getfd(2)`), where the kernel allows it.
@@ -84,6 +134,10 @@ impl Child {
 
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         Ok(rustix::process::kill_process(self.pid, signal)?)
+    }
+
+    pub(crate) fn pause(&self) -> io::Result<Paused<'_>> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     pub(crate) fn descriptor(&self, _: i32) -> io::Result<rustix::fd::OwnedFd> {

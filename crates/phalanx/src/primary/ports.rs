@@ -49,7 +49,7 @@ pub(crate) struct Port {
     /// Opened before any worker asked (`--listen`): stays without users.
     pub(crate) pinned: bool,
     /// The file of a unix socket that this port made, and takes away again.
-    file: Option<PathBuf>,
+    file: Option<(PathBuf, Option<Identity>)>,
 }
 
 pub(crate) enum Sockets {
@@ -122,7 +122,7 @@ impl Port {
                 None => {
                     let fd = port.wish.open(Sharing::Alone)?;
                     if let Address::Unix(path) = &port.wish.address {
-                        port.file = Some(path.clone());
+                        port.file = Some((path.clone(), identity(path)));
                     }
                     fd
                 }
@@ -246,10 +246,19 @@ impl Drop for Port {
         if let Sockets::One(_, Some(task)) = &self.sockets {
             task.abort();
         }
-        if let Some(path) = &self.file {
+        // Unless somebody else put theirs in its place.
+        if let Some((path, _)) = self.file.take().filter(|(path, made)| identity(path) == *made) {
             let _ = std::fs::remove_file(path);
         }
     }
+}
+
+/// What tells a file from another one of the same name.
+type Identity = (u64, u64);
+
+fn identity(path: &std::path::Path) -> Option<Identity> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::symlink_metadata(path).ok().map(|about| (about.dev(), about.ino()))
 }
 
 fn wish(query: &Query, address: Address, udp: bool) -> Wish {

@@ -177,7 +177,9 @@ impl Shell {
             self.ports.insert(key.to_owned(), port);
         }
         let Some(port) = self.ports.get_mut(key) else { return Err(Error::Stopping) };
-        if port.users.contains_key(&worker) {
+        // A UDP socket of the crate's is closed without a word: it may ask again.
+        let again = port.is_udp() && query.extras.slot_only;
+        if port.users.contains_key(&worker) && !again {
             return Err(in_use(port.address.to_string()));
         }
         if port.data.is_null() {
@@ -228,6 +230,7 @@ impl Shell {
                 tracing::info!(address = %port.address, "closed by the last worker");
                 self.ports.remove(key);
             } else {
+                self.idle_ports |= port.users.is_empty();
                 self.pump(now, key);
             }
         }

@@ -44,22 +44,28 @@ impl Shell {
             record.oldest = Some(now);
             return;
         }
-        let end = record.handle.inner.child.descriptor(sys::CHANNEL_FD);
-        let end = end.and_then(|end| {
+        let mine = self.in_flight.iter().filter(|(_, h)| h.worker == worker);
+        let lines: Vec<(u64, &[u8])> = mine.map(|(seq, h)| (*seq, h.line.as_slice())).collect();
+        // It must not read while what it did not read is sorted.
+        let handle = record.handle.clone();
+        let child = &handle.inner.child;
+        let paused = child.pause();
+        let end = paused.and_then(|paused| Ok((child.descriptor(sys::CHANNEL_FD)?, paused)));
+        let unread = end.and_then(|(end, paused)| {
             // The worker may have put something else there.
-            let same = cookie(&end)? == record.peer_cookie;
-            same.then_some(end).ok_or_else(|| std::io::ErrorKind::NotFound.into())
+            if cookie(&end)? != record.peer_cookie {
+                return Err(std::io::ErrorKind::NotFound.into());
+            }
+            Ok((channel::take_unread(&end)?, paused))
         });
-        let unread = match end.and_then(|end| channel::take_unread(&end)) {
-            Ok(unread) => unread,
+        let (unread, paused) = match unread {
+            Ok(taken) => taken,
             Err(error) => {
                 tracing::debug!(%worker, "what it does not read cannot be taken back: {error}");
                 record.oldest = Some(now);
                 return;
             }
         };
-        let mine = self.in_flight.iter().filter(|(_, h)| h.worker == worker);
-        let lines: Vec<(u64, &[u8])> = mine.map(|(seq, h)| (*seq, h.line.as_slice())).collect();
         let (mut recalled, mut rest) = (Vec::new(), Vec::new());
         for mut chunk in unread {
             let found =
@@ -72,6 +78,9 @@ impl Shell {
             rest.extend(chunk.into_frames());
         }
         record.channel.put_back(rest, &recalled);
+        drop(paused);
+        // And what is not even sent, because the worker does not read.
+        recalled.extend(record.channel.unsend(&lines));
         record.oldest = Some(now);
         if recalled.is_empty() {
             return;

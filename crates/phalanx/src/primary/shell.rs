@@ -37,8 +37,8 @@ const CHANNEL_LINGER: Duration = Duration::from_secs(1);
 
 /// Something that a task saw.
 pub(super) enum Fact {
-    /// A frame that is not the user's.
-    Frame(WorkerId, Frame),
+    /// A frame that is not the user's; and who waits until it was dealt with.
+    Frame(WorkerId, Frame, oneshot::Sender<()>),
     /// A channel's end; with a reason if it was not a clean one.
     Closed(WorkerId, Option<String>),
     /// A process was reaped.
@@ -93,7 +93,7 @@ pub(super) struct Shell {
     retry: Option<Time>,
     pub(super) sampling: Sampling,
     /// A port may have lost its last worker.
-    idle_ports: bool,
+    pub(super) idle_ports: bool,
     failed_start: Option<Over>,
 }
 
@@ -147,7 +147,9 @@ impl Shell {
                 break;
             }
             let wake = self.core.wake().into_iter().chain(self.retry).min();
-            let wake = wake.map(|at| tokio::time::Instant::from_std(self.start + at.since_start()));
+            // What is beyond the end of time never comes.
+            let wake = wake.and_then(|at| self.start.checked_add(at.since_start()));
+            let wake = wake.map(tokio::time::Instant::from_std);
             tokio::select! {
                 command = commands.recv(), if !abandoned => match command {
                     Some(command) => self.command(command),
@@ -245,7 +247,8 @@ impl Shell {
     fn fact(&mut self, fact: Fact) {
         let now = self.now();
         match fact {
-            Fact::Frame(worker, frame) => self.frame(now, worker, frame),
+            // The sender is dropped when all is done.
+            Fact::Frame(worker, frame, _done) => self.frame(now, worker, frame),
             Fact::Accepted(port, connection) => self.dispatch(now, &port, connection),
             Fact::Trouble(what) => tracing::warn!("{what}"),
             Fact::Closed(worker, why) => self.closed(now, worker, why.as_deref()),
@@ -531,18 +534,24 @@ async fn sleep_until(at: Option<tokio::time::Instant>) {
 /// everything else goes to the loop.
 async fn listen_to(worker: WorkerHandle, mut channel: Receiver, facts: mpsc::Sender<Fact>) {
     let id = worker.id();
+    // The last frame that the loop may not have dealt with: what it tells comes before the next message.
+    let mut behind: Option<oneshot::Receiver<()>> = None;
     let why = loop {
-        match channel.next().await {
+        let Incoming { frame, fd } = match channel.next().await {
             Ok(None) => break None,
             Err(broken) => break Some(broken.to_string()),
-            Ok(Some(Incoming { frame: Frame::User(text), .. })) => {
-                told(&worker, Message::new(text, None)).await;
-            }
-            Ok(Some(Incoming { frame: Frame::Handle(HandleFrame { message, .. }), fd })) => {
-                handle_from(&worker, *message, fd).await;
-            }
-            Ok(Some(Incoming { frame, .. })) => {
-                if facts.send(Fact::Frame(id, frame)).await.is_err() {
+            Ok(Some(incoming)) => incoming,
+        };
+        if let (Frame::User(_) | Frame::Handle(_), Some(done)) = (&frame, behind.take()) {
+            let _ = done.await;
+        }
+        match frame {
+            Frame::User(text) => told(&worker, Message::new(text, None)).await,
+            Frame::Handle(HandleFrame { message, .. }) => handle_from(&worker, *message, fd).await,
+            frame => {
+                let (done, dealt_with) = oneshot::channel();
+                behind = Some(dealt_with);
+                if facts.send(Fact::Frame(id, frame, done)).await.is_err() {
                     return;
                 }
             }

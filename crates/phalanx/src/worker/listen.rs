@@ -234,7 +234,7 @@ pub(super) async fn bind_udp(
         let mut query = query(address, options);
         query.address = Some(ip.ip().to_string());
         query.address_type = if ip.is_ipv6() { AddressType::Udp6 } else { AddressType::Udp4 };
-        query.index = worker.index_of(&query);
+        query.extras.slot_only = true;
         let (answer, fd) = worker.ask(Act::QueryServer(query.clone())).await?;
         accepted(&answer, address)?;
         let fd = fd.ok_or_else(|| listen_error(address, libc::EINVAL))?;

@@ -228,9 +228,18 @@ impl Worker {
         self.inner.draining.subscribe()
     }
 
-    /// Waits until the number of connections may have become smaller.
-    pub(crate) async fn connection_closed(&self) {
-        self.inner.closed.notified().await;
+    /// Waits until every connection of its listeners is closed.
+    pub(crate) async fn connections_closed(&self) {
+        loop {
+            let closed = self.inner.closed.notified();
+            let mut closed = std::pin::pin!(closed);
+            // Before the count is looked at: nothing is missed in between.
+            closed.as_mut().enable();
+            if self.connections() == 0 {
+                return;
+            }
+            closed.await;
+        }
     }
 
     /// Waits until the channel to the primary is closed: the `disconnect` event. Alone: at once.

@@ -22,7 +22,7 @@ impl Drop for Count {
     fn drop(&mut self) {
         self.0.inner.open.fetch_sub(1, Ordering::Relaxed);
         self.0.inner.load_changed.notify_one();
-        self.0.inner.closed.notify_one();
+        self.0.inner.closed.notify_waiters();
     }
 }
 

@@ -123,6 +123,24 @@ async fn what_a_stopped_worker_does_not_read_is_taken_back() {
         for n in 0..6 {
             assert_eq!(workers[0].message().await["ok"][1], json!(n), "round {round}: in order");
         }
+        // The same behind a message that the kernel has no room for.
+        bench::wait::until_async(PATIENCE, "the worker serves again", async || {
+            (greeted(address).await.0 == 1).then_some(())
+        })
+        .await
+        .expect("it is back");
+        workers[0].handle.kill(Signal::STOP).expect("stopped");
+        let (handle, big) = (workers[0].handle.clone(), "y".repeat(700_000));
+        let sending = tokio::spawn(async move {
+            handle.send(&json!({ "do": "echo", "id": 0, "value": big })).await
+        });
+        tokio::task::yield_now().await;
+        for _ in 0..4 {
+            assert_eq!(greeted(address).await.0, 2);
+        }
+        workers[0].handle.kill(Signal::CONT).expect("continued");
+        sending.await.expect("done").expect("sent");
+        assert_eq!(workers[0].message().await["ok"].as_str().map(str::len), Some(700_000));
         bench::wait::until_async(PATIENCE, "the worker serves again", async || {
             (greeted(address).await.0 == 1).then_some(())
         })

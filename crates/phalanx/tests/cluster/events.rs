@@ -9,6 +9,8 @@ use tokio::io::AsyncReadExt;
 
 trials!(
     order_of_a_life,
+    messages_come_in_their_place,
+    events_of_a_stopped_cluster_end,
     asked_by_the_primary,
     leaves_by_itself,
     kills_itself,
@@ -51,6 +53,35 @@ async fn order_of_a_life() {
     let expected = ["setup", "fork 1", "online 1", &listening, "disconnect 1", "exit 1 code 0"];
     assert_eq!(seen, expected);
     assert!(!worker.handle.is_connected() && worker.handle.is_dead());
+}
+
+/// What a worker sends is told after what it did before, and before its end.
+async fn messages_come_in_their_place() {
+    let primary = Primary::start(manual()).expect("started");
+    let mut events = primary.events();
+    let mut worker = Controlled::fork(&primary).await;
+    worker.listen("127.0.0.1:0").await;
+    worker.ask("echo", json!({ "value": "last words" })).await.expect("echoed");
+    worker.tell("exit", &mut json!({ "code": 0 })).await;
+    let mut seen = Vec::new();
+    while let Some(event) = tokio::time::timeout(PATIENCE, events.next()).await.expect("in time") {
+        let name = name(&event);
+        seen.extend(name.split(' ').next().map(ToOwned::to_owned));
+        if matches!(event, Event::Exit(..)) {
+            break;
+        }
+    }
+    seen.retain(|name| name != "report:");
+    let expected = ["fork", "online", "listening", "message", "message", "disconnect", "exit"];
+    assert_eq!(seen, expected);
+    primary.stop().await;
+}
+
+async fn events_of_a_stopped_cluster_end() {
+    let primary = Primary::start(manual()).expect("started");
+    primary.stop().await;
+    let end = tokio::time::timeout(PATIENCE, primary.events().next()).await.expect("at once");
+    assert!(end.is_none());
 }
 
 /// The end of a worker after an order: how, and what `exited_after_disconnect` says.
