@@ -28,21 +28,25 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 const ROOM: usize = 1 << 20;
 /// Descriptors a peer may send ahead of their frames.
 const MAX_WAITING_FDS: usize = 64;
+/// Bytes of answers and the like that may wait for a peer that does not read.
+const MAX_UNREAD: usize = 4 << 20;
+/// Handle frames that a peer may leave unanswered.
+const MAX_UNANSWERED: usize = 100_000;
 /// Frames written in one call.
 const BATCH: usize = 64;
 /// How long to wait when the kernel has too many descriptors in flight (`ETOOMANYREFS`).
 const REFS_PAUSE: Duration = Duration::from_millis(5);
 
 /// What one read took from a channel: the descriptor belongs to the bytes' last frame.
-pub(crate) struct Chunk {
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) fd: Option<OwnedFd>,
+struct Chunk {
+    bytes: Vec<u8>,
+    fd: Option<OwnedFd>,
 }
 
 impl Chunk {
     /// What is in front of the descriptor's frame, then that frame: sent again as one, the descriptor could be
     /// taken for a handle frame's in front of it.
-    pub(crate) fn into_frames(mut self) -> impl Iterator<Item = Self> {
+    fn into_frames(mut self) -> impl Iterator<Item = Self> {
         let last_line = match (&self.fd, self.bytes.split_last()) {
             (Some(_), Some((_, rest))) => memchr::memrchr(b'\n', rest).map_or(0, |at| at + 1),
             _ => 0,
@@ -53,7 +57,7 @@ impl Chunk {
 }
 
 /// Reads what the owner of this end of a channel did not read yet.
-pub(crate) fn take_unread(end: &OwnedFd) -> io::Result<Vec<Chunk>> {
+fn take_unread(end: &OwnedFd) -> io::Result<Vec<Chunk>> {
     // More than the kernel holds for a socket by default: no frame is read in part.
     let mut buffer = vec![0; 1 << 20];
     let mut unread = Vec::new();
@@ -127,6 +131,8 @@ struct Queue {
     /// read both at once, and take the descriptor for the ping's.
     pinging: bool,
     closed: bool,
+    /// Bytes of frames that did not wait for room.
+    unread: usize,
 }
 
 /// Which handle frame an ACK or NACK answers.
@@ -147,7 +153,6 @@ struct Item {
     fd: Option<Arc<OwnedFd>>,
     done: Option<oneshot::Sender<()>>,
     /// Given back when the item is written.
-    #[expect(dead_code, reason = "held, not read")]
     room: Option<OwnedSemaphorePermit>,
 }
 
@@ -195,34 +200,42 @@ impl Sender {
         written.await.map_err(|_| Error::Disconnected)
     }
 
-    /// Takes those hand-overs out of what is not sent yet; which of them were there.
-    pub(crate) fn unsend(&self, lines: &[(u64, &[u8])]) -> Vec<u64> {
+    /// Takes back the hand-overs with these lines that the peer, which is held still, did not read, or that
+    /// are not even sent; `end` is its end of the channel. Which of them there were. Everything else
+    /// is sent again, in its order and before all that comes later: nobody sends meanwhile.
+    pub(crate) fn recall(&self, end: &OwnedFd, lines: &[(u64, &[u8])]) -> io::Result<Vec<u64>> {
         let mut queue = self.shared.lock();
+        let unread = take_unread(end)?;
         let mut found = Vec::new();
         queue.items.retain(|item| {
             let line = lines.iter().find(|(_, line)| *line == item.bytes.as_slice());
-            match line.filter(|_| item.fd.is_some() && item.sent == 0) {
-                Some((seq, _)) => found.push(*seq),
-                None => return true,
-            }
-            false
+            let hand_over = line.filter(|_| item.fd.is_some() && item.sent == 0);
+            found.extend(hand_over.map(|(seq, _)| *seq));
+            hand_over.is_none()
         });
-        queue.forget(&found);
-        found
-    }
-
-    /// Sends again, before everything else, what was sent and not read; but not those hand-overs.
-    pub(crate) fn put_back(&self, unread: Vec<Chunk>, forgotten: &[u64]) {
-        let mut queue = self.shared.lock();
-        queue.forget(forgotten);
         let ping = Frame::ping().encode();
-        for Chunk { bytes, fd } in unread.into_iter().rev() {
+        let mut rest = Vec::new();
+        for mut chunk in unread {
+            let line =
+                lines.iter().find(|(_, line)| chunk.fd.is_some() && chunk.bytes.ends_with(line));
+            if let Some((seq, line)) = line {
+                found.push(*seq);
+                chunk.bytes.truncate(chunk.bytes.len() - line.len());
+                chunk.fd = None;
+            }
+            rest.extend(chunk.into_frames());
+        }
+        for Chunk { bytes, fd } in rest.into_iter().rev() {
             // A ping that was not read is not with the peer any more.
             let ping = queue.pinging && memchr::memmem::find(&bytes, &ping).is_some();
             queue.pinging &= !ping;
+            queue.unread += bytes.len();
             queue.items.push_front(Item { ping, ..Item::new(bytes, fd.map(Arc::new)) });
         }
+        queue.forget(&found);
         self.shared.flush_or_wait(&mut queue);
+        found.sort_unstable();
+        Ok(found)
     }
 
     /// Sends what is queued, then closes: the peer reads an end.
@@ -250,6 +263,16 @@ impl Shared {
             return; // whoever waits sees `done` dropped
         }
         queue.unanswered.extend(tag);
+        // Messages wait for room; answers cannot. A peer that asks and does not read is given up.
+        if item.room.is_none() {
+            queue.unread += item.bytes.len();
+            if queue.unread > MAX_UNREAD || queue.unanswered.len() > MAX_UNANSWERED {
+                tracing::warn!(
+                    "a channel is closed: its other end asks but does not read the answers"
+                );
+                return self.shut(&mut queue);
+            }
+        }
         queue.items.push_back(item);
         // The common case: nothing waits and the kernel has room. One call, no task switch.
         self.flush_or_wait(&mut queue);
@@ -322,8 +345,13 @@ impl Queue {
                 return;
             }
             n -= left;
-            if let Some(done) = self.items.pop_front().and_then(|item| item.done) {
-                let _ = done.send(());
+            if let Some(item) = self.items.pop_front() {
+                if item.room.is_none() {
+                    self.unread = self.unread.saturating_sub(item.bytes.len());
+                }
+                if let Some(done) = item.done {
+                    let _ = done.send(());
+                }
             }
             if n == 0 {
                 return;

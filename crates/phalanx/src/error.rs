@@ -60,6 +60,11 @@ pub enum Error {
     /// The cluster is stopping or has stopped.
     #[error("the cluster is stopping")]
     Stopping,
+    /// The primary's loop is gone without having stopped the cluster.
+    #[error(
+        "the primary ended unexpectedly: a scheduler or a weight function of the program's panicked, or its runtime is gone"
+    )]
+    Lost,
     /// The process is no worker.
     #[error("this process is not a worker: it was not started by a primary")]
     NotAWorker,

@@ -81,7 +81,7 @@ impl FromStr for Policy {
             "direct" => Ok(Self::Direct),
             "round-robin" | "rr" => Ok(Self::RoundRobin),
             "shared" | "none" => Ok(Self::Shared),
-            other => Err(Error::Policy(other.to_owned())),
+            other => Err(Error::Policy(crate::address::printable(other))),
         }
     }
 }

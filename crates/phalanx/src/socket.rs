@@ -104,12 +104,15 @@ fn lacks_v6(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
-/// Whether the file is a socket that nobody listens on: left over by a program that was killed.
+/// Whether the file is a socket that nobody listens on: left over by a program that was killed. Never waits:
+/// a listener whose queue is full is there, whatever it does.
 fn is_stale(path: &Path) -> bool {
-    let socket = std::fs::metadata(path).is_ok_and(|m| m.file_type().is_socket());
-    socket
-        && std::os::unix::net::UnixStream::connect(path)
-            .is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
+    let socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+    let refused = || {
+        let probe = new_socket(AddressFamily::UNIX, SocketType::STREAM).ok()?;
+        rustix::net::connect(&probe, &SocketAddrUnix::new(path).ok()?).err()
+    };
+    socket && refused() == Some(rustix::io::Errno::CONNREFUSED)
 }
 
 /// The address a socket is bound to.

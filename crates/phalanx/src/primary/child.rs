@@ -13,9 +13,9 @@ pub(crate) struct Child {
     pidfd: tokio::io::unix::AsyncFd<std::sync::Arc<rustix::fd::OwnedFd>>,
 }
 
-/// How often a process is looked at before it is believed not to stop.
+/// How long a process may take to stop before it is let go on.
 #[cfg(target_os = "linux")]
-const PAUSE_LOOKS: u32 = 200;
+const PAUSE_LIMIT: std::time::Duration = std::time::Duration::from_millis(2);
 
 /// A process that is held still.
 pub(crate) struct Paused<'a> {
@@ -75,7 +75,8 @@ impl Child {
         let paused = Paused { child: self, ours: true };
         // It takes effect when the process is next seen by the kernel: at once, or it is in a call that
         // cannot be interrupted.
-        for _ in 0..PAUSE_LOOKS {
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < PAUSE_LIMIT {
             if self.is_stopped() {
                 return Ok(paused);
             }

@@ -333,7 +333,8 @@ impl Primary {
         match end {
             Ok(Some(Over::NeverReady(why))) => Err(Error::NeverReady(why)),
             Ok(Some(Over::NotStarted(why))) => Err(Error::NotStarted(why)),
-            _ => Ok(()),
+            Ok(_) => Ok(()),
+            Err(_) => Err(Error::Lost),
         }
     }
 

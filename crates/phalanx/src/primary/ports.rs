@@ -48,6 +48,8 @@ pub(crate) struct Port {
     steered: Vec<Share>,
     /// Opened before any worker asked (`--listen`): stays without users.
     pub(crate) pinned: bool,
+    /// Its socket was opened by somebody else.
+    inherited: bool,
     /// The file of a unix socket that this port made, and takes away again.
     file: Option<(PathBuf, Option<Identity>)>,
 }
@@ -63,6 +65,8 @@ pub(crate) struct SlotSocket {
     pub(crate) slot: SlotId,
     pub(crate) fd: Arc<OwnedFd>,
     pub(crate) watch: Watch,
+    /// The worker that the watch is about.
+    pub(crate) watched: Option<WorkerId>,
 }
 
 /// A worker that asked for the port.
@@ -111,6 +115,7 @@ impl Port {
             data: query.data.clone(),
             steered: Vec::new(),
             pinned: false,
+            inherited: inherited.is_some(),
             file: None,
         };
         if policy == Policy::Direct {
@@ -160,7 +165,12 @@ impl Port {
             self.learn_address(&fd)?;
         }
         if let Sockets::Slots(slots) = &mut self.sockets {
-            slots.push(SlotSocket { slot, fd: Arc::clone(&fd), watch: Watch::default() });
+            slots.push(SlotSocket {
+                slot,
+                fd: Arc::clone(&fd),
+                watch: Watch::default(),
+                watched: None,
+            });
         }
         Ok(fd)
     }
@@ -243,8 +253,13 @@ impl Port {
 
 impl Drop for Port {
     fn drop(&mut self) {
-        if let Sockets::One(_, Some(task)) = &self.sockets {
+        if let Sockets::One(fd, Some(task)) = &self.sockets {
             task.abort();
+            // The task lets go of the socket a little later; the address is free now. One that somebody else
+            // opened is somebody else's to close.
+            if !self.inherited {
+                let _ = rustix::net::shutdown(fd, rustix::net::Shutdown::Both);
+            }
         }
         // Unless somebody else put theirs in its place.
         if let Some((path, _)) = self.file.take().filter(|(path, made)| identity(path) == *made) {

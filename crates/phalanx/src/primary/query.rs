@@ -21,6 +21,10 @@ use std::sync::atomic::Ordering;
 
 /// Ports that one worker may have at a time; more is taken for an attack on the primary's memory.
 const MAX_PORTS_PER_WORKER: usize = 1024;
+/// Queries of one worker that may fail; each is told and logged.
+const MAX_FAILURES: u32 = 10_000;
+/// Ports that may exist without a user while workers are coming up.
+const MAX_IDLE_PORTS: usize = 1024;
 
 impl Shell {
     /// A frame came from a worker.
@@ -31,6 +35,8 @@ impl Shell {
             }
             Frame::HandleAck => self.handle_answered(now, worker, true),
             Frame::HandleNack => self.handle_answered(now, worker, false),
+            Frame::Socket(SocketNote::GetCount(key) | SocketNote::NotifyClose(key))
+                if key.len() > 4096 => {}
             Frame::Socket(SocketNote::GetCount(key)) => {
                 self.tell(worker, &Frame::Socket(SocketNote::Count(key, 0)));
             }
@@ -53,7 +59,8 @@ impl Shell {
         match act {
             Act::Online => {
                 self.came_up(now, CoreEvent::Online { worker }, worker);
-                if let Some(record) = self.workers.get(&worker) {
+                if let Some(record) = self.workers.get_mut(&worker).filter(|r| !r.online) {
+                    record.online = true;
                     self.audience.tell(&Event::Online(record.handle.clone()));
                 }
             }
@@ -110,15 +117,25 @@ impl Shell {
         let Some(record) = self.workers.get(&worker).filter(|r| !r.leaving) else { return };
         let slot = record.handle.slot();
         let key = key_of(query);
-        let mut given = self.give_port(worker, &key, query);
+        let mut given = if is_reasonable(query) {
+            self.give_port(worker, &key, query)
+        } else {
+            Err(Error::Unsupported("asks for a port with more words than any address has".into()))
+        };
         let errno = match &given {
             Ok(_) => 0,
             Err(error) => {
                 let text: Arc<str> = format!("worker {worker} {error}").into();
                 self.last_trouble = Some(error.to_string());
                 tracing::warn!(%worker, %slot, "{error}{}", hint(error));
-                if let Some(record) = self.workers.get(&worker) {
+                if let Some(record) = self.workers.get_mut(&worker) {
+                    record.failures += 1;
                     self.audience.tell(&Event::Error(record.handle.clone(), text));
+                    if record.failures > MAX_FAILURES {
+                        let why = format!("{MAX_FAILURES} times it asked for what it cannot have");
+                        let now = self.now();
+                        self.core.observe(now, CoreEvent::Broken { worker, why });
+                    }
                 }
                 -errno(error)
             }
@@ -128,7 +145,7 @@ impl Shell {
             // Node wants 0 exactly with a descriptor, and null or 0 without.
             errno: Some(errno).filter(|n| *n != 0 || matches!(given, Ok(Some(_)))),
             key: Some(key.clone()),
-            data: port.map_or(Value::Null, |p| p.data.clone()),
+            data: port.filter(|_| given.is_ok()).map_or(Value::Null, |p| p.data.clone()),
             sockname: match (&given, port) {
                 (Ok(None), Some(port)) => port.sockname(),
                 _ => None,
@@ -166,7 +183,8 @@ impl Shell {
             source: std::io::Error::from_raw_os_error(libc::EADDRINUSE),
         };
         let held = self.ports.values().filter(|p| p.users.contains_key(&worker)).count();
-        if held >= MAX_PORTS_PER_WORKER {
+        let idle = self.ports.values().filter(|p| p.users.is_empty()).count();
+        if held >= MAX_PORTS_PER_WORKER || idle >= MAX_IDLE_PORTS {
             return Err(Error::Unsupported(format!("listens on {held} ports already: no more")));
         }
         if !self.ports.contains_key(key) {
@@ -189,7 +207,15 @@ impl Shell {
         port.steer();
         let queued = matches!(port.sockets, Sockets::Slots(_)) && !port.is_udp();
         let slot_only = query.extras.slot_only;
-        port.users.insert(worker, User { slot, query: query.clone(), serves: false, slot_only });
+        port.users.insert(
+            worker,
+            User {
+                slot,
+                query: Query { data: Value::Null, ..query.clone() },
+                serves: false,
+                slot_only,
+            },
+        );
         if queued {
             let now = self.now();
             self.watch_queues(now);
@@ -206,12 +232,14 @@ impl Shell {
             return;
         };
         let Some(user) = port.users.get_mut(&worker) else { return };
-        user.serves = true;
+        let told = std::mem::replace(&mut user.serves, true);
         user.slot_only = query.extras.slot_only;
         port.steer();
         let (key, address) = (port.key.clone(), port.address.clone());
         self.came_up(now, CoreEvent::Listening { worker }, worker);
-        self.audience.tell(&Event::Listening(handle, address));
+        if !told {
+            self.audience.tell(&Event::Listening(handle, address));
+        }
         self.start_accepting(&key);
         self.pump(now, &key);
     }
@@ -229,6 +257,8 @@ impl Shell {
             if port.users.is_empty() && (closed || self.core.is_stopping()) {
                 tracing::info!(address = %port.address, "closed by the last worker");
                 self.ports.remove(key);
+                // What was watched for the next connection held its sockets open.
+                self.watch_queues(now);
             } else {
                 self.idle_ports |= port.users.is_empty();
                 self.pump(now, key);
@@ -283,6 +313,15 @@ impl Shell {
         self.seq += 1;
         self.seq
     }
+}
+
+/// Whether a query's texts are as long as such texts can be; they are kept, and sent to other workers.
+fn is_reasonable(query: &Query) -> bool {
+    let address = query.address.as_ref().map_or(0, String::len);
+    let policy = query.extras.policy.as_ref().map_or(0, String::len);
+    address <= 4096
+        && policy <= 64
+        && (query.data.is_null() || query.data.to_string().len() <= 65_536)
 }
 
 /// The query that a worker of this crate (or Node) sends for an address.

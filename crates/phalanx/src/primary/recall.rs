@@ -8,7 +8,6 @@
 
 use super::dispatch::Handover;
 use super::shell::Shell;
-use crate::channel;
 use crate::sys;
 use crate::sys::portable::cookie;
 use phalanx_core::time::Time;
@@ -51,36 +50,23 @@ impl Shell {
         let child = &handle.inner.child;
         let paused = child.pause();
         let end = paused.and_then(|paused| Ok((child.descriptor(sys::CHANNEL_FD)?, paused)));
-        let unread = end.and_then(|(end, paused)| {
+        let recalled = end.and_then(|(end, paused)| {
             // The worker may have put something else there.
             if cookie(&end)? != record.peer_cookie {
                 return Err(std::io::ErrorKind::NotFound.into());
             }
-            Ok((channel::take_unread(&end)?, paused))
+            let recalled = record.channel.recall(&end, &lines);
+            drop(paused);
+            recalled
         });
-        let (unread, paused) = match unread {
-            Ok(taken) => taken,
+        let recalled = match recalled {
+            Ok(recalled) => recalled,
             Err(error) => {
                 tracing::debug!(%worker, "what it does not read cannot be taken back: {error}");
                 record.oldest = Some(now);
                 return;
             }
         };
-        let (mut recalled, mut rest) = (Vec::new(), Vec::new());
-        for mut chunk in unread {
-            let found =
-                lines.iter().find(|(_, line)| chunk.fd.is_some() && chunk.bytes.ends_with(line));
-            if let Some((seq, line)) = found {
-                recalled.push(*seq);
-                chunk.bytes.truncate(chunk.bytes.len() - line.len());
-                chunk.fd = None;
-            }
-            rest.extend(chunk.into_frames());
-        }
-        record.channel.put_back(rest, &recalled);
-        drop(paused);
-        // And what is not even sent, because the worker does not read.
-        recalled.extend(record.channel.unsend(&lines));
         record.oldest = Some(now);
         if recalled.is_empty() {
             return;

@@ -144,6 +144,10 @@ impl Shell {
                 }
                 continue;
             };
+            // A successor is not to blame for what the last one did.
+            if socket.watched.replace(*worker) != Some(*worker) {
+                socket.watch.forget();
+            }
             let was_stuck = socket.watch.is_stuck();
             match socket.watch.sample(now, waiting, self.options.patience) {
                 Verdict::Fine => {}
@@ -176,7 +180,7 @@ impl Shell {
         let slot = record.handle.slot();
         for port in self.ports.values_mut() {
             if let Sockets::Slots(slots) = &mut port.sockets {
-                for socket in slots.iter_mut().filter(|s| s.slot == slot) {
+                for socket in slots.iter_mut().filter(|s| s.watched == Some(worker)) {
                     let was_stuck = socket.watch.is_stuck();
                     socket.watch.answered(now);
                     if was_stuck && !socket.watch.is_stuck() {

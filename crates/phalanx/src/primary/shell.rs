@@ -35,6 +35,9 @@ const FACTS: usize = 1024;
 /// behind may hold the channel open.
 const CHANNEL_LINGER: Duration = Duration::from_secs(1);
 
+/// No patience is shorter: it would be no patience but a busy loop.
+const SHORTEST_PATIENCE: Duration = Duration::from_millis(1);
+
 /// Something that a task saw.
 pub(super) enum Fact {
     /// A frame that is not the user's; and who waits until it was dealt with.
@@ -55,6 +58,10 @@ pub(super) enum Fact {
 pub(super) struct Record {
     pub(super) handle: WorkerHandle,
     pub(super) channel: Sender,
+    /// It said so.
+    pub(super) online: bool,
+    /// Queries of its that failed.
+    pub(super) failures: u32,
     /// It gets nothing new.
     pub(super) leaving: bool,
     /// A ping waits for its answer; until then no connection is handed to it.
@@ -107,6 +114,7 @@ impl Shell {
         wishes: mpsc::WeakUnboundedSender<Command>,
     ) -> Self {
         let (facts, incoming) = mpsc::channel(FACTS);
+        let options = Options { patience: options.patience.max(SHORTEST_PATIENCE), ..options };
         Self {
             core: Cluster::new(options.spec.clone()),
             options,
@@ -172,6 +180,7 @@ impl Shell {
             }
         }
         // Ports close before anybody is told that all is over.
+        self.sampling = Sampling::Off;
         self.ports.clear();
         over.send_replace(Some(self.failed_start.take().unwrap_or(Over::Stopped)));
         self.audience.close();
@@ -254,8 +263,10 @@ impl Shell {
             Fact::Closed(worker, why) => self.closed(now, worker, why.as_deref()),
             Fact::Exited(worker, exit) => self.exited(now, worker, exit),
             Fact::Lingered(worker) => {
-                if let Some(record) = self.workers.get_mut(&worker) {
+                if let Some(record) = self.workers.get_mut(&worker).filter(|r| !r.closed) {
                     record.closed = true;
+                    record.handle.inner.connected.store(false, Ordering::Relaxed);
+                    self.audience.tell(&Event::Disconnect(record.handle.clone()));
                 }
                 self.bury(now, worker);
             }
@@ -293,6 +304,7 @@ impl Shell {
             Ordering::Relaxed,
         );
         self.core.observe(now, CoreEvent::Exited { worker, exit });
+        self.serves_no_more(worker);
         // What the dead worker still said is read first: late acknowledgements count.
         if self.workers.get(&worker).is_some_and(|r| !r.closed) {
             let facts = self.facts.clone();
@@ -339,6 +351,7 @@ impl Shell {
             return;
         }
         self.idle_ports = false;
+        let before = self.ports.len();
         self.ports.retain(|_, port| {
             if !port.users.is_empty() {
                 return true;
@@ -353,6 +366,11 @@ impl Shell {
             tracing::info!("closed {address}: no worker listens there any more");
             false
         });
+        if self.ports.len() < before {
+            // What was watched for the next connection held their sockets open.
+            let now = self.now();
+            self.watch_queues(now);
+        }
     }
 
     /// Does what the core decides. What that leads to (a fork that fails) is decided on at once.
@@ -429,6 +447,8 @@ impl Shell {
                 let record = Record {
                     handle: handle.clone(),
                     channel: sender,
+                    online: false,
+                    failures: 0,
                     leaving: false,
                     pinged: false,
                     unanswered: 0,
@@ -537,6 +557,8 @@ async fn listen_to(worker: WorkerHandle, mut channel: Receiver, facts: mpsc::Sen
     // The last frame that the loop may not have dealt with: what it tells comes before the next message.
     let mut behind: Option<oneshot::Receiver<()>> = None;
     let why = loop {
+        // A worker that never pauses must not keep the loop from its other work.
+        tokio::task::consume_budget().await;
         let Incoming { frame, fd } = match channel.next().await {
             Ok(None) => break None,
             Err(broken) => break Some(broken.to_string()),

@@ -79,6 +79,10 @@ impl Handed {
 
     /// The connection; the primary is told that it is taken.
     fn accept(mut self) -> Option<OwnedFd> {
+        // The primary gives what was not acknowledged to others when the channel closes.
+        if self.worker.inner.closing.load(Ordering::SeqCst) {
+            return None;
+        }
         let fd = self.fd.take()?;
         self.answer(true, self.worker.connections() + 1);
         Some(fd)
@@ -235,6 +239,9 @@ pub(super) async fn bind_udp(
         query.address = Some(ip.ip().to_string());
         query.address_type = if ip.is_ipv6() { AddressType::Udp6 } else { AddressType::Udp4 };
         query.extras.slot_only = true;
+        if ip.port() == 0 {
+            query.index = worker.index_of(&query);
+        }
         let (answer, fd) = worker.ask(Act::QueryServer(query.clone())).await?;
         accepted(&answer, address)?;
         let fd = fd.ok_or_else(|| listen_error(address, libc::EINVAL))?;

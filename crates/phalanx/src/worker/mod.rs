@@ -104,6 +104,8 @@ struct Inner {
     draining: watch::Sender<bool>,
     connected: watch::Sender<bool>,
     leaving: AtomicBool,
+    /// It closes the channel itself: what was handed over and not accepted is not its own any more.
+    closing: AtomicBool,
     /// The program asks whether it shall leave.
     knows: AtomicBool,
     messages: Fan<Message>,
@@ -168,6 +170,7 @@ impl Worker {
             draining: watch::Sender::new(false),
             connected,
             leaving: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
             knows: AtomicBool::new(false),
             messages: Fan::default(),
             early: Mutex::new(Some(Vec::new())),
@@ -357,6 +360,7 @@ impl Worker {
     /// Leaves of its own will: closes its listeners, tells the primary, and closes the channel. The
     /// process goes on until its connections are served and its program ends.
     pub async fn disconnect(&self) {
+        self.inner.closing.store(true, Ordering::SeqCst);
         self.inner.leaving.store(true, Ordering::Relaxed);
         self.inner.draining.send_replace(true);
         let Some(channel) = self.inner.channel.as_ref().filter(|_| self.is_connected()) else {
@@ -542,6 +546,8 @@ impl fmt::Debug for Messages {
 /// answer pings, which is how the primary learns of it.
 async fn listen_to(worker: Worker, mut channel: Receiver) {
     loop {
+        // Messages that never pause must not keep the application from its work.
+        tokio::task::consume_budget().await;
         match channel.next().await {
             Ok(Some(Incoming { frame: Frame::User(text), .. })) => {
                 worker.received(Message::new(text, None)).await;
