@@ -16,6 +16,8 @@ trials!(
     foreign_answers_count_for_nothing,
     a_worker_that_exits_at_once,
     a_crash_loop_is_loud_and_alone,
+    a_flood_that_nobody_reads_harms_nobody,
+    questions_without_reading_answers,
     descriptors_run_out_in_a_worker,
     no_descriptor_is_lost,
 );
@@ -170,6 +172,36 @@ async fn a_crash_loop_is_loud_and_alone() {
     primary.setup(settings);
     settled(&primary, 2).await;
     primary.stop().await;
+}
+
+/// Messages without end, and no receiver: the primary goes on with its work.
+async fn a_flood_that_nobody_reads_harms_nobody() {
+    let primary = Primary::start(manual()).expect("started");
+    let noisy = primary.fork().await.expect("forked");
+    noisy.send(&json!({ "do": "flood", "id": 1, "count": 100_000_000u64 })).await.expect("sent");
+    for _ in 0..5 {
+        let other = primary.fork().await.expect("forked");
+        other.kill(phalanx::Signal::KILL).expect("killed");
+        let exit = tokio::time::timeout(PATIENCE, other.exited()).await.expect("reaped");
+        assert_eq!(exit, Exit::Signal(9));
+    }
+    assert!(!noisy.is_dead(), "it still sends");
+    primary.stop_now().await;
+}
+
+/// A worker that asks and asks and never reads an answer costs the primary a bounded amount.
+async fn questions_without_reading_answers() {
+    let primary = Primary::start(manual()).expect("started");
+    let mut worker = Controlled::fork(&primary).await;
+    let before = bench::process::rss_bytes(std::process::id()).expect("a size");
+    worker.tell("ask_for_ever", &mut json!({})).await;
+    worker
+        .next("its channel to be closed", |e| matches!(e, Event::Disconnect(_)).then_some(()))
+        .await;
+    let grown =
+        bench::process::rss_bytes(std::process::id()).expect("a size").saturating_sub(before);
+    assert!(grown < 64 << 20, "{grown} bytes");
+    primary.stop_now().await;
 }
 
 /// A worker without free descriptors neither spins nor dies; it serves again when it has some.

@@ -16,6 +16,7 @@ trials!(
     stopping_refuses_new_clients_at_once,
     a_broken_new_version_leaves_the_old_one,
     a_new_version_that_never_listens,
+    the_successor_of_a_stuck_worker_serves,
     scaling_under_load,
 );
 
@@ -183,6 +184,28 @@ async fn a_broken_new_version_leaves_the_old_one() {
 async fn a_new_version_that_never_listens() {
     let _: ReadyWhen = ReadyWhen::Listening;
     broken("silent", Duration::from_millis(500), "not ready within").await;
+}
+
+/// A worker hangs and is reloaded away: its slot serves again.
+async fn the_successor_of_a_stuck_worker_serves() {
+    let address = free_address();
+    let mut options = serving("http", 2, Policy::Direct, &address);
+    options.spec.grace = Some(Duration::from_millis(500));
+    let primary = Primary::start(options).expect("started");
+    settled(&primary, 2).await;
+    let to = address.parse().expect("an address");
+    let stuck = primary.status().await.expect("a status").workers[0].pid.expect("a pid");
+    let stuck =
+        rustix::process::Pid::from_raw(i32::try_from(stuck).expect("a pid")).expect("a pid");
+    rustix::process::kill_process(stuck, phalanx::Signal::STOP).expect("stopped");
+    let outcome = Load::new(to).requests(100).run().await;
+    assert_eq!((outcome.answered, outcome.by_worker.len()), (100, 1), "{outcome}");
+    primary.reload().await.expect("reloaded");
+    settled(&primary, 2).await;
+    let outcome = Load::new(to).requests(400).run().await;
+    let fewest = outcome.by_worker.values().min().copied().unwrap_or(0);
+    assert!(outcome.by_worker.len() == 2 && fewest > 100, "{outcome}");
+    primary.stop().await;
 }
 
 async fn scaling_under_load() {

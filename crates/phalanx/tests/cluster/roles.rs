@@ -160,6 +160,15 @@ async fn control(worker: Worker) -> phalanx::Result<()> {
                 std::thread::sleep(Duration::from_millis(order["ms"].as_u64().unwrap_or(0)));
                 Ok(json!(true))
             }
+            "ask_for_ever" => {
+                // From this thread: nothing reads the channel meanwhile.
+                let channel = borrowed_channel();
+                rustix::io::ioctl_fionbio(&channel, false).expect("set");
+                let ask =
+                    "{\"cmd\":\"NODE_HANDLE\",\"type\":\"net.Native\",\"msg\":{}}\n".repeat(100);
+                while rustix::io::write(&channel, ask.as_bytes()).is_ok() {}
+                Ok(json!(true))
+            }
             "raw" => {
                 rustix::io::write(borrowed_channel(), text("bytes").as_bytes()).expect("written");
                 Ok(json!(true))
