@@ -48,6 +48,8 @@ pub(crate) struct Port {
     steered: Vec<Share>,
     /// Opened before any worker asked (`--listen`): stays without users.
     pub(crate) pinned: bool,
+    /// The worker that asked for it first.
+    pub(crate) opened_by: Option<WorkerId>,
     /// Its socket was opened by somebody else.
     inherited: bool,
     /// The file of a unix socket that this port made, and takes away again.
@@ -115,6 +117,7 @@ impl Port {
             data: query.data.clone(),
             steered: Vec::new(),
             pinned: false,
+            opened_by: None,
             inherited: inherited.is_some(),
             file: None,
         };

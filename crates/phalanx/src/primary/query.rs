@@ -23,8 +23,6 @@ use std::sync::atomic::Ordering;
 const MAX_PORTS_PER_WORKER: usize = 1024;
 /// Queries of one worker that may fail; each is told and logged.
 const MAX_FAILURES: u32 = 10_000;
-/// Ports that may exist without a user while workers are coming up.
-const MAX_IDLE_PORTS: usize = 1024;
 
 impl Shell {
     /// A frame came from a worker.
@@ -183,14 +181,17 @@ impl Shell {
             source: std::io::Error::from_raw_os_error(libc::EADDRINUSE),
         };
         let held = self.ports.values().filter(|p| p.users.contains_key(&worker)).count();
-        let idle = self.ports.values().filter(|p| p.users.is_empty()).count();
-        if held >= MAX_PORTS_PER_WORKER || idle >= MAX_IDLE_PORTS {
+        // Those it opened and closed again count as long as they are there.
+        let opened = self.ports.values().filter(|p| p.opened_by == Some(worker)).count();
+        let new = !self.ports.contains_key(key);
+        if held >= MAX_PORTS_PER_WORKER || new && opened >= MAX_PORTS_PER_WORKER {
             return Err(Error::Unsupported(format!("listens on {held} ports already: no more")));
         }
         if !self.ports.contains_key(key) {
             let rules =
                 PortRules { policy: self.options.policy, balance: self.options.balance.clone() };
-            let port = Port::open(key.to_owned(), query, &rules)?;
+            let mut port = Port::open(key.to_owned(), query, &rules)?;
+            port.opened_by = Some(worker);
             tracing::info!(address = %port.address, policy = %port.policy, "listening");
             self.ports.insert(key.to_owned(), port);
         }
