@@ -170,7 +170,12 @@ impl Sender {
 
     /// Sends a handle frame of the cluster's own, with its descriptor, soon.
     pub(crate) fn push_handle(&self, frame: &Frame, tag: Tag, fd: Option<Arc<OwnedFd>>) {
-        let item = Item { ping: tag == Tag::Ping, ..Item::new(frame.encode(), fd) };
+        self.push_line(frame.encode(), tag, fd);
+    }
+
+    /// As [`Sender::push_handle`], for a frame that is a line already.
+    pub(crate) fn push_line(&self, line: Vec<u8>, tag: Tag, fd: Option<Arc<OwnedFd>>) {
+        let item = Item { ping: tag == Tag::Ping, ..Item::new(line, fd) };
         self.shared.enqueue(Some(tag), item);
     }
 

@@ -2,7 +2,7 @@
 
 use phalanx_core::worker::Exit;
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitIdOptions};
+use rustix::process::{Pid, Signal};
 use std::io;
 
 /// A child of this process that is not reaped yet.
@@ -44,7 +44,7 @@ impl Child {
     /// Waits for the end and reaps. To be called once.
     pub(crate) async fn wait(&self) -> io::Result<Exit> {
         use rustix::fd::AsFd;
-        use rustix::process::{WaitId, waitid};
+        use rustix::process::{WaitId, WaitIdOptions, waitid};
         loop {
             let mut guard = self.pidfd.readable().await?;
             let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
@@ -123,7 +123,6 @@ impl Child {
                 }
             }
         });
-        let _ = WaitIdOptions::EXITED;
         match waited.await.map_err(io::Error::other)?? {
             Some((_, status)) => Ok(match (status.exit_status(), status.terminating_signal()) {
                 (Some(code), _) => Exit::Code(code),

@@ -140,9 +140,9 @@ impl Shell {
             message: Box::new(Frame::Cluster(message)),
         });
         let fd = Arc::clone(&connection.fd);
-        record.channel.push_handle(&frame, Tag::NewConn(self.seq), Some(fd));
-        let handover =
-            Handover { port: port.key.clone(), worker, connection, line: frame.encode() };
+        let line = frame.encode();
+        record.channel.push_line(line.clone(), Tag::NewConn(self.seq), Some(fd));
+        let handover = Handover { port: port.key.clone(), worker, connection, line };
         self.in_flight.insert(self.seq, handover);
         self.retry_at(oldest.after(self.options.patience));
     }

@@ -7,7 +7,7 @@
 //! hand-over was written, and so is read, in one piece with its descriptor (unix(7)).
 
 use super::dispatch::Handover;
-use super::shell::Shell;
+use super::shell::{Record, Shell};
 use crate::sys;
 use crate::sys::portable::cookie;
 use phalanx_core::time::Time;
@@ -45,20 +45,7 @@ impl Shell {
         }
         let mine = self.in_flight.iter().filter(|(_, h)| h.worker == worker);
         let lines: Vec<(u64, &[u8])> = mine.map(|(seq, h)| (*seq, h.line.as_slice())).collect();
-        // It must not read while what it did not read is sorted.
-        let handle = record.handle.clone();
-        let child = &handle.inner.child;
-        let paused = child.pause();
-        let end = paused.and_then(|paused| Ok((child.descriptor(sys::CHANNEL_FD)?, paused)));
-        let recalled = end.and_then(|(end, paused)| {
-            // The worker may have put something else there.
-            if cookie(&end)? != record.peer_cookie {
-                return Err(std::io::ErrorKind::NotFound.into());
-            }
-            let recalled = record.channel.recall(&end, &lines);
-            drop(paused);
-            recalled
-        });
+        let recalled = take_unread(record, &lines);
         let recalled = match recalled {
             Ok(recalled) => recalled,
             Err(error) => {
@@ -84,4 +71,17 @@ impl Shell {
             }
         }
     }
+}
+
+/// Takes the hand-overs with these lines out of what a worker did not read.
+fn take_unread(record: &Record, lines: &[(u64, &[u8])]) -> std::io::Result<Vec<u64>> {
+    let child = &record.handle.inner.child;
+    // It must not read while what it did not read is sorted.
+    let _paused = child.pause()?;
+    let end = child.descriptor(sys::CHANNEL_FD)?;
+    // The worker may have put something else there.
+    if cookie(&end)? != record.peer_cookie {
+        return Err(std::io::ErrorKind::NotFound.into());
+    }
+    record.channel.recall(&end, lines)
 }

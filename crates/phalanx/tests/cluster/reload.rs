@@ -4,7 +4,7 @@ use crate::roles::ROLE;
 use crate::support::{PATIENCE, free_address, next, serving, settled};
 use crate::trials;
 use bench::load::Load;
-use phalanx::{Event, Policy, Primary, ReadyWhen, Report};
+use phalanx::{Event, Policy, Primary, Report};
 use std::time::Duration;
 
 trials!(
@@ -188,7 +188,6 @@ async fn a_broken_new_version_leaves_the_old_one() {
 }
 
 async fn a_new_version_that_never_listens() {
-    let _: ReadyWhen = ReadyWhen::Listening;
     broken("silent", Duration::from_millis(500), "not ready within").await;
 }
 

@@ -1,6 +1,6 @@
 //! What this program does as a worker.
 
-use phalanx::{Address, Handle, ListenOptions, Policy, Worker};
+use phalanx::{Address, Handle, ListenOptions, Worker};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -225,7 +225,6 @@ async fn listen(
     servers: &mut Servers,
 ) -> Result<Value, String> {
     let address: Address = address.parse().map_err(|e: phalanx::Error| e.to_string())?;
-    let _: Option<Policy> = options.policy;
     match &address {
         Address::Unix(path) => match worker.listen_unix(path, options).await {
             Ok(mut listener) => {
