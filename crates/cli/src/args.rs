@@ -1,8 +1,10 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand};
-use phalanx::{Address, MAX_WORKERS, Policy, cores};
+use phalanx::{Address, Balance, MAX_WORKERS, Policy, ReadyWhen, cores};
 use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 /// The multi-process server cluster for one machine: N workers, one port, and the kernel dispatches.
 ///
@@ -22,8 +24,8 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// An HTTP server on every core behind one port, to try things on
     Demo(Demo),
-    /// Run a program built on the crate `phalanx` N times behind its ports, in the foreground
-    Run(Run),
+    /// Run a Node program, or one built on the crate `phalanx`, N times behind its ports, in the foreground
+    Run(Box<Run>),
 }
 
 #[derive(Args, Debug)]
@@ -41,7 +43,7 @@ pub(crate) struct Demo {
 
 #[derive(Args, Debug)]
 pub(crate) struct Run {
-    /// The program
+    /// A script (.js .cjs .mjs, .ts where Node can), a program, or `npm -- start`
     pub(crate) program: OsString,
     /// How many workers: a number; max or 0 for one per core
     #[arg(short = 'i', long, value_name = "N|max|0", default_value = "max", value_parser = count_or_max)]
@@ -49,6 +51,36 @@ pub(crate) struct Run {
     /// How connections get to workers: direct, round-robin or shared
     #[arg(long, value_name = "POLICY")]
     pub(crate) policy: Option<Policy>,
+    /// Who gets a connection: even, or sticky (by source address)
+    #[arg(long, value_name = "BALANCE", default_value = "even", value_parser = balance)]
+    pub(crate) balance: Balance,
+    /// Run the script with this: a name, a path, or none
+    #[arg(long, value_name = "NAME|PATH|none")]
+    pub(crate) interpreter: Option<OsString>,
+    /// Flags for the interpreter, split at spaces; may be given several times
+    #[arg(long, visible_alias = "node-args", value_name = "FLAGS", allow_hyphen_values = true)]
+    pub(crate) interpreter_args: Vec<String>,
+    /// Node workers run without the preload: keep-alive connections are cut when a worker leaves
+    #[arg(long)]
+    pub(crate) no_preload: bool,
+    /// Each worker opens an inspector, on this port plus its slot or the next free one; PORT or HOST:PORT
+    #[arg(long, value_name = "PORT", num_args = 0..=1, require_equals = true, default_missing_value = "9229", value_parser = inspect)]
+    pub(crate) inspect: Option<SocketAddr>,
+    /// Print each message of a worker on stdout
+    #[arg(long)]
+    pub(crate) print_messages: bool,
+    /// Log a line for each Node worker every so often: requests, latency, event loop, memory
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "10s", value_parser = time)]
+    pub(crate) stats: Option<Duration>,
+    /// When a worker is ready: when it is listening, or already online (for programs that never listen)
+    #[arg(long, value_name = "listening|online", default_value = "listening", value_parser = ready)]
+    pub(crate) ready: ReadyWhen,
+    /// How long a worker may take to be ready; 0: as long as it likes. A number is milliseconds; ms, s, m, h
+    #[arg(long, visible_alias = "listen-timeout", value_name = "TIME", default_value = "60s", value_parser = time)]
+    pub(crate) start_timeout: Duration,
+    /// How long a worker that was told to leave may take to finish; 0: as long as it likes
+    #[arg(long, visible_alias = "kill-timeout", value_name = "TIME", default_value = "30s", value_parser = time)]
+    pub(crate) grace: Duration,
     /// Open this address before any worker runs, and tell the workers in `PHALANX_LISTEN`, where
     /// `Address::from_env` finds it; may be given several times
     #[arg(long, value_name = "ADDR")]
@@ -73,4 +105,83 @@ fn count(text: &str) -> Result<usize, String> {
 
 fn count_or_max(text: &str) -> Result<usize, String> {
     if text == "0" { Ok(cores()) } else { count(text) }
+}
+
+fn balance(name: &str) -> Result<Balance, String> {
+    match name {
+        "even" => Ok(Balance::Even),
+        "sticky" => Ok(Balance::Sticky),
+        _ => Err("there are even and sticky".into()),
+    }
+}
+
+fn ready(name: &str) -> Result<ReadyWhen, String> {
+    match name {
+        "listening" => Ok(ReadyWhen::Listening),
+        "online" => Ok(ReadyWhen::Online),
+        _ => Err("a worker is ready when it is listening, or online".into()),
+    }
+}
+
+fn inspect(text: &str) -> Result<SocketAddr, String> {
+    let port = text.parse().map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+    port.or_else(|_| text.parse()).map_err(|_| "expected PORT or ADDRESS:PORT".into())
+}
+
+/// A time, as pm2's users and others write it.
+fn time(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let ms = match unit.trim() {
+        "" | "ms" => 1,
+        "s" => 1000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        _ => 0,
+    };
+    let time = number.parse::<u64>().ok().filter(|_| ms > 0).and_then(|n| n.checked_mul(ms));
+    time.map(Duration::from_millis)
+        .ok_or_else(|| "expected a number of milliseconds, or one with ms, s, m or h".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times() {
+        for (text, ms) in [
+            ("0", Some(0)),
+            ("1600", Some(1600)),
+            ("250ms", Some(250)),
+            ("30s", Some(30_000)),
+            ("2 m", Some(120_000)),
+            ("1h", Some(3_600_000)),
+            ("", None),
+            ("s", None),
+            ("-1", None),
+            ("1.5s", None),
+            ("3d", None),
+            ("99999999999999999999", None),
+            ("9999999999999999999h", None),
+        ] {
+            assert_eq!(time(text).ok().map(|t| t.as_millis()), ms, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn inspectors() {
+        let at = |text| inspect(text).ok().map(|at| at.to_string());
+        assert_eq!(at("9229").as_deref(), Some("127.0.0.1:9229"));
+        assert_eq!(at("0.0.0.0:1234").as_deref(), Some("0.0.0.0:1234"));
+        assert_eq!(at("[::1]:1").as_deref(), Some("[::1]:1"));
+        assert_eq!(at("70000"), None);
+        assert_eq!(at("host:1"), None);
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
 }

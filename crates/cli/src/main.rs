@@ -1,4 +1,4 @@
-//! The program `phalanx`: a cluster of any program of this crate's, and a demonstration.
+//! The program `phalanx`: a cluster of a Node program or of one on the crate, and a demonstration.
 
 mod args;
 mod demo;
@@ -6,6 +6,7 @@ mod failure;
 mod log;
 mod run;
 mod table;
+mod watch;
 
 use args::{Arguments, Command};
 use clap::Parser;
@@ -16,7 +17,7 @@ fn main() -> ExitCode {
     let Arguments { command } = Arguments::parse();
     let done = match command {
         Command::Demo(options) => demo::demo(options),
-        Command::Run(options) => run::run(options),
+        Command::Run(options) => run::run(*options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

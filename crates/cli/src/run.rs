@@ -1,25 +1,36 @@
-//! `phalanx run`: a program on the crate, N times, in the foreground.
+//! `phalanx run`: a program, N times, in the foreground.
 
 use crate::args::Run;
 use crate::failure::Failure;
-use crate::log;
-use phalanx::{Address, Cluster, Error, LISTEN_VARIABLE, Settings};
-use std::ffi::OsString;
-use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use crate::{log, watch};
+use phalanx::{Address, Cluster, LISTEN_VARIABLE, Program, Settings};
+use std::time::Duration;
 
 pub(crate) fn run(options: Run) -> Result<(), Failure> {
-    let program = find(&options.program)?;
     log::to_stderr();
-    let mut settings = Settings { exec: Some(program), args: options.args, ..Settings::default() };
+    let name = options.name.clone().unwrap_or_else(|| title(&options));
+    let mut settings = settings(&options)?;
     if !options.listen.is_empty() {
         let list: Vec<String> = options.listen.iter().map(Address::to_string).collect();
         settings.env.push((LISTEN_VARIABLE.into(), list.join(",").into()));
     }
-    let name = options.name.unwrap_or_else(|| options.program.to_string_lossy().into_owned());
     tracing::info!(name, workers = options.instances, pid = std::process::id(), "primary");
-    let mut cluster = Cluster::new().workers(options.instances).settings(settings);
+    // As long as it likes.
+    let limit = |time: Duration| Some(time).filter(|time| !time.is_zero());
+    let mut cluster = Cluster::new()
+        .workers(options.instances)
+        .settings(settings)
+        .balance(options.balance)
+        .ready(options.ready)
+        .start_timeout(limit(options.start_timeout))
+        .grace(limit(options.grace))
+        .primary(phalanx::relay);
+    if options.print_messages {
+        cluster = cluster.primary(watch::print_messages);
+    }
+    if let Some(every) = options.stats {
+        cluster = cluster.primary(move |primary| watch::log_stats(primary, every));
+    }
     if let Some(policy) = options.policy {
         cluster = cluster.policy(policy);
     }
@@ -29,32 +40,26 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
     Ok(cluster.run_as_primary()?)
 }
 
-/// The program's file: as the shell would find it, or in the current directory.
-fn find(program: &OsString) -> Result<PathBuf, Error> {
-    let path = Path::new(program);
-    let failed = |source| Error::Start { program: program.to_string_lossy().into_owned(), source };
-    let named = path.components().count() > 1;
-    if !named {
-        let places = std::env::var_os("PATH").unwrap_or_default();
-        let found = std::env::split_paths(&places)
-            .map(|place| place.join(path))
-            .find(|candidate| check(candidate).is_ok());
-        if let Some(found) = found {
-            return Ok(found);
-        }
+fn settings(options: &Run) -> Result<Settings, Failure> {
+    let flags = options.interpreter_args.iter().flat_map(|text| text.split_whitespace());
+    let mut program = Program::new(&options.program)
+        .args(&options.args)
+        .interpreter_args(flags)
+        .preload(!options.no_preload)
+        .inspect(options.inspect);
+    if let Some(name) = &options.interpreter {
+        program = program.interpreter(name);
     }
-    check(path).map_err(failed)?;
-    // Without a slash the program would be looked for in $PATH.
-    std::path::absolute(path).map_err(failed)
+    Ok(program.settings()?)
 }
 
-fn check(path: &Path) -> io::Result<()> {
-    let about = std::fs::metadata(path)?;
-    if about.is_dir() {
-        return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a directory"));
+/// What it is called in the log: the program, and for `node server.js` or `npm start` that word too.
+fn title(options: &Run) -> String {
+    let program = options.program.to_string_lossy();
+    match (&*program, options.args.iter().find(|arg| !arg.to_string_lossy().starts_with('-'))) {
+        ("node" | "npm" | "deno" | "bun" | "yarn" | "pnpm", Some(word)) => {
+            format!("{program} {}", word.to_string_lossy())
+        }
+        _ => program.into_owned(),
     }
-    if about.permissions().mode() & 0o111 == 0 {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is not executable"));
-    }
-    Ok(())
 }

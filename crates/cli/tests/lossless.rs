@@ -3,9 +3,12 @@
 
 mod common;
 
-use bench::load::{Load, Outcome, Phase, Running};
+use bench::load::{Load, Outcome, Phase};
 use bench::spawned::Signal;
-use common::{Cluster, LONG, accepted, assert_lossless, signal, slot_of, stop_process, tail};
+use common::{
+    Cluster, LONG, accepted, kept, one_per_request, reload_under, signal, slot_of, stop_process,
+    tail,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::thread;
@@ -113,31 +116,11 @@ fn four_workers_bear_a_kill_every_200_ms() {
     cluster.stop();
 }
 
-/// Reloads under the loads, 50 times.
-fn reload_under(cluster: &Cluster, loads: Vec<(&str, Running)>) {
-    let begin = Instant::now();
-    for number in 1..=50 {
-        // Each reload meets a load that goes on.
-        let before: Vec<u64> = loads.iter().map(|(_, load)| load.progress().answered()).collect();
-        cluster.reload(number);
-        cluster.until("the load to go on", || {
-            let on =
-                loads.iter().zip(&before).all(|((_, load), n)| load.progress().answered() > *n);
-            on.then_some(())
-        });
-    }
-    eprintln!("50 reloads in {:.1?}", begin.elapsed());
-    for (name, load) in loads {
-        assert_lossless(name, &load.stop(), &cluster.process);
-    }
-}
-
 #[test]
 fn reloads_lose_no_connection() {
     for policy in ["direct", "round-robin"] {
         let cluster = Cluster::demo(4, &["--policy", policy]);
-        let load = Load::new(cluster.address).clients(12).start().unwrap();
-        reload_under(&cluster, vec![(policy, load)]);
+        reload_under(&cluster, vec![(policy, one_per_request(&cluster))]);
         cluster.stop();
     }
 }
@@ -146,16 +129,7 @@ fn reloads_lose_no_connection() {
 fn reloads_lose_no_request_on_kept_connections() {
     for policy in ["direct", "round-robin"] {
         let cluster = Cluster::demo(4, &["--policy", policy]);
-        let start = |think| {
-            let load = Load::new(cluster.address).clients(8).keep_alive(true);
-            load.think(Duration::from_millis(think)).start().unwrap()
-        };
-        let loads = vec![
-            ("busy connections", start(0)),
-            ("thoughtful clients", start(20)),
-            ("idle connections", start(400)),
-        ];
-        reload_under(&cluster, loads);
+        reload_under(&cluster, kept(&cluster));
         cluster.stop();
     }
 }

@@ -7,7 +7,7 @@
 use crate::error::{Error, Result};
 use crate::sys;
 use crate::sys::portable::{RECEIVE, SEND};
-use phalanx_core::wire::{Decoder, Frame, WireError};
+use phalanx_core::wire::{Decoder, Dialect, Frame, SocketNote, WireError};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{
@@ -18,6 +18,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::io::Interest;
@@ -102,9 +103,11 @@ pub(crate) fn open(socket: OwnedFd, max_line: usize) -> io::Result<(Sender, Rece
         more: Notify::new(),
         room: Arc::new(Semaphore::new(ROOM)),
         max_line,
+        is_bun: AtomicBool::new(false),
     });
     tokio::spawn(write_on(Arc::clone(&shared)));
-    let receiver = Receiver { io, decoder: Decoder::new(max_line), fds: VecDeque::new() };
+    let decoder = Decoder::new(max_line);
+    let receiver = Receiver { io, decoder, fds: VecDeque::new(), shared: Arc::clone(&shared) };
     Ok((Sender { shared }, receiver))
 }
 
@@ -120,6 +123,7 @@ struct Shared {
     more: Notify,
     room: Arc<Semaphore>,
     max_line: usize,
+    is_bun: AtomicBool,
 }
 
 #[derive(Default)]
@@ -140,8 +144,8 @@ struct Queue {
 pub(crate) enum Tag {
     /// A frame whose answer nobody waits for.
     Other,
-    /// A ping.
-    Ping,
+    /// A ping, by its number.
+    Ping(u64),
     /// The hand-over of a connection, by its sequence number.
     NewConn(u64),
 }
@@ -165,25 +169,57 @@ impl Item {
 impl Sender {
     /// Sends a frame of the cluster's own, soon. Nothing happens when the channel is closed.
     pub(crate) fn push(&self, frame: &Frame) {
-        self.shared.enqueue(None, Item::new(frame.encode(), None));
+        self.shared.enqueue(None, Item::new(self.encode(frame), None));
+    }
+
+    /// The line that says it to this peer.
+    pub(crate) fn encode(&self, frame: &Frame) -> Vec<u8> {
+        frame.encode_for(self.dialect())
+    }
+
+    /// How the peer writes.
+    pub(crate) fn dialect(&self) -> Dialect {
+        if self.shared.is_bun.load(Ordering::Relaxed) { Dialect::Bun } else { Dialect::Node }
+    }
+
+    /// Asks for a sign of life. Deno leaves the ping unanswered, but not the question behind it.
+    pub(crate) fn ping(&self, number: u64) {
+        let mut bytes = Frame::ping().encode();
+        if self.dialect() == Dialect::Node {
+            bytes.extend(Frame::Socket(SocketNote::GetCount(ping_key(number))).encode());
+        }
+        let item = Item { ping: true, ..Item::new(bytes, None) };
+        self.shared.enqueue(Some(Tag::Ping(number)), item);
+    }
+
+    /// The answer to that question came: whether it was a ping's, and no other answer will.
+    pub(crate) fn counted(&self, key: &str) -> bool {
+        let mut queue = self.shared.lock();
+        let answers = |tag: &&Tag| matches!(tag, Tag::Ping(number) if ping_key(*number) == key);
+        let found = queue.unanswered.front().filter(answers).is_some();
+        if found {
+            queue.unanswered.pop_front();
+            queue.pinging = false;
+            self.shared.flush_or_wait(&mut queue);
+        }
+        found
     }
 
     /// Sends a handle frame of the cluster's own, with its descriptor, soon.
     pub(crate) fn push_handle(&self, frame: &Frame, tag: Tag, fd: Option<Arc<OwnedFd>>) {
-        self.push_line(frame.encode(), tag, fd);
+        self.push_line(self.encode(frame), tag, fd);
     }
 
     /// As [`Sender::push_handle`], for a frame that is a line already.
     pub(crate) fn push_line(&self, line: Vec<u8>, tag: Tag, fd: Option<Arc<OwnedFd>>) {
-        let item = Item { ping: tag == Tag::Ping, ..Item::new(line, fd) };
-        self.shared.enqueue(Some(tag), item);
+        self.shared.enqueue(Some(tag), Item::new(line, fd));
     }
 
     /// The handle frame that an ACK or NACK just received answers.
     pub(crate) fn answered(&self) -> Option<Tag> {
         let mut queue = self.shared.lock();
         let tag = queue.unanswered.pop_front();
-        if tag == Some(Tag::Ping) {
+        if let Some(Tag::Ping(_)) = tag {
             queue.pinging = false;
             self.shared.flush_or_wait(&mut queue);
         }
@@ -365,6 +401,11 @@ impl Queue {
     }
 }
 
+/// What tells the answer to one ping from that to another.
+fn ping_key(number: u64) -> String {
+    format!("phalanx:{number}")
+}
+
 /// A frame with its descriptor, in a call of its own.
 fn send_one(socket: &OwnedFd, item: &Item) -> rustix::io::Result<usize> {
     let Some(fd) = &item.fd else { return Ok(0) };
@@ -443,6 +484,7 @@ pub(crate) struct Receiver {
     io: Arc<AsyncFd<Arc<OwnedFd>>>,
     decoder: Decoder,
     fds: VecDeque<OwnedFd>,
+    shared: Arc<Shared>,
 }
 
 thread_local! {
@@ -455,6 +497,9 @@ impl Receiver {
     pub(crate) async fn next(&mut self) -> Result<Option<Incoming>, Broken> {
         loop {
             if let Some(frame) = self.decoder.next_frame().map_err(Broken::Wire)? {
+                if self.decoder.dialect() == Dialect::Bun {
+                    self.shared.is_bun.store(true, Ordering::Relaxed);
+                }
                 let fd = matches!(frame, Frame::Handle(_)).then(|| self.fds.pop_front()).flatten();
                 return Ok(Some(Incoming { frame, fd }));
             }

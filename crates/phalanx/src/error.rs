@@ -29,6 +29,16 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+    /// What is named cannot be run as a worker.
+    #[error("cannot run `{program}`: {why}")]
+    Program {
+        /// What was to run.
+        program: String,
+        /// Why not.
+        why: String,
+        /// What to do instead.
+        hint: Option<String>,
+    },
     /// No worker could be started.
     #[error("{0}")]
     NotStarted(String),
@@ -88,6 +98,9 @@ impl Error {
     /// What to do about it, where there is something.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
+        if let Self::Program { hint, .. } = self {
+            return hint.clone();
+        }
         let (Self::Listen { source, address } | Self::Start { source, program: address }) = self
         else {
             return None;

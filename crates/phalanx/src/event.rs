@@ -5,6 +5,7 @@ use crate::fan::FanReceiver;
 use crate::message::Message;
 use crate::primary::WorkerHandle;
 use phalanx_core::report::Report;
+use phalanx_core::wire::Uncaught;
 use phalanx_core::worker::Exit;
 use std::sync::Arc;
 
@@ -28,6 +29,8 @@ pub enum Event {
     Exit(WorkerHandle, Exit),
     /// Something went wrong with one worker: what, in words.
     Error(WorkerHandle, Arc<str>),
+    /// A Node worker's program did not catch an exception; it probably dies of it.
+    Uncaught(WorkerHandle, Arc<Uncaught>),
     /// What the guard did and why: restarts, reloads, time-outs.
     Report(Report),
 }
@@ -43,7 +46,8 @@ impl Event {
             | Self::Message(worker, _)
             | Self::Disconnect(worker)
             | Self::Exit(worker, _)
-            | Self::Error(worker, _) => Some(worker),
+            | Self::Error(worker, _)
+            | Self::Uncaught(worker, _) => Some(worker),
             Self::Setup | Self::Report(_) => None,
         }
     }

@@ -45,8 +45,9 @@
 //! | `isWorker` | [`is_worker()`] | also checks that the channel is one: a worker's own children are not mistaken for workers |
 //! | `setupPrimary(settings)`, `setupMaster` | [`Options::settings`] at the start, [`Primary::setup`] later | |
 //! | `settings` | [`Primary::settings`] | |
-//! | `settings.exec`, `args`, `cwd` | [`Settings::exec`], [`Settings::args`], [`Settings::cwd`] | `exec` is a program, not a script; by default this one |
-//! | `settings.execArgv`, `inspectPort`, `windowsHide` | none | they are about the Node executable and Windows |
+//! | `settings.exec`, `args`, `cwd` | [`Settings::exec`], [`Settings::args`], [`Settings::cwd`] | `exec` is a program, by default this one; [`Program`] finds the one for a script |
+//! | `settings.execArgv`, `inspectPort` | [`Settings::exec_args`], [`Settings::inspect`] | |
+//! | `settings.windowsHide` | none | it is about Windows |
 //! | `settings.silent`, `stdio` | [`Settings::stdio`], [`WorkerHandle::take_stdout`], [`WorkerHandle::take_stderr`] | a worker has no terminal input: it is in a process group of its own |
 //! | `settings.uid`, `gid` | [`Settings::uid`], [`Settings::gid`] | |
 //! | `settings.serialization` | none | JSON |
@@ -102,6 +103,8 @@ pub mod http;
 mod message;
 mod policy;
 mod primary;
+mod program;
+mod relay;
 mod settings;
 mod signals;
 mod socket;
@@ -120,9 +123,12 @@ pub use phalanx_core as core;
 pub use phalanx_core::report::Report;
 pub use phalanx_core::restart::Restart;
 pub use phalanx_core::spec::{MAX_WORKERS, ReadyWhen, Spec};
+pub use phalanx_core::wire::{Metrics, Uncaught};
 pub use phalanx_core::worker::{Exit, SlotId, WorkerId};
 pub use policy::{Balance, Policy};
 pub use primary::{Options, Primary, Reloaded, Status, WorkerHandle, WorkerState, WorkerStatus};
+pub use program::Program;
+pub use relay::relay;
 pub use rustix::process::Signal;
 pub use settings::{Settings, Stdio};
 pub use worker::{

@@ -30,6 +30,12 @@ impl Message {
         self.handle.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
     }
 
+    /// Whether a handle is there to be taken.
+    #[must_use]
+    pub fn has_handle(&self) -> bool {
+        self.handle.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_some()
+    }
+
     /// The message as a Rust type.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! How workers are started: `node:cluster`'s `setupPrimary`.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Where a worker's standard streams go.
@@ -27,6 +28,11 @@ pub enum Stdio {
 pub struct Settings {
     /// The program; `None`: this one again.
     pub exec: Option<PathBuf>,
+    /// Arguments before all others: the flags of an interpreter, and nothing of the script's.
+    pub exec_args: Vec<OsString>,
+    /// Each worker gets `--inspect=` with this address between `exec_args` and `args`: on its port plus
+    /// the worker's slot, or the next port that is free.
+    pub inspect: Option<SocketAddr>,
     /// Its arguments; with `exec: None` and no arguments here: this process's own.
     pub args: Vec<OsString>,
     /// Its working directory; `None`: the primary's.

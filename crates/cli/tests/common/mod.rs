@@ -1,7 +1,7 @@
 //! What the tests of the program share: clusters to test, single requests, facts about workers.
 #![allow(dead_code, reason = "no test file needs all of it")]
 
-use bench::load::Outcome;
+use bench::load::{Load, Outcome, Running};
 use bench::spawned::{Guarded, Signal};
 use bench::{process, wait};
 use rustix::io::Errno;
@@ -11,13 +11,16 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The program.
 pub(crate) const PHALANX: &str = env!("CARGO_BIN_EXE_phalanx");
 /// Longer than anything here takes on a busy machine.
 pub(crate) const LONG: Duration = Duration::from_secs(30);
+/// Longer than fifty reloads take on a busy machine.
+const RELOADING: Duration = Duration::from_secs(300);
 /// Every scheduling policy.
 pub(crate) const POLICIES: [&str; 3] = ["direct", "round-robin", "shared"];
 
@@ -47,6 +50,11 @@ pub(crate) fn clean(program: &str, args: impl IntoIterator<Item = impl AsRef<OsS
         command.env_remove(name);
     }
     command
+}
+
+/// A program of `tests/node`.
+pub(crate) fn node(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/node").join(name)
 }
 
 /// A shell script.
@@ -171,6 +179,19 @@ impl Cluster {
         let (listen, count) = (address.to_string(), workers.to_string());
         let args = ["demo", "--listen", &listen, "-i", &count];
         let process = spawn(&mut phalanx(args.iter().chain(more)));
+        Self::serving(process, address, workers, more)
+    }
+
+    /// `phalanx run` with a program that answers as the demo does, on the port `PORT`.
+    pub(crate) fn run(program: &Path, workers: usize, more: &[&str]) -> Self {
+        let (address, count) = (v4(), workers.to_string());
+        let program = program.to_str().expect("a path");
+        let mut command = phalanx(["run", program, "-i", &count].iter().chain(more));
+        let process = spawn(command.env("PORT", address.port().to_string()));
+        Self::serving(process, address, workers, more)
+    }
+
+    fn serving(process: Guarded, address: SocketAddr, workers: usize, more: &[&str]) -> Self {
         let cluster = Self { process, address };
         // With `shared` the kernel need not show all workers to one client.
         cluster.wait_serving(if more.contains(&"shared") { 1 } else { workers });
@@ -264,6 +285,44 @@ pub(crate) fn assert_lossless(what: &str, outcome: &Outcome, log: &Guarded) {
     if outcome.failed > 0 {
         panic!("{what}: {outcome}\n{}", tail(&log.output()));
     }
+}
+
+/// Reloads under the loads, 50 times.
+pub(crate) fn reload_under(cluster: &Cluster, loads: Vec<(&str, Running)>) {
+    let begin = Instant::now();
+    for number in 1..=50 {
+        // Each reload meets a load that goes on.
+        let before: Vec<u64> = loads.iter().map(|(_, load)| load.progress().answered()).collect();
+        cluster.reload(number);
+        cluster.until("the load to go on", || {
+            let on =
+                loads.iter().zip(&before).all(|((_, load), n)| load.progress().answered() > *n);
+            on.then_some(())
+        });
+    }
+    eprintln!("50 reloads in {:.1?}", begin.elapsed());
+    for (name, load) in loads {
+        assert_lossless(name, &load.stop(), &cluster.process);
+    }
+}
+
+/// A load with a connection for each request.
+pub(crate) fn one_per_request(cluster: &Cluster) -> Running {
+    let load = Load::new(cluster.address).clients(12).duration(RELOADING);
+    load.start().expect("the load starts")
+}
+
+/// Loads that keep their connections.
+pub(crate) fn kept(cluster: &Cluster) -> Vec<(&'static str, Running)> {
+    let start = |think| {
+        let load = Load::new(cluster.address).clients(8).keep_alive(true).duration(RELOADING);
+        load.think(Duration::from_millis(think)).start().expect("the load starts")
+    };
+    vec![
+        ("busy connections", start(0)),
+        ("thoughtful clients", start(20)),
+        ("idle connections", start(400)),
+    ]
 }
 
 /// The end of a long text.

@@ -1,8 +1,8 @@
 //! Bytes to frames, whatever the bytes.
 
 use super::{
-    Act, AddressType, Answer, Cluster, Extras, Frame, Handle, HandleKind, Query, RawValue,
-    SockName, SocketNote, Value, WireError,
+    Act, AddressType, Answer, Cluster, Dialect, Extras, Frame, Handle, HandleKind, Query, RawValue,
+    SockName, SocketNote, Value, WireError, note,
 };
 use alloc::borrow::{Cow, ToOwned};
 use alloc::boxed::Box;
@@ -37,6 +37,7 @@ pub struct Decoder {
     /// Up to where no line end was found yet.
     scanned: usize,
     max_line: usize,
+    dialect: Dialect,
     broken: Option<WireError>,
 }
 
@@ -44,7 +45,14 @@ impl Decoder {
     /// A decoder that takes lines of at most `max_line` bytes.
     #[must_use]
     pub fn new(max_line: usize) -> Self {
-        Self { bytes: Vec::new(), start: 0, scanned: 0, max_line, broken: None }
+        Self {
+            bytes: Vec::new(),
+            start: 0,
+            scanned: 0,
+            max_line,
+            dialect: Dialect::Node,
+            broken: None,
+        }
     }
 
     /// Adds what was read.
@@ -83,6 +91,10 @@ impl Decoder {
         } else {
             let line = self.bytes.get(self.start..end).unwrap_or_default();
             (self.start, self.scanned) = (end + 1, end + 1);
+            let line = line.strip_prefix(&[2]).map_or(line, |line| {
+                self.dialect = Dialect::Bun;
+                line
+            });
             core::str::from_utf8(line).map_err(|_| WireError::NotUtf8).and_then(parse)
         };
         match result {
@@ -93,6 +105,12 @@ impl Decoder {
                 Err(error)
             }
         }
+    }
+
+    /// How the peer writes, as far as it has been heard.
+    #[must_use]
+    pub const fn dialect(&self) -> Dialect {
+        self.dialect
     }
 
     /// How many bytes of an unfinished line are held: at the end of a stream, what was cut off.
@@ -110,8 +128,6 @@ impl Decoder {
 
 /// One line without its end.
 fn parse(line: &str) -> Result<Frame, WireError> {
-    // Some peers mark their internal lines with this byte.
-    let line = line.strip_prefix('\u{2}').unwrap_or(line);
     let probe = Probe::of(line)
         .map_err(|e| WireError::NotJson { why: e.to_string(), begins: begin(line) })?;
     match probe.cmd {
@@ -146,6 +162,9 @@ fn parse_internal(cmd: &str, line: &str, depth: usize) -> Result<Frame, serde_js
             let RawKey { key, count } = key(line)?;
             Frame::Socket(SocketNote::Count(key, count))
         }
+        // Whatever else a program sends under that name is its own business.
+        note::COMMAND => serde_json::from_str(line)
+            .map_or_else(|_| Frame::Unknown(note::COMMAND.to_owned()), Frame::Note),
         other => Frame::Unknown(other.to_owned()),
     })
 }

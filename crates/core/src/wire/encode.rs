@@ -2,14 +2,38 @@
 
 use super::decode::{Probe, is_internal};
 use super::{
-    Act, AddressType, Answer, Cluster, Extras, Frame, Handle, HandleKind, Query, RawValue,
-    SocketNote, Value, WireError,
+    Act, AddressType, Answer, Cluster, Dialect, Extras, Frame, Handle, HandleKind, Query, RawValue,
+    SocketNote, Value, WireError, note,
 };
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use serde_json::{Map, json};
 
 impl Frame {
+    /// The line to send to a peer of that dialect, with its end.
+    #[must_use]
+    pub fn encode_for(&self, dialect: Dialect) -> Vec<u8> {
+        if dialect == Dialect::Node {
+            return self.encode();
+        }
+        let (cluster, has_handle) = match self {
+            Self::Cluster(cluster) => (cluster, false),
+            Self::Handle(Handle { message, .. }) => match &**message {
+                Self::Cluster(cluster) => (cluster, true),
+                _ => return self.encode(),
+            },
+            _ => return self.encode(),
+        };
+        let mut object = cluster_object(cluster);
+        if has_handle {
+            object.insert("$hasHandle".to_string(), json!(true));
+        }
+        let mut out = alloc::vec![2];
+        out.extend(Value::Object(object).to_string().into_bytes());
+        out.push(b'\n');
+        out
+    }
+
     /// The line to send, with its end.
     ///
     /// ```
@@ -40,6 +64,13 @@ impl Frame {
             Self::Socket(SocketNote::GetCount(key)) => note("NODE_SOCKET_GET_COUNT", key),
             Self::Socket(SocketNote::Count(key, count)) => {
                 json!({ "cmd": "NODE_SOCKET_COUNT", "key": key, "count": count })
+            }
+            Self::Note(note) => {
+                let mut value = serde_json::to_value(note).unwrap_or_default();
+                if let Value::Object(object) = &mut value {
+                    object.insert("cmd".to_string(), json!(note::COMMAND));
+                }
+                value
             }
             Self::Unknown(cmd) => json!({ "cmd": cmd }),
             Self::User(_) | Self::Handle(_) => Value::Null,
@@ -83,7 +114,7 @@ fn handle_text(handle: &Handle) -> String {
     let mut put = |key: &str, value: Value| object.insert(key.to_string(), value);
     put("cmd", json!("NODE_HANDLE"));
     let (kind, dgram) = match handle.kind {
-        HandleKind::Native | HandleKind::Other => ("net.Native", None),
+        HandleKind::Native | HandleKind::NativePipe | HandleKind::Other => ("net.Native", None),
         HandleKind::DgramNative => ("dgram.Native", None),
         HandleKind::Socket => ("net.Socket", None),
         HandleKind::Server => ("net.Server", None),
@@ -98,9 +129,10 @@ fn handle_text(handle: &Handle) -> String {
         put("key", json!(key));
     }
     let listens = matches!(&*handle.message, Frame::Cluster(Cluster { act: Act::Answer(_), .. }));
-    if handle.kind == HandleKind::Native {
+    if let HandleKind::Native | HandleKind::NativePipe = handle.kind {
+        let pipe = handle.kind == HandleKind::NativePipe;
         put("socketType", json!(u8::from(listens)));
-        put("nativeKind", json!("tcp"));
+        put("nativeKind", json!(if pipe { "pipe" } else { "tcp" }));
     }
     let message = match &*handle.message {
         Frame::User(raw) => raw.get().to_string(),

@@ -13,6 +13,7 @@
 
 mod decode;
 mod encode;
+mod note;
 #[cfg(test)]
 mod tests;
 
@@ -25,9 +26,21 @@ pub use serde_json::value::RawValue;
 
 pub use decode::Decoder;
 pub use encode::{encode_user, is_reserved};
+pub use note::{Metrics, Note, Uncaught};
 
 /// The longest line a channel accepts unless told otherwise: 64 MiB.
 pub const DEFAULT_MAX_LINE: usize = 64 << 20;
+
+/// Which of the two ways of writing internal frames a peer has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dialect {
+    /// Node's, and Deno's.
+    #[default]
+    Node,
+    /// Bun's: internal lines begin with the byte 2, and a descriptor travels with the frame itself, which
+    /// says so, and not with one around it.
+    Bun,
+}
 
 /// One line of the channel.
 #[derive(Clone, Debug)]
@@ -42,6 +55,8 @@ pub enum Frame {
     HandleNack,
     /// `NODE_SOCKET_*`: the book-keeping of sockets sent from a server.
     Socket(SocketNote),
+    /// `NODE_PHALANX`: what the preload in a Node worker and the primary tell each other.
+    Note(Note),
     /// Another `NODE_` command; to be ignored.
     Unknown(String),
     /// A message of the user's, as the JSON text that came.
@@ -198,6 +213,8 @@ pub struct Handle {
 pub enum HandleKind {
     /// `net.Native`: a raw handle, as the cluster itself sends.
     Native,
+    /// The same, of a unix-domain socket: Deno wants to be told.
+    NativePipe,
     /// `dgram.Native`: a raw UDP handle.
     DgramNative,
     /// `net.Socket`: a connection.
@@ -226,8 +243,9 @@ pub enum SocketNote {
 }
 
 impl Frame {
-    /// A ping: a handle frame that no descriptor comes with. Every worker answers it from its event
-    /// loop with [`Frame::HandleNack`], and does nothing else.
+    /// A ping: a handle frame that no descriptor comes with. Every worker but Deno's answers it from its
+    /// event loop with [`Frame::HandleNack`], and does nothing else. (Deno answers
+    /// [`SocketNote::GetCount`], which others ignore.)
     #[must_use]
     pub fn ping() -> Self {
         let message =

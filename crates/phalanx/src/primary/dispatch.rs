@@ -3,8 +3,8 @@
 //! A connection is kept until a worker says that it accepted it. A worker that refuses it, cannot
 //! take it or dies before the answer loses it to another one; no client hangs on a worker's death.
 
-use super::ports::{Port, Sockets};
-use super::shell::{Fact, Shell};
+use super::ports::{Port, Sockets, User};
+use super::shell::{Fact, Runtime, Shell};
 use crate::channel::Tag;
 use crate::policy::Policy;
 use crate::socket;
@@ -98,6 +98,14 @@ impl Shell {
         self.ports.insert(port.key.clone(), port);
     }
 
+    /// Whether a worker takes connections of this port over the channel. Those that hold a listening socket
+    /// take them beside it in Node and in the crate; Deno and Bun die of it.
+    pub(super) fn can_be_handed(&self, port: &Port, worker: WorkerId, user: &User) -> bool {
+        let holds_socket = port.policy != Policy::RoundRobin;
+        let runtime = self.workers.get(&worker).map(|record| record.runtime);
+        user.serves && !user.slot_only && (!holds_socket || runtime == Some(Runtime::Node))
+    }
+
     /// The workers that could get a connection of this port, and which may get one now.
     fn candidates(&self, now: Time, port: &Port) -> Vec<Candidate> {
         let window = if port.policy == Policy::RoundRobin {
@@ -111,7 +119,7 @@ impl Shell {
         };
         port.users
             .iter()
-            .filter(|(_, user)| user.serves && !user.slot_only && !stuck(user.slot))
+            .filter(|(id, user)| self.can_be_handed(port, **id, user) && !stuck(user.slot))
             .filter_map(|(id, user)| {
                 let record = self.workers.get(id).filter(|record| !record.pinged)?;
                 let rested = record.refused_until.is_none_or(|until| until <= now);
@@ -140,7 +148,7 @@ impl Shell {
             message: Box::new(Frame::Cluster(message)),
         });
         let fd = Arc::clone(&connection.fd);
-        let line = frame.encode();
+        let line = record.channel.encode(&frame);
         record.channel.push_line(line.clone(), Tag::NewConn(self.seq), Some(fd));
         let handover = Handover { port: port.key.clone(), worker, connection, line };
         self.in_flight.insert(self.seq, handover);

@@ -20,15 +20,16 @@ use crate::settings::Settings;
 use child::Child;
 use phalanx_core::cluster::Event as Wish;
 use phalanx_core::spec::{MAX_WORKERS, Spec};
-use phalanx_core::wire::DEFAULT_MAX_LINE;
+use phalanx_core::wire::{DEFAULT_MAX_LINE, Frame, Metrics, Note};
 use phalanx_core::worker::{Exit, SlotId, WorkerId};
 pub(crate) use query::query_for;
 use rustix::process::Signal;
 use serde::Serialize;
 use std::ffi::OsString;
 use std::fmt;
+use std::net::SocketAddr;
 use std::process::{ChildStderr, ChildStdout};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -364,6 +365,9 @@ struct Inner {
     connected: AtomicBool,
     exit: watch::Sender<Option<Exit>>,
     exited_after_disconnect: AtomicU8,
+    inspector: Option<SocketAddr>,
+    asked: AtomicU64,
+    metrics: watch::Sender<(u64, Metrics)>,
     stdout: Mutex<Option<ChildStdout>>,
     stderr: Mutex<Option<ChildStderr>>,
     wishes: mpsc::WeakUnboundedSender<Command>,
@@ -387,6 +391,40 @@ impl WorkerHandle {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.inner.child.pid()
+    }
+
+    /// Where its inspector listens ([`Settings::inspect`]).
+    #[must_use]
+    pub fn inspector(&self) -> Option<SocketAddr> {
+        self.inner.inspector
+    }
+
+    /// Asks a Node worker for its metrics. It answers from its event loop, so it may take as long as that
+    /// is busy; a worker without the preload ([`Program::preload`](crate::Program::preload)) never answers.
+    ///
+    /// ```no_run
+    /// # async fn f(worker: phalanx::WorkerHandle) -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// let metrics = tokio::time::timeout(Duration::from_secs(1), worker.metrics()).await??;
+    /// println!("{} requests, 99 % within {:?}", metrics.requests, metrics.quantile(0.99));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// Its channel is closed, or it ended before it answered.
+    pub async fn metrics(&self) -> Result<Metrics> {
+        if !self.is_connected() {
+            return Err(Error::Disconnected);
+        }
+        let id = self.inner.asked.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut reports = self.inner.metrics.subscribe();
+        self.inner.channel.push(&Frame::Note(Note::Ask { id }));
+        tokio::select! {
+            report = reports.wait_for(|(answers, _)| *answers >= id) => {
+                report.map(|report| report.1.clone()).map_err(|_| Error::Disconnected)
+            }
+            _ = self.exited() => Err(Error::Disconnected),
+        }
     }
 
     /// Whether its channel is open.

@@ -2,7 +2,7 @@
 
 use super::Inner;
 use super::ports::{Port, PortRules, Sockets, User, key_of};
-use super::shell::Shell;
+use super::shell::{Runtime, Shell};
 use crate::address::Address;
 use crate::channel::Tag;
 use crate::error::{Error, Result};
@@ -11,7 +11,8 @@ use crate::policy::Policy;
 use phalanx_core::cluster::{Cluster as Core, Event as CoreEvent};
 use phalanx_core::time::Time;
 use phalanx_core::wire::{
-    Act, AddressType, Answer, Cluster, Extras, Frame, Handle, HandleKind, Query, SocketNote, Value,
+    Act, AddressType, Answer, Cluster, Dialect, Extras, Frame, Handle, HandleKind, Query,
+    SocketNote, Value,
 };
 use phalanx_core::worker::WorkerId;
 use rustix::fd::OwnedFd;
@@ -42,7 +43,17 @@ impl Shell {
             Frame::Socket(SocketNote::NotifyClose(key)) => {
                 self.tell(worker, &Frame::Socket(SocketNote::AllClosed(key)));
             }
-            Frame::Socket(_) | Frame::Handle(_) | Frame::Unknown(_) | Frame::User(_) => {}
+            Frame::Socket(SocketNote::Count(key, _)) => {
+                let record = self.workers.get(&worker);
+                if record.is_some_and(|record| record.channel.counted(&key)) {
+                    self.pong(now, worker, Runtime::Deno);
+                }
+            }
+            Frame::Socket(_)
+            | Frame::Handle(_)
+            | Frame::Note(_)
+            | Frame::Unknown(_)
+            | Frame::User(_) => {}
         }
     }
 
@@ -92,10 +103,11 @@ impl Shell {
         self.core.observe(now, event);
         if let (false, true, Some(record)) = (before, ready(&self.core), self.workers.get(&worker))
         {
-            let Inner { slot, started, .. } = &*record.handle.inner;
+            let Inner { slot, started, inspector, .. } = &*record.handle.inner;
             let (pid, after) = (record.handle.pid(), started.elapsed());
+            let inspector = inspector.map(|at| format!(", inspector on {at}")).unwrap_or_default();
             tracing::info!(
-                "worker {worker} in slot {slot} is ready: process {pid}, after {after:.1?}"
+                "worker {worker} in slot {slot} is ready: process {pid}, after {after:.1?}{inspector}"
             );
         }
     }
@@ -103,7 +115,10 @@ impl Shell {
     fn handle_answered(&mut self, now: Time, worker: WorkerId, ack: bool) {
         let Some(record) = self.workers.get(&worker) else { return };
         match record.channel.answered() {
-            Some(Tag::Ping) => self.pong(now, worker),
+            Some(Tag::Ping(_)) => {
+                let bun = record.channel.dialect() == Dialect::Bun;
+                self.pong(now, worker, if bun { Runtime::Bun } else { Runtime::Node });
+            }
             // It had no descriptor left for the connection.
             Some(Tag::NewConn(seq)) if !ack => self.answered(now, worker, seq, false, None),
             Some(Tag::NewConn(_) | Tag::Other) | None => {}
@@ -150,7 +165,11 @@ impl Shell {
             },
             ..Answer::default()
         };
-        let udp = port.is_some_and(Port::is_udp);
+        let kind = match port {
+            Some(port) if port.is_udp() => HandleKind::DgramNative,
+            Some(Port { address: Address::Unix(_), .. }) => HandleKind::NativePipe,
+            _ => HandleKind::Native,
+        };
         let reply = Frame::Cluster(Cluster {
             seq: Some(self.next_seq()),
             ack: seq,
@@ -159,7 +178,6 @@ impl Shell {
         let Some(record) = self.workers.get(&worker) else { return };
         match given.as_mut().ok().and_then(Option::take) {
             Some(fd) => {
-                let kind = if udp { HandleKind::DgramNative } else { HandleKind::Native };
                 let frame = Frame::Handle(Handle { kind, key: None, message: Box::new(reply) });
                 record.channel.push_handle(&frame, Tag::Other, Some(fd));
             }
@@ -240,6 +258,12 @@ impl Shell {
         self.came_up(now, CoreEvent::Listening { worker }, worker);
         if !told {
             self.audience.tell(&Event::Listening(handle, address));
+        }
+        // The way it answers tells what it is.
+        if let Some(record) = self.workers.get_mut(&worker)
+            && record.runtime == Runtime::Unknown
+        {
+            record.ping();
         }
         self.start_accepting(&key);
         self.pump(now, &key);

@@ -6,14 +6,12 @@
 
 use super::dispatch::Parked;
 use super::ports::{Port, Sockets};
-use super::shell::{Record, Shell};
+use super::shell::{Record, Runtime, Shell};
 use crate::address::Address;
-use crate::channel::Tag;
 use crate::socket;
 use crate::sys;
 use phalanx_core::rescue::Verdict;
 use phalanx_core::time::Time;
-use phalanx_core::wire::Frame;
 use phalanx_core::worker::{SlotId, WorkerId};
 use rustix::fd::OwnedFd;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -114,7 +112,7 @@ impl Shell {
             let standing = self.sample_port(now, &mut port, &mut busy);
             port.steer();
             let taken = standing.into_iter().flat_map(|slot| take(&port, slot)).collect::<Vec<_>>();
-            let can_hand = port.users.values().any(|u| u.serves && !u.slot_only);
+            let can_hand = port.users.iter().any(|(id, u)| self.can_be_handed(&port, *id, u));
             let address = port.address.clone();
             self.ports.insert(key.clone(), port);
             for connection in taken {
@@ -173,10 +171,11 @@ impl Shell {
         standing
     }
 
-    /// A worker answered a ping.
-    pub(super) fn pong(&mut self, now: Time, worker: WorkerId) {
+    /// A worker answered a ping, in the way of its runtime.
+    pub(super) fn pong(&mut self, now: Time, worker: WorkerId, runtime: Runtime) {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         record.pinged = false;
+        record.runtime = runtime;
         let slot = record.handle.slot();
         for port in self.ports.values_mut() {
             if let Sockets::Slots(slots) = &mut port.sockets {
@@ -198,7 +197,8 @@ impl Record {
     /// Asks for a sign of life, unless one is awaited already.
     pub(super) fn ping(&mut self) {
         if !std::mem::replace(&mut self.pinged, true) {
-            self.channel.push_handle(&Frame::ping(), Tag::Ping, None);
+            self.pings += 1;
+            self.channel.ping(self.pings);
         }
     }
 }

@@ -10,6 +10,7 @@ use super::{
     Command, Inner, Options, Over, Primary, Reloaded, Status, WorkerHandle, WorkerState,
     WorkerStatus, spawn,
 };
+use crate::address::printable;
 use crate::channel::{self, Incoming, Receiver, Sender};
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -19,12 +20,14 @@ use crate::settings::Settings;
 use phalanx_core::cluster::{Action, Cluster, Event as CoreEvent};
 use phalanx_core::report::Report;
 use phalanx_core::time::Time;
-use phalanx_core::wire::{Act, Cluster as ClusterFrame, Frame, Handle as HandleFrame};
+use phalanx_core::wire::{
+    Act, Cluster as ClusterFrame, Dialect, Frame, Handle as HandleFrame, Note,
+};
 use phalanx_core::worker::{End, Exit, Phase, SlotId, WorkerId};
 use rustix::fd::OwnedFd;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -48,10 +51,25 @@ pub(super) enum Fact {
     Exited(WorkerId, Exit),
     /// The channel of a dead worker did not end in time.
     Lingered(WorkerId),
+    /// A worker has had time to end after its channel did.
+    Outlived(WorkerId),
     /// A connection was accepted on a port.
     Accepted(String, Parked),
+    /// An exception of a worker's that its program did not catch.
+    Uncaught(WorkerId, String),
     /// Something to be said.
     Trouble(String),
+}
+
+/// What speaks at the other end of a channel, as far as it makes a difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Runtime {
+    /// It was not heard yet.
+    Unknown,
+    /// Node, or a program on this crate.
+    Node,
+    Deno,
+    Bun,
 }
 
 /// A worker, as the shell has it: from its fork until its end was told.
@@ -66,6 +84,9 @@ pub(super) struct Record {
     pub(super) leaving: bool,
     /// A ping waits for its answer; until then no connection is handed to it.
     pub(super) pinged: bool,
+    /// How many pings it was sent.
+    pub(super) pings: u64,
+    pub(super) runtime: Runtime,
     /// Connections it did not acknowledge.
     pub(super) unanswered: u32,
     /// Since when, at least, the oldest of them.
@@ -259,9 +280,11 @@ impl Shell {
             // The sender is dropped when all is done.
             Fact::Frame(worker, frame, _done) => self.frame(now, worker, frame),
             Fact::Accepted(port, connection) => self.dispatch(now, &port, connection),
+            Fact::Uncaught(worker, what) => self.uncaught(worker, &what),
             Fact::Trouble(what) => tracing::warn!("{what}"),
             Fact::Closed(worker, why) => self.closed(now, worker, why.as_deref()),
             Fact::Exited(worker, exit) => self.exited(now, worker, exit),
+            Fact::Outlived(worker) => self.outlived(worker),
             Fact::Lingered(worker) => {
                 if let Some(record) = self.workers.get_mut(&worker).filter(|r| !r.closed) {
                     record.closed = true;
@@ -273,11 +296,22 @@ impl Shell {
         }
     }
 
+    /// The worker probably dies of it.
+    fn uncaught(&mut self, worker: WorkerId, what: &str) {
+        let Some(record) = self.workers.get(&worker) else { return };
+        let what = printable(what);
+        tracing::error!("worker {worker} in slot {}: uncaught {what}", record.handle.slot());
+        self.last_trouble = Some(what);
+    }
+
     fn closed(&mut self, now: Time, worker: WorkerId, why: Option<&str>) {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         record.closed = true;
         record.handle.inner.connected.store(false, Ordering::Relaxed);
-        let handle = record.handle.clone();
+        let (handle, mut runtime) = (record.handle.clone(), record.runtime);
+        if record.channel.dialect() == Dialect::Bun {
+            runtime = Runtime::Bun;
+        }
         if why.is_none() {
             record.channel.close();
         }
@@ -288,9 +322,29 @@ impl Shell {
         } else {
             self.core.observe(now, CoreEvent::ChannelClosed { worker });
         }
+        // Servers of Deno's and Bun's own go on without a channel; only a signal ends them.
+        if matches!(runtime, Runtime::Deno | Runtime::Bun) {
+            self.later(CHANNEL_LINGER, Fact::Outlived(worker));
+        }
         self.withdraw(now, worker);
         self.audience.tell(&Event::Disconnect(handle));
         self.bury(now, worker);
+    }
+
+    fn outlived(&mut self, worker: WorkerId) {
+        let Some(record) = self.workers.get(&worker).filter(|r| r.exit.is_none()) else { return };
+        tracing::info!(%worker, slot = %record.handle.slot(), "it goes on without its channel: SIGTERM");
+        // It may have ended in the meantime.
+        let _ = record.handle.inner.child.signal(rustix::process::Signal::TERM);
+    }
+
+    /// A fact of its own making, after a while.
+    fn later(&self, wait: Duration, fact: Fact) {
+        let facts = self.facts.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            let _ = facts.send(fact).await;
+        });
     }
 
     fn exited(&mut self, now: Time, worker: WorkerId, exit: Exit) {
@@ -307,11 +361,7 @@ impl Shell {
         self.serves_no_more(worker);
         // What the dead worker still said is read first: late acknowledgements count.
         if self.workers.get(&worker).is_some_and(|r| !r.closed) {
-            let facts = self.facts.clone();
-            tokio::spawn(async move {
-                tokio::time::sleep(CHANNEL_LINGER).await;
-                let _ = facts.send(Fact::Lingered(worker)).await;
-            });
+            self.later(CHANNEL_LINGER, Fact::Lingered(worker));
         }
         self.bury(now, worker);
     }
@@ -416,28 +466,29 @@ impl Shell {
         let settings =
             self.settings.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         let env = asked.as_ref().map_or(&[][..], |(env, _)| env);
-        let forked = spawn::spawn(&settings, env, worker, slot).and_then(|spawned| {
-            channel::open(spawned.channel, self.options.max_message)
-                .map(|ends| {
-                    (spawned.child, spawned.peer_cookie, spawned.stdout, spawned.stderr, ends)
-                })
+        let forked = spawn::spawn(&settings, env, worker, slot).and_then(|(channel, spawned)| {
+            channel::open(channel, self.options.max_message)
+                .map(|ends| (ends, spawned))
                 .map_err(Error::os("cannot open a worker's channel"))
         });
         let now = self.now();
         match forked {
-            Ok((child, peer_cookie, stdout, stderr, (sender, receiver))) => {
-                let pid = child.pid();
+            Ok(((sender, receiver), spawned)) => {
+                let pid = spawned.child.pid();
                 let inner = Inner {
                     id: worker,
                     slot,
                     started: Instant::now(),
-                    child,
+                    child: spawned.child,
                     channel: sender.clone(),
                     connected: AtomicBool::new(true),
                     exit: watch::Sender::new(None),
                     exited_after_disconnect: AtomicU8::new(0),
-                    stdout: Mutex::new(stdout),
-                    stderr: Mutex::new(stderr),
+                    inspector: spawned.inspector,
+                    asked: AtomicU64::new(0),
+                    metrics: watch::Sender::default(),
+                    stdout: Mutex::new(spawned.stdout),
+                    stderr: Mutex::new(spawned.stderr),
                     wishes: self.wishes.clone(),
                     audience: self.audience.clone(),
                 };
@@ -451,11 +502,13 @@ impl Shell {
                     failures: 0,
                     leaving: false,
                     pinged: false,
+                    pings: 0,
+                    runtime: Runtime::Unknown,
                     unanswered: 0,
                     oldest: None,
                     open: 0,
                     refused_until: None,
-                    peer_cookie,
+                    peer_cookie: spawned.peer_cookie,
                     exit: None,
                     closed: false,
                 };
@@ -570,6 +623,18 @@ async fn listen_to(worker: WorkerHandle, mut channel: Receiver, facts: mpsc::Sen
         match frame {
             Frame::User(text) => told(&worker, Message::new(text, None)).await,
             Frame::Handle(HandleFrame { message, .. }) => handle_from(&worker, *message, fd).await,
+            Frame::Note(Note::Report { id, metrics }) => {
+                worker.inner.metrics.send_replace((id, metrics));
+            }
+            Frame::Note(Note::Uncaught(what)) => {
+                let size = what.message.len() + what.stack.as_deref().map_or(0, str::len);
+                let fact = Fact::Uncaught(id, format!("{}: {}", what.name, what.message));
+                let event = Event::Uncaught(worker.clone(), Arc::new(what));
+                worker.inner.audience.tell_sized(event, size).await;
+                if facts.send(fact).await.is_err() {
+                    return;
+                }
+            }
             frame => {
                 let (done, dealt_with) = oneshot::channel();
                 behind = Some(dealt_with);

@@ -11,29 +11,32 @@ use phalanx_core::worker::{SlotId, WorkerId};
 use rustix::fd::OwnedFd;
 use std::ffi::OsString;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStderr, ChildStdout, Command};
 use std::sync::OnceLock;
 
+/// How far beyond its own port a free one is looked for; else the system chooses.
+const INSPECTOR_PORTS: u32 = 1024;
+
 pub(crate) struct Spawned {
     pub(crate) child: Child,
-    /// This side of the channel.
-    pub(crate) channel: OwnedFd,
     /// What tells the other side's socket from any other.
     pub(crate) peer_cookie: u64,
+    pub(crate) inspector: Option<SocketAddr>,
     pub(crate) stdout: Option<ChildStdout>,
     pub(crate) stderr: Option<ChildStderr>,
 }
 
-/// Starts a worker. No fork without exec: the child shares nothing with the primary but what is
+/// Starts a worker; the first is this side of its channel. No fork without exec: the child shares nothing with the primary but what is
 /// given to it here. std resets the signal mask and SIGPIPE in the child.
 pub(crate) fn spawn(
     settings: &Settings,
     extra_env: &[(OsString, OsString)],
     worker: WorkerId,
     slot: SlotId,
-) -> Result<Spawned> {
+) -> Result<(OwnedFd, Spawned)> {
     let program = match &settings.exec {
         Some(program) => program.clone(),
         None => this_program()?,
@@ -46,7 +49,10 @@ pub(crate) fn spawn(
     if settings.exec.is_none() && settings.args.is_empty() {
         command.args(std::env::args_os().skip(1));
     }
+    let inspect = settings.inspect.map(|base| free_from(base, slot));
     command
+        .args(&settings.exec_args)
+        .args(inspect.map(|address| format!("--inspect={address}")))
         .args(&settings.args)
         .envs(settings.env.iter().map(|(k, v)| (k, v)))
         .envs(extra_env.iter().map(|(k, v)| (k, v)))
@@ -80,13 +86,25 @@ pub(crate) fn spawn(
         let _ = process.wait();
         failed(error)
     })?;
-    Ok(Spawned {
+    let spawned = Spawned {
         child,
-        channel: ours,
         peer_cookie,
+        inspector: inspect,
         stdout: process.stdout.take(),
         stderr: process.stderr.take(),
-    })
+    };
+    Ok((ours, spawned))
+}
+
+/// The address for a slot's inspector: its port, or the next one that is free, because a worker that
+/// drains still has it. Nobody keeps it free until the worker opens it.
+fn free_from(base: SocketAddr, slot: SlotId) -> SocketAddr {
+    let first = u32::from(base.port()) + slot.0;
+    let ports = (first..first + INSPECTOR_PORTS).filter_map(|port| u16::try_from(port).ok());
+    ports
+        .map(|port| SocketAddr::new(base.ip(), port))
+        .find(|address| std::net::TcpListener::bind(address).is_ok())
+        .unwrap_or(SocketAddr::new(base.ip(), 0))
 }
 
 /// The file of this program, as it was named when the primary started: a new version that was put in its

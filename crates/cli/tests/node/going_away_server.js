@@ -1,0 +1,22 @@
+// Serves HTTP/1 with WebSockets on PORT, and HTTP/2 on the next port.
+const crypto = require('crypto');
+const http = require('http');
+const http2 = require('http2');
+
+const port = Number(process.env.PORT);
+const answer = JSON.stringify({ pid: process.pid, slot: Number(process.env.NODE_APP_INSTANCE) });
+const server = http.createServer((request, response) => response.end(answer));
+server.on('upgrade', (request, socket) => {
+  const magic = '258EAFA5-E914-47DA-95CA-C5AB0DC85B11';
+  const accept = crypto.createHash('sha1').update(request.headers['sec-websocket-key'] + magic).digest('base64');
+  socket.write(`HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ${accept}\r\n\r\n`);
+  // Ends the connection when the closing handshake is there.
+  socket.on('data', () => socket.end());
+});
+http2
+  .createServer((request, response) => {
+    if (request.url !== '/slow') return response.end(answer);
+    response.write('begin ');
+    setTimeout(() => response.end('end'), 1500);
+  })
+  .listen(port + 1, '127.0.0.1', () => server.listen(port, '127.0.0.1'));

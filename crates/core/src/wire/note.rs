@@ -1,0 +1,101 @@
+//! What phalanx's preload in a Node worker and the primary tell each other: frames of the `cmd`
+//! [`COMMAND`], which Node shows to no program, and which every other peer ignores.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
+use serde::{Deserialize, Serialize};
+
+/// The `cmd` of these frames.
+pub(super) const COMMAND: &str = "NODE_PHALANX";
+
+/// What such a frame says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "act", rename_all = "lowercase")]
+pub enum Note {
+    /// Primary: report your metrics.
+    Ask {
+        /// Repeated in the report.
+        id: u64,
+    },
+    /// Worker: my metrics.
+    Report {
+        /// The question's.
+        id: u64,
+        /// They.
+        #[serde(flatten)]
+        metrics: Metrics,
+    },
+    /// Worker: an exception that nobody caught; the program probably dies of it.
+    Uncaught(Uncaught),
+}
+
+/// A Node worker at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Metrics {
+    /// The event loop: the part of the time since the report before in which it was busy, 0 to 1.
+    pub utilization: f64,
+    /// How late the event loop was when it was last looked at, in milliseconds.
+    pub lag: f64,
+    /// How late it was at most since the report before, in milliseconds.
+    pub lag_max: f64,
+    /// Bytes of the heap that are in use.
+    pub heap_used: f64,
+    /// Bytes of the heap.
+    pub heap_total: f64,
+    /// Bytes outside of the heap that objects hold.
+    pub external: f64,
+    /// Bytes of the process in memory.
+    pub rss: f64,
+    /// Open connections of all servers.
+    pub open: f64,
+    /// HTTP/1 requests that came.
+    pub requests: f64,
+    /// Their responses that were sent.
+    pub responses: f64,
+    /// The latencies of those, added up, in milliseconds.
+    pub spent: f64,
+    /// How many had a latency below 2ⁿ µs and not below half of it; the last: and above.
+    pub latency: Vec<u64>,
+}
+
+impl Metrics {
+    /// The latency that this part (0 to 1) of the responses did not exceed, as the upper end of its bucket.
+    ///
+    /// ```
+    /// use phalanx_core::wire::Metrics;
+    /// let metrics = Metrics { latency: vec![0, 0, 98, 0, 2], ..Metrics::default() };
+    /// assert_eq!(metrics.quantile(0.5).map(|d| d.as_micros()), Some(4));
+    /// assert_eq!(metrics.quantile(0.99).map(|d| d.as_micros()), Some(16));
+    /// assert_eq!(Metrics::default().quantile(0.5), None);
+    /// ```
+    #[must_use]
+    pub fn quantile(&self, part: f64) -> Option<Duration> {
+        let total: u64 = self.latency.iter().fold(0, |sum, n| sum.saturating_add(*n));
+        let mut seen = 0u64;
+        for (bucket, n) in self.latency.iter().enumerate() {
+            seen = seen.saturating_add(*n);
+            // Counts below 2⁵³ are exact; a worker's word may be anything, and then it does not matter.
+            #[expect(clippy::cast_precision_loss, reason = "see above")]
+            if total > 0 && seen as f64 >= total as f64 * part {
+                return Some(Duration::from_micros(1 << bucket.min(32)));
+            }
+        }
+        None
+    }
+}
+
+/// An exception that nobody caught.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Uncaught {
+    /// `uncaughtException` or `unhandledRejection`.
+    pub origin: String,
+    /// Its class, or the type of what was thrown.
+    pub name: String,
+    /// What it says.
+    pub message: String,
+    /// Where it comes from, as Node prints it.
+    pub stack: Option<String>,
+}
