@@ -38,7 +38,7 @@ fn typescript_by_version() {
 fn first_lines() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("tool");
-    let mut flags = |line: &str| {
+    let flags = |line: &str| {
         std::fs::write(&file, line).expect("written");
         node_shebang(&file)
     };
