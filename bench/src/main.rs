@@ -1,7 +1,8 @@
 //! `cargo run --release -p bench`: what phalanx costs, measured on this machine, beside what it costs to
 //! do without.
 //!
-//! Everything is measured on `phalanx demo` in its release build. Absolute numbers depend on the machine and
+//! Measured is the release build: `phalanx demo`, and an empty handler in Node beside Node's own primary
+//! (`--node`: only that). `--quick`: fewer rounds. Absolute numbers depend on the machine and
 //! on what else runs on it; ratios come from rounds that alternate between the candidates.
 #![allow(clippy::print_stdout)]
 
@@ -9,8 +10,9 @@ use bench::load::{Load, Outcome};
 use bench::process;
 use bench::spawned::{Guarded, Signal};
 use bench::wait;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -24,8 +26,14 @@ fn main() -> Result<(), String> {
         std::thread::available_parallelism().map_or(1, usize::from),
         kernel()
     );
-    costs(&program, if quick { 2 } else { 10 })?;
-    rates(&program, if quick { 2 } else { 5 }, if quick { 5_000 } else { 20_000 })
+    let (rounds, requests) = if quick { (2, 5_000) } else { (5, 20_000) };
+    if !std::env::args().any(|arg| arg == "--node") {
+        costs(&program, if quick { 2 } else { 10 })?;
+        println!("\nphalanx demo");
+        rates(&own(&program), rounds, requests)?;
+    }
+    println!("\nan empty handler in Node");
+    rates(&node(&program), rounds, requests)
 }
 
 /// The release build of the program, made if need be.
@@ -134,25 +142,67 @@ fn run(load: Load) -> Result<Outcome, String> {
     load.start().map(bench::load::Running::join).map_err(|e| e.to_string())
 }
 
-/// Requests per second under each policy, in rounds that alternate.
-fn rates(program: &PathBuf, rounds: u32, requests: u64) -> Result<(), String> {
-    let candidates = [
-        ("one worker", 1, "direct"),
-        ("direct", 2, "direct"),
-        ("round-robin", 2, "round-robin"),
-        ("shared", 2, "shared"),
-    ];
+/// Something that serves, and how it is started on an address.
+struct Candidate {
+    name: &'static str,
+    workers: usize,
+    command: Box<dyn Fn(SocketAddr) -> Command>,
+}
+
+impl Candidate {
+    fn demo(program: &Path, name: &'static str, workers: usize, policy: &'static str) -> Self {
+        let program = program.to_owned();
+        let command = move |address: SocketAddr| {
+            let mut command = Command::new(&program);
+            command.args(["demo", "-i", &workers.to_string(), "--policy", policy, "--listen"]);
+            command.arg(address.to_string());
+            command
+        };
+        Self { name, workers, command: Box::new(command) }
+    }
+
+    /// A Node program that listens on the port `PORT`, by a program and its arguments.
+    fn node(name: &'static str, workers: usize, program: &Path, args: &[&str]) -> Self {
+        let args: Vec<String> = args.iter().map(ToString::to_string).collect();
+        let program = program.to_owned();
+        let command = move |address: SocketAddr| {
+            let mut command = Command::new(&program);
+            command.args(&args).env("PORT", address.port().to_string());
+            command
+        };
+        Self { name, workers, command: Box::new(command) }
+    }
+
+    /// One measured run; it serves when every worker has answered.
+    fn measure(&self, load: impl Fn(SocketAddr) -> Load) -> Result<Outcome, String> {
+        let address = SocketAddr::from(([127, 0, 0, 1], wait::free_port()));
+        let running =
+            Guarded::spawn(&mut (self.command)(address)).map_err(|error| error.to_string())?;
+        let mut seen = BTreeSet::new();
+        wait::until(PATIENCE, "every worker to answer", || {
+            // Refused until it listens; each counts for itself.
+            let asked = run(Load::new(address).clients(1).requests(20)).ok()?;
+            seen.extend(asked.by_worker.into_keys());
+            (seen.len() >= self.workers).then_some(())
+        })
+        .map_err(|error| format!("{}: {error}\n{}", self.name, running.output()))?;
+        let outcome = run(load(address))?;
+        drop(running);
+        Ok(outcome)
+    }
+}
+
+/// Requests per second of each candidate, in rounds that alternate, beside the first one.
+fn rates(candidates: &[Candidate], rounds: u32, requests: u64) -> Result<(), String> {
     for (what, keep_alive) in [("a connection per request", false), ("keep-alive", true)] {
         let mut measured: Vec<Vec<f64>> = vec![Vec::new(); candidates.len()];
         let mut failed = 0;
         let mut spread = vec![0.0; candidates.len()];
         for _ in 0..rounds {
-            for (at, (_, workers, policy)) in candidates.iter().enumerate() {
-                let demo = Demo::start(program, *workers, policy)?;
-                let outcome = run(Load::new(demo.address)
-                    .clients(16)
-                    .keep_alive(keep_alive)
-                    .requests(requests))?;
+            for (at, candidate) in candidates.iter().enumerate() {
+                let outcome = candidate.measure(|address| {
+                    Load::new(address).clients(16).keep_alive(keep_alive).requests(requests)
+                })?;
                 failed += outcome.failed;
                 let most = outcome.by_worker.values().max().copied().unwrap_or(0);
                 let least = outcome.by_worker.values().min().copied().unwrap_or(0);
@@ -160,7 +210,6 @@ fn rates(program: &PathBuf, rounds: u32, requests: u64) -> Result<(), String> {
                     rates.push(outcome.rate() as f64);
                     *spread = f64::max(*spread, ratio(most, least));
                 }
-                demo.stop()?;
             }
         }
         let median = |rates: &mut Vec<f64>| {
@@ -169,17 +218,45 @@ fn rates(program: &PathBuf, rounds: u32, requests: u64) -> Result<(), String> {
         };
         println!("\n{what}, 16 clients, {rounds} rounds of {requests} requests ({failed} failed)");
         let base = measured.first_mut().map_or(f64::NAN, median);
-        for (((name, workers, _), rates), spread) in
-            candidates.iter().zip(&mut measured).zip(&spread)
-        {
+        for ((candidate, rates), spread) in candidates.iter().zip(&mut measured).zip(&spread) {
             let rate = median(rates);
             println!(
-                "  {name:<12} {workers} workers {rate:>9.0}/s   {:>5.2} × one worker   busiest/idlest {spread:.2}",
+                "  {:<24} {} workers {rate:>9.0}/s   {:>5.2} × the first   busiest/idlest {spread:.2}",
+                candidate.name,
+                candidate.workers,
                 rate / base
             );
         }
     }
     Ok(())
+}
+
+/// The crate's own server under each policy.
+fn own(program: &Path) -> Vec<Candidate> {
+    vec![
+        Candidate::demo(program, "one worker", 1, "direct"),
+        Candidate::demo(program, "direct", 2, "direct"),
+        Candidate::demo(program, "round-robin", 2, "round-robin"),
+        Candidate::demo(program, "shared", 2, "shared"),
+    ]
+}
+
+/// One Node server: alone, under Node's own primary, and under phalanx.
+fn node(program: &Path) -> Vec<Candidate> {
+    let server = concat!(env!("CARGO_MANIFEST_DIR"), "/node/server.js");
+    let cluster = concat!(env!("CARGO_MANIFEST_DIR"), "/node/cluster.js");
+    let node = Path::new("node");
+    let run = |name, more: &[&str]| {
+        Candidate::node(name, 2, program, &[&["run", server, "-i", "2"], more].concat())
+    };
+    vec![
+        run("phalanx, no preload", &["--no-preload"]),
+        run("phalanx", &[]),
+        run("phalanx, round-robin", &["--policy", "round-robin"]),
+        Candidate::node("node:cluster, rr", 2, node, &[cluster, "2"]),
+        Candidate::node("node:cluster, none", 2, node, &[cluster, "1"]),
+        Candidate::node("node alone", 1, node, &[server]),
+    ]
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of requests are far below 2^52")]

@@ -98,9 +98,10 @@ fn the_preload_is_not_seen() {
 
 #[test]
 fn those_who_stay_connected_are_told_to_go_away() {
-    let cluster = Cluster::run(&node("going_away_server.js"), 1, &[]);
+    let second = bench::wait::free_port().to_string();
+    let cluster = Cluster::run(&node("going_away_server.js"), 1, &["--", &second]);
     let port = cluster.address.port().to_string();
-    let mut command = clean("node", [node("going_away.js").to_str().unwrap(), &port]);
+    let mut command = clean("node", [node("going_away.js").to_str().unwrap(), &port, &second]);
     let mut client =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("node runs");
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(client.stdout.take().unwrap()));
@@ -177,10 +178,7 @@ fn early_messages_are_kept() {
 #[test]
 fn each_worker_has_an_inspector_of_its_own() {
     let base = bench::wait::free_port();
-    // The ports behind it are not for other tests.
-    for _ in 0..8 {
-        bench::wait::free_port();
-    }
+    keep_ports(8);
     let inspect = format!("--inspect=127.0.0.1:{base}");
     let cluster = Cluster::run(&node("server.js"), 2, &[&inspect]);
     let ports = |text: &str| -> Vec<u16> {
@@ -214,6 +212,13 @@ fn statistics_are_logged() {
             .then_some(())
     });
     cluster.stop();
+}
+
+/// The next ports are not for other tests; they are given one after the other.
+fn keep_ports(count: usize) {
+    for _ in 0..count {
+        bench::wait::free_port();
+    }
 }
 
 fn write(directory: &Path, name: &str, text: &str) {

@@ -4,11 +4,15 @@ use crate::error::{Error, Result};
 use crate::primary::Primary;
 use crate::worker::Worker;
 use std::io::IsTerminal;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind};
 
 fn signal(kind: SignalKind) -> Result<Signal> {
     tokio::signal::unix::signal(kind).map_err(Error::os("cannot receive signals"))
 }
+
+/// Signals that come so soon after one another are one wish.
+const SAME_WISH: Duration = Duration::from_millis(250);
 
 impl Primary {
     /// Obeys signals until the cluster has stopped. SIGTERM and SIGINT: drain, then stop; a second one:
@@ -24,7 +28,7 @@ impl Primary {
         let mut usr2 = signal(SignalKind::user_defined2())?;
         let mut hup = signal(SignalKind::hangup())?;
         let terminal = std::io::stdin().is_terminal() || std::io::stdout().is_terminal();
-        let mut told = false;
+        let mut told = None;
         let stopped = self.stopped();
         tokio::pin!(stopped);
         loop {
@@ -48,14 +52,20 @@ impl Primary {
         }
     }
 
-    fn told_to_stop(&self, told: &mut bool, name: &str) {
-        let again = std::mem::replace(told, true);
-        if again {
-            tracing::info!("{name} again: stopping at once");
-        } else {
-            tracing::info!("{name}: draining, then stopping; once more stops at once");
+    fn told_to_stop(&self, told: &mut Option<Instant>, name: &str) {
+        match told {
+            None => {
+                tracing::info!("{name}: draining, then stopping; once more stops at once");
+                *told = Some(Instant::now());
+                self.begin_stop(false);
+            }
+            // Some signal the process and its group (timeout(1) does): that is one wish.
+            Some(since) if since.elapsed() < SAME_WISH => {}
+            Some(_) => {
+                tracing::info!("{name} again: stopping at once");
+                self.begin_stop(true);
+            }
         }
-        self.begin_stop(again);
     }
 
     fn told_to_reload(&self, name: &str) {

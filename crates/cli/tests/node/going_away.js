@@ -26,7 +26,7 @@ ws.on('data', (data) => {
 ws.on('end', () => say('websocket end'));
 ws.on('error', (error) => say(`websocket ${error.code}`));
 
-const session = http2.connect(`http://127.0.0.1:${port + 1}`);
+const session = http2.connect(`http://127.0.0.1:${process.argv[3]}`);
 session.on('goaway', (code) => say(`http2 goaway ${code}`));
 session.on('close', () => say('http2 close'));
 session.on('error', (error) => say(`http2 ${error.code}`));

@@ -1,4 +1,4 @@
-// Serves HTTP/1 with WebSockets on PORT, and HTTP/2 on the next port.
+// Serves HTTP/1 with WebSockets on PORT, and HTTP/2 on the port that is its argument.
 const crypto = require('crypto');
 const http = require('http');
 const http2 = require('http2');
@@ -19,4 +19,4 @@ http2
     response.write('begin ');
     setTimeout(() => response.end('end'), 1500);
   })
-  .listen(port + 1, '127.0.0.1', () => server.listen(port, '127.0.0.1'));
+  .listen(Number(process.argv[2]), '127.0.0.1', () => server.listen(port, '127.0.0.1'));

@@ -26,6 +26,8 @@ pub enum Note {
         #[serde(flatten)]
         metrics: Metrics,
     },
+    /// Worker: a server listens that the primary was not asked for.
+    Serves,
     /// Worker: an exception that nobody caught; the program probably dies of it.
     Uncaught(Uncaught),
 }

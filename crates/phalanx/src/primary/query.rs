@@ -11,7 +11,7 @@ use crate::policy::Policy;
 use phalanx_core::cluster::{Cluster as Core, Event as CoreEvent};
 use phalanx_core::time::Time;
 use phalanx_core::wire::{
-    Act, AddressType, Answer, Cluster, Dialect, Extras, Frame, Handle, HandleKind, Query,
+    Act, AddressType, Answer, Cluster, Dialect, Extras, Frame, Handle, HandleKind, Note, Query,
     SocketNote, Value,
 };
 use phalanx_core::worker::WorkerId;
@@ -49,6 +49,7 @@ impl Shell {
                     self.pong(now, worker, Runtime::Deno);
                 }
             }
+            Frame::Note(Note::Serves) => self.came_up(now, CoreEvent::Listening { worker }, worker),
             Frame::Socket(_)
             | Frame::Handle(_)
             | Frame::Note(_)

@@ -47,7 +47,7 @@
 
   /** Servers that listen through the primary. */
   const servers = new Set();
-  /** Connections of the HTTP ones: how many requests came, when the last began, whether it is a WebSocket. */
+  /** Connections of the HTTP ones, from their first request on: when the last began, whether it is a WebSocket. */
   const connections = new Map();
   /** HTTP/2 sessions. */
   const sessions = new Set();
@@ -60,48 +60,45 @@
   };
 
   function watch(server) {
+    for (const known of servers) if (!known.listening) servers.delete(known);
     servers.add(server);
     const isHttp2 = typeof server.updateSettings === 'function';
-    const isHttp = typeof server.closeIdleConnections === 'function';
-    // A TLS server's first event is about the socket below the one that speaks HTTP.
-    const opens = typeof server.setSecureContext === 'function' ? 'secureConnection' : 'connection';
+    if (isHttp2) server.on('session', joined);
+    if (typeof server.closeIdleConnections !== 'function') return;
     // Node's `close` closes idle connections under their clients' hands. That is the program's right; a drain
     // leaves them to their own time-out.
-    if (isHttp) {
-      const close = server.closeIdleConnections;
-      hidden(server, 'closeIdleConnections', function closeIdleConnections() {
-        if (!draining) Reflect.apply(close, this, []);
-      });
-    }
-    const { emit } = server;
-    const own = Object.hasOwn(server, 'emit');
-    hidden(server, 'emit', function (type, ...rest) {
-      if (type === opens) {
-        if (isHttp && !isHttp2) opened(rest[0]);
-      } else if (type === 'close') {
-        servers.delete(server);
-      } else if (type === 'session' && isHttp2) {
-        sessions.add(rest[0]);
-        rest[0].once('close', () => sessions.delete(rest[0]));
-        if (draining) goAway(rest[0]);
-      } else if (type === 'upgrade' && /^websocket$/i.test(rest[0]?.headers?.upgrade)) {
-        const connection = connections.get(rest[1]);
-        if (connection) connection.webSocket = true;
-      }
-      return Reflect.apply(own ? emit : Object.getPrototypeOf(this).emit, this, [type, ...rest]);
+    const close = server.closeIdleConnections;
+    hidden(server, 'closeIdleConnections', function closeIdleConnections() {
+      if (!draining) Reflect.apply(close, this, []);
+    });
+    // Node asks whether somebody listens to `upgrade`: this one does only beside the program's own.
+    if (server.listenerCount('upgrade') > 0) server.prependListener('upgrade', upgraded);
+    server.on('newListener', (type, listener) => {
+      const first = type === 'upgrade' && listener !== upgraded && !server.listeners('upgrade').includes(upgraded);
+      if (first) server.prependListener('upgrade', upgraded);
+    });
+    server.on('removeListener', (type) => {
+      const left = type === 'upgrade' ? server.listeners('upgrade') : [];
+      if (left.length === 1 && left[0] === upgraded) server.removeListener('upgrade', upgraded);
     });
   }
 
+  function joined(session) {
+    sessions.add(session);
+    session.once('close', () => sessions.delete(session));
+    if (draining) goAway(session);
+  }
+
+  function upgraded(request, socket) {
+    if (/^websocket$/i.test(request.headers.upgrade)) (connections.get(socket) ?? opened(socket)).webSocket = true;
+  }
+
   function opened(socket) {
-    const connection = { requests: 0, began: 0, webSocket: false, told: false };
+    const connection = { began: 0, webSocket: false, told: false };
     connections.set(socket, connection);
     socket.once('close', () => connections.delete(socket));
     return connection;
   }
-
-  /** The connection of a request; one of HTTP/1 on an HTTP/2 server shows only now. */
-  const connectionOf = (server, socket) =>
-    connections.get(socket) ?? (servers.has(server) ? opened(socket) : undefined);
 
   // --- Requests ---
 
@@ -111,10 +108,9 @@
   const latency = new Array(BUCKETS).fill(0);
 
   channels.subscribe('http.server.request.start', ({ server, socket, response }) => {
-    const connection = connectionOf(server, socket);
+    const connection = connections.get(socket) ?? (servers.has(server) ? opened(socket) : undefined);
     if (!connection) return;
     requests++;
-    connection.requests++;
     connection.began = now();
     if (draining) isLast(response);
   });
@@ -195,7 +191,6 @@
   }
 
   function sweep() {
-    const silent = now() - draining >= SILENT;
     for (const [socket, connection] of connections) {
       if (socket.destroyed) {
         connections.delete(socket);
@@ -206,10 +201,16 @@
           connection.told = true;
           socket.write(Buffer.from([0x88, 0x02, 0x03, 0xe9]));
         }
-      } else if (silent && connection.requests === 0 && socket.bytesRead === 0) {
-        socket.end();
       }
     }
+    if (now() - draining >= SILENT) silent().forEach((socket) => socket.end());
+  }
+
+  /** Connections of HTTP/1 on which nothing ever came; nothing but this looks for them. */
+  function silent() {
+    const isSilent = ({ server, bytesRead }) =>
+      bytesRead === 0 && servers.has(server) && typeof server.closeIdleConnections === 'function';
+    return (process._getActiveHandles?.() ?? []).filter(isSilent);
   }
 
   // --- What is told ---
@@ -222,7 +223,17 @@
     lag = Math.max(0, at - expected);
     lagMax = Math.max(lagMax, lag);
     expected = at + LAG_SAMPLE;
+    if (!serves) tellServing();
   }, LAG_SAMPLE).unref();
+
+  /** The primary hears of servers that listen through it; not of `exclusive` and `reusePort` ones. */
+  let serves = false;
+  function tellServing() {
+    serves = servers.size > 0;
+    if (serves || !process.getActiveResourcesInfo().some((name) => /^(TCP|Pipe)ServerWrap$/.test(name))) return;
+    serves = true;
+    tell('serves');
+  }
   let since = performance.eventLoopUtilization();
 
   function report(id) {
