@@ -1,6 +1,8 @@
 //! What the tests of the program share: clusters to test, single requests, facts about workers.
 #![allow(dead_code, reason = "no test file needs all of it")]
 
+pub(crate) mod packages;
+
 use bench::load::{Load, Outcome, Running};
 use bench::spawned::{Guarded, Signal};
 use bench::{process, wait};
@@ -289,8 +291,13 @@ pub(crate) fn assert_lossless(what: &str, outcome: &Outcome, log: &Guarded) {
 
 /// Reloads under the loads, 50 times.
 pub(crate) fn reload_under(cluster: &Cluster, loads: Vec<(&str, Running)>) {
+    reload_times(50, cluster, loads);
+}
+
+/// Reloads under the loads, so many times.
+pub(crate) fn reload_times(times: u32, cluster: &Cluster, loads: Vec<(&str, Running)>) {
     let begin = Instant::now();
-    for number in 1..=50 {
+    for number in 1..=times {
         // Each reload meets a load that goes on.
         let before: Vec<u64> = loads.iter().map(|(_, load)| load.progress().answered()).collect();
         cluster.reload(number);
@@ -300,7 +307,7 @@ pub(crate) fn reload_under(cluster: &Cluster, loads: Vec<(&str, Running)>) {
             on.then_some(())
         });
     }
-    eprintln!("50 reloads in {:.1?}", begin.elapsed());
+    eprintln!("{times} reloads in {:.1?}", begin.elapsed());
     for (name, load) in loads {
         assert_lossless(name, &load.stop(), &cluster.process);
     }
@@ -353,6 +360,18 @@ impl Blocked {
                 Some(place) => place.contains("nanosleep"),
                 None => accepted(*pid).contains(&local),
             })
+        });
+        Self { pid, thread }
+    }
+
+    /// One of these workers, whatever it does while it is busy.
+    pub(crate) fn by(cluster: &Cluster, workers: &[u32]) -> Self {
+        let stream = TcpStream::connect(cluster.address).expect("the cluster listens");
+        stream.set_read_timeout(Some(LONG)).expect("a time-out");
+        let local = stream.local_addr().expect("an address");
+        let thread = std::thread::spawn(move || exchange(stream, "/block"));
+        let pid = cluster.until("a worker to accept", || {
+            workers.iter().copied().find(|pid| accepted(*pid).contains(&local))
         });
         Self { pid, thread }
     }
