@@ -33,7 +33,9 @@ fn main() -> Result<(), String> {
         rates(&own(&program), rounds, requests)?;
     }
     println!("\nan empty handler in Node");
-    rates(&node(&program), rounds, requests)
+    rates(&node(&program), rounds, requests)?;
+    println!("\nthe same in one worker: what the preload costs");
+    rates(&preload(&program), 2 * rounds, 2 * requests)
 }
 
 /// The release build of the program, made if need be.
@@ -118,12 +120,17 @@ fn costs(program: &PathBuf, idle_seconds: u64) -> Result<(), String> {
     demo.stop()
 }
 
-/// Time on a CPU, in nanoseconds and not in clock ticks.
+/// Time on a CPU of all threads, in nanoseconds and not in clock ticks.
 fn run_time(pid: u32) -> Result<Duration, String> {
-    let path = format!("/proc/{pid}/schedstat");
-    let text = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
-    let first = text.split_whitespace().next().and_then(|n| n.parse().ok());
-    first.map(Duration::from_nanos).ok_or_else(|| "cannot read schedstat".into())
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).map_err(|e| e.to_string())?;
+    let mut spent = Duration::ZERO;
+    for task in tasks.flatten() {
+        // A thread may end in between.
+        let text = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        let first = text.split_whitespace().next().and_then(|n| n.parse().ok());
+        spent += Duration::from_nanos(first.unwrap_or(0));
+    }
+    Ok(spent)
 }
 
 /// The time in a line such as `… is ready: process 12, after 9.3ms`.
@@ -173,8 +180,9 @@ impl Candidate {
         Self { name, workers, command: Box::new(command) }
     }
 
-    /// One measured run; it serves when every worker has answered.
-    fn measure(&self, load: impl Fn(SocketAddr) -> Load) -> Result<Outcome, String> {
+    /// One measured run, and the time on a CPU that all its processes spent; it serves when every worker has
+    /// answered.
+    fn measure(&self, load: impl Fn(SocketAddr) -> Load) -> Result<(Outcome, Duration), String> {
         let address = SocketAddr::from(([127, 0, 0, 1], wait::free_port()));
         let running =
             Guarded::spawn(&mut (self.command)(address)).map_err(|error| error.to_string())?;
@@ -186,28 +194,35 @@ impl Candidate {
             (seen.len() >= self.workers).then_some(())
         })
         .map_err(|error| format!("{}: {error}\n{}", self.name, running.output()))?;
+        let spent = || running.record().into_iter().flat_map(run_time).sum::<Duration>();
+        let before = spent();
         let outcome = run(load(address))?;
-        drop(running);
-        Ok(outcome)
+        let spent = spent().saturating_sub(before);
+        Ok((outcome, spent))
     }
 }
 
 /// Requests per second of each candidate, in rounds that alternate, beside the first one.
+#[expect(clippy::cast_precision_loss, reason = "counts of requests are far below 2^52")]
 fn rates(candidates: &[Candidate], rounds: u32, requests: u64) -> Result<(), String> {
     for (what, keep_alive) in [("a connection per request", false), ("keep-alive", true)] {
         let mut measured: Vec<Vec<f64>> = vec![Vec::new(); candidates.len()];
+        let mut costs: Vec<Vec<f64>> = vec![Vec::new(); candidates.len()];
         let mut failed = 0;
         let mut spread = vec![0.0; candidates.len()];
         for _ in 0..rounds {
             for (at, candidate) in candidates.iter().enumerate() {
-                let outcome = candidate.measure(|address| {
+                let (outcome, spent) = candidate.measure(|address| {
                     Load::new(address).clients(16).keep_alive(keep_alive).requests(requests)
                 })?;
                 failed += outcome.failed;
                 let most = outcome.by_worker.values().max().copied().unwrap_or(0);
                 let least = outcome.by_worker.values().min().copied().unwrap_or(0);
-                if let (Some(rates), Some(spread)) = (measured.get_mut(at), spread.get_mut(at)) {
+                if let (Some(rates), Some(costs), Some(spread)) =
+                    (measured.get_mut(at), costs.get_mut(at), spread.get_mut(at))
+                {
                     rates.push(outcome.rate() as f64);
+                    costs.push(spent.as_secs_f64() * 1e6 / requests as f64);
                     *spread = f64::max(*spread, ratio(most, least));
                 }
             }
@@ -218,13 +233,17 @@ fn rates(candidates: &[Candidate], rounds: u32, requests: u64) -> Result<(), Str
         };
         println!("\n{what}, 16 clients, {rounds} rounds of {requests} requests ({failed} failed)");
         let base = measured.first_mut().map_or(f64::NAN, median);
-        for ((candidate, rates), spread) in candidates.iter().zip(&mut measured).zip(&spread) {
-            let rate = median(rates);
+        let base_cost = costs.first_mut().map_or(f64::NAN, median);
+        for (((candidate, rates), costs), spread) in
+            candidates.iter().zip(&mut measured).zip(&mut costs).zip(&spread)
+        {
+            let (rate, cost) = (median(rates), median(costs));
             println!(
-                "  {:<24} {} workers {rate:>9.0}/s   {:>5.2} × the first   busiest/idlest {spread:.2}",
+                "  {:<22} {} workers {rate:>8.0}/s {:>5.2} × the first   CPU {cost:>5.0} µs each {:>5.2} ×   busiest/idlest {spread:.2}",
                 candidate.name,
                 candidate.workers,
-                rate / base
+                rate / base,
+                cost / base_cost,
             );
         }
     }
@@ -250,12 +269,21 @@ fn node(program: &Path) -> Vec<Candidate> {
         Candidate::node(name, 2, program, &[&["run", server, "-i", "2"], more].concat())
     };
     vec![
-        run("phalanx, no preload", &["--no-preload"]),
         run("phalanx", &[]),
         run("phalanx, round-robin", &["--policy", "round-robin"]),
         Candidate::node("node:cluster, rr", 2, node, &[cluster, "2"]),
         Candidate::node("node:cluster, none", 2, node, &[cluster, "1"]),
         Candidate::node("node alone", 1, node, &[server]),
+    ]
+}
+
+/// One worker without and with the preload.
+fn preload(program: &Path) -> Vec<Candidate> {
+    let server = concat!(env!("CARGO_MANIFEST_DIR"), "/node/server.js");
+    let run = ["run", server, "-i", "1"];
+    vec![
+        Candidate::node("without", 1, program, &[&run[..], &["--no-preload"]].concat()),
+        Candidate::node("with", 1, program, &run),
     ]
 }
 

@@ -9,9 +9,7 @@ use bench::spawned::{Guarded, Signal};
 use bench::{process, wait};
 use common::{Cluster, LONG, accepted, clean, phalanx, signal, spawn, v4};
 use std::cell::Cell;
-use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{Hash, Hasher};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt;
@@ -48,24 +46,8 @@ fn sources() -> PathBuf {
 fn packages() -> &'static Path {
     static PACKAGES: OnceLock<PathBuf> = OnceLock::new();
     PACKAGES.get_or_init(|| {
-        let manifest = std::fs::read(sources().join("package.json")).expect("package.json");
-        let mut hasher = DefaultHasher::new();
-        manifest.hash(&mut hasher);
-        let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let installed = cache.join(format!("node_examples-{:016x}", hasher.finish()));
-        if !installed.exists() {
-            // Under another name first: what is there under its own name is complete.
-            let fresh = tempfile::tempdir_in(cache).expect("a directory");
-            std::fs::write(fresh.path().join("package.json"), &manifest).expect("package.json");
-            let mut npm = clean("npm", ["install", "--no-audit", "--no-fund"]);
-            npm.args(["--no-package-lock", "--ignore-scripts"]).current_dir(fresh.path());
-            let output = npm.output().expect("npm is installed");
-            assert!(output.status.success(), "npm install: {output:?}");
-            let renamed = std::fs::rename(fresh.path(), &installed);
-            // Another test process may have been faster.
-            assert!(installed.exists(), "{}: {renamed:?}", installed.display());
-        }
-        installed.join("node_modules")
+        let manifest = std::fs::read_to_string(sources().join("package.json"));
+        common::packages::install(&manifest.expect("package.json")).join("node_modules")
     })
 }
 

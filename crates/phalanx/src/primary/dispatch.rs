@@ -152,7 +152,7 @@ impl Shell {
         record.channel.push_line(line.clone(), Tag::NewConn(self.seq), Some(fd));
         let handover = Handover { port: port.key.clone(), worker, connection, line };
         self.in_flight.insert(self.seq, handover);
-        self.retry_at(oldest.after(self.options.patience));
+        self.retry_at(oldest.after(self.patience()));
     }
 
     /// A worker's answer to a hand-over (or the NACK instead of one).

@@ -374,6 +374,14 @@ struct Inner {
     audience: Fan<Event>,
 }
 
+impl Inner {
+    /// It was told to leave or said so; or it is gone without, if that is not known yet.
+    fn has_left(&self, asked: bool) {
+        let (known, new) = (&self.exited_after_disconnect, if asked { 2 } else { 1 });
+        let _ = known.compare_exchange(0, new, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
 impl WorkerHandle {
     /// Its number: from 1, never used twice.
     #[must_use]
@@ -456,7 +464,7 @@ impl WorkerHandle {
         told.unwrap_or(Exit::Code(-1))
     }
 
-    /// `Some(true)`: it was told to leave, or said that it leaves. `Some(false)`: it ended otherwise.
+    /// `Some(true)`: it was told to leave, or said that it leaves. `Some(false)`: its channel or itself ended otherwise.
     /// `None`: neither yet.
     #[must_use]
     pub fn exited_after_disconnect(&self) -> Option<bool> {

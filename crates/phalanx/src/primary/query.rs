@@ -18,7 +18,6 @@ use phalanx_core::worker::WorkerId;
 use rustix::fd::OwnedFd;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// Ports that one worker may have at a time; more is taken for an attack on the primary's memory.
 const MAX_PORTS_PER_WORKER: usize = 1024;
@@ -296,7 +295,7 @@ impl Shell {
     pub(super) fn leaves(&mut self, worker: WorkerId) {
         if let Some(record) = self.workers.get_mut(&worker) {
             record.leaving = true;
-            record.handle.inner.exited_after_disconnect.store(2, Ordering::Relaxed);
+            record.handle.inner.has_left(true);
         }
         self.serves_no_more(worker);
     }

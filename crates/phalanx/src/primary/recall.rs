@@ -16,7 +16,7 @@ use phalanx_core::worker::WorkerId;
 impl Shell {
     /// Takes back what workers did not read for longer than the patience.
     pub(super) fn recall_overdue(&mut self, now: Time) {
-        let patience = self.options.patience;
+        let patience = self.patience();
         let overdue: Vec<WorkerId> = self
             .workers
             .iter()

@@ -8,6 +8,7 @@ use super::dispatch::Parked;
 use super::ports::{Port, Sockets};
 use super::shell::{Record, Runtime, Shell};
 use crate::address::Address;
+use crate::policy::Balance;
 use crate::socket;
 use crate::sys;
 use phalanx_core::rescue::Verdict;
@@ -23,6 +24,9 @@ use tokio::io::unix::AsyncFd;
 
 /// Connections of a port that wait in the primary for a worker with room; the rest wait in the kernel.
 const TAKE: usize = 256;
+
+/// So many times more patience where each client belongs to one worker.
+const STICKY_PATIENCE: u32 = 20;
 
 /// How long every queue must have been empty before sampling pauses.
 const QUIET: Duration = Duration::from_secs(1);
@@ -64,6 +68,13 @@ impl Shell {
     /// How often queues are looked at: often enough that patience is kept to within a quarter.
     pub(super) fn sample_interval(&self) -> Duration {
         (self.options.patience / 4).clamp(Duration::from_millis(5), Duration::from_millis(250))
+    }
+
+    /// How long a queue may stand still. A client that belongs to one worker is not sent to another for a
+    /// moment's pause: that would cost it its session.
+    pub(super) fn patience(&self) -> Duration {
+        let sticky = matches!(self.options.balance, Balance::Sticky);
+        self.options.patience * if sticky { STICKY_PATIENCE } else { 1 }
     }
 
     /// Looks at the queues for a while, from now on.
@@ -147,7 +158,7 @@ impl Shell {
                 socket.watch.forget();
             }
             let was_stuck = socket.watch.is_stuck();
-            match socket.watch.sample(now, waiting, self.options.patience) {
+            match socket.watch.sample(now, waiting, self.patience()) {
                 Verdict::Fine => {}
                 Verdict::Ask => {
                     if let Some(record) = self.workers.get_mut(worker) {

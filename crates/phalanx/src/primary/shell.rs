@@ -308,6 +308,7 @@ impl Shell {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         record.closed = true;
         record.handle.inner.connected.store(false, Ordering::Relaxed);
+        record.handle.inner.has_left(false);
         let (handle, mut runtime) = (record.handle.clone(), record.runtime);
         if record.channel.dialect() == Dialect::Bun {
             runtime = Runtime::Bun;
@@ -350,13 +351,7 @@ impl Shell {
     fn exited(&mut self, now: Time, worker: WorkerId, exit: Exit) {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         record.exit = Some(exit);
-        let inner = &record.handle.inner;
-        let _ = inner.exited_after_disconnect.compare_exchange(
-            0,
-            1,
-            Ordering::Relaxed,
-            Ordering::Relaxed,
-        );
+        record.handle.inner.has_left(false);
         self.core.observe(now, CoreEvent::Exited { worker, exit });
         self.serves_no_more(worker);
         // What the dead worker still said is read first: late acknowledgements count.

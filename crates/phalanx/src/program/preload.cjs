@@ -29,6 +29,7 @@
   const LAG_SAMPLE = 1000; // ms between samples of the event loop's lag
   const BUCKETS = 24; // latencies from under 1 µs, doubled each time, to over 4 s
   const EARLY = 1024; // messages that are kept for a program that does not listen yet
+  const LAST_WORDS = 1000; // ms that the program has for itself when all is closed
   const TEXT = 16384; // characters that are told of an exception's stack
 
   const hidden = (object, name, value) =>
@@ -146,6 +147,13 @@
     sessions.forEach(goAway);
     sweep();
     setInterval(sweep, SWEEP).unref();
+    // A timer or a client of a database keeps a process for ever. What the program does on SIGTERM, it does now.
+    process.once('disconnect', () => {
+      setTimeout(() => {
+        if (process.listenerCount('SIGTERM') > 0) process.kill(process.pid, 'SIGTERM');
+        else process.exit(0);
+      }, LAST_WORDS).unref();
+    });
   }
 
   /** The response tells its client that the connection ends with it, whatever the program says. */
