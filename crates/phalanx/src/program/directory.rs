@@ -17,7 +17,7 @@ pub(super) fn preload() -> io::Result<PathBuf> {
     let directory = runtime()?;
     let file = directory.join(format!("preload-{:016x}.cjs", hasher.finish()));
     if std::fs::read(&file).is_ok_and(|there| there == PRELOAD.as_bytes()) {
-        return Ok(file);
+        return file.canonicalize();
     }
     let draft = directory.join(format!(".preload-{}", std::process::id()));
     let written = std::fs::OpenOptions::new()
@@ -31,7 +31,8 @@ pub(super) fn preload() -> io::Result<PathBuf> {
     if written.is_err() {
         let _ = std::fs::remove_file(&draft);
     }
-    written.map(|()| file)
+    // The name by which Node knows it: the preload looks for itself.
+    written.and_then(|()| file.canonicalize())
 }
 
 /// The variable for Node's compile cache, if this Node knows it and nobody decided otherwise.

@@ -147,10 +147,11 @@
     sessions.forEach(goAway);
     sweep();
     setInterval(sweep, SWEEP).unref();
-    // A timer or a client of a database keeps a process for ever. What the program does on SIGTERM, it does now.
+    // A timer or a client of a database keeps a process for ever. What the program does on a signal, it does now.
     process.once('disconnect', () => {
       setTimeout(() => {
-        if (process.listenerCount('SIGTERM') > 0) process.kill(process.pid, 'SIGTERM');
+        const signal = ['SIGTERM', 'SIGINT'].find((name) => process.listenerCount(name) > 0);
+        if (signal) process.kill(process.pid, signal);
         else process.exit(0);
       }, LAST_WORDS).unref();
     });
