@@ -23,12 +23,8 @@ const BLOCK: Duration = Duration::from_secs(5);
 
 pub(crate) fn demo(options: Demo) -> Result<(), Failure> {
     let live = phalanx::is_primary() && std::io::stdout().is_terminal();
-    let recent = if live {
-        Some(log::to_table())
-    } else {
-        log::to_stderr();
-        None
-    };
+    let (recent, _rest) =
+        if live { (Some(log::to_table()), None) } else { (None, Some(log::to_stderr())) };
     let address = options.listen.clone();
     let mut cluster = Cluster::new().workers(options.instances).listen(options.listen.clone());
     if let Some(policy) = options.policy {

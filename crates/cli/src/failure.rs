@@ -8,20 +8,28 @@ use std::process::ExitCode;
 #[derive(Debug)]
 pub(crate) struct Failure {
     error: Error,
+    /// The application.
+    name: Option<String>,
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { error }
+        Self { error, name: None }
     }
 }
 
 impl Failure {
+    /// A failure of an application.
+    pub(crate) const fn of(name: String, error: Error) -> Self {
+        Self { error, name: Some(name) }
+    }
+
     /// Says it, and gives the exit code.
     pub(crate) fn tell(&self) -> ExitCode {
         let mut stderr = std::io::stderr().lock();
         // Nobody may be there to read it; the code says it too.
-        let _ = writeln!(stderr, "phalanx: {}", self.error);
+        let name = self.name.as_ref().map(|name| format!("{name}: ")).unwrap_or_default();
+        let _ = writeln!(stderr, "phalanx: {name}{}", self.error);
         if let Some(hint) = self.error.hint() {
             let _ = writeln!(stderr, "hint: {hint}");
         }

@@ -1,5 +1,6 @@
 //! The log: lines on stderr, or the last few of them under the demo's table.
 
+use crate::patient::{Rest, patient};
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,16 +16,18 @@ fn level() -> LevelFilter {
     std::env::var(VARIABLE).ok().and_then(|name| name.parse().ok()).unwrap_or(LevelFilter::INFO)
 }
 
-/// Log lines go to stderr.
-pub(crate) fn to_stderr() {
+/// Log lines go to stderr. The last ones are out when what is returned was dropped.
+pub(crate) fn to_stderr() -> Rest {
+    let (stderr, rest) = patient(io::stderr());
     tracing_subscriber::fmt()
         .with_max_level(level())
         .with_target(false)
         .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr)
+        .with_writer(move || stderr.clone())
         // A closed stderr is no reason to stop serving.
         .log_internal_errors(false)
         .init();
+    rest
 }
 
 /// The last log lines, kept for the table.

@@ -4,6 +4,7 @@ mod args;
 mod demo;
 mod failure;
 mod log;
+mod patient;
 mod run;
 mod table;
 mod watch;

@@ -7,14 +7,14 @@ use phalanx::{Address, Cluster, LISTEN_VARIABLE, Program, Settings};
 use std::time::Duration;
 
 pub(crate) fn run(options: Run) -> Result<(), Failure> {
-    log::to_stderr();
+    let _rest = log::to_stderr();
     let name = options.name.clone().unwrap_or_else(|| title(&options));
     let mut settings = settings(&options)?;
     if !options.listen.is_empty() {
         let list: Vec<String> = options.listen.iter().map(Address::to_string).collect();
         settings.env.push((LISTEN_VARIABLE.into(), list.join(",").into()));
     }
-    tracing::info!(name, workers = options.instances, pid = std::process::id(), "primary");
+    tracing::info!(%name, workers = options.instances, pid = std::process::id(), "primary");
     // As long as it likes.
     let limit = |time: Duration| Some(time).filter(|time| !time.is_zero());
     let mut cluster = Cluster::new()
@@ -37,7 +37,7 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
     for address in options.listen {
         cluster = cluster.listen(address);
     }
-    Ok(cluster.run_as_primary()?)
+    cluster.run_as_primary().map_err(|error| Failure::of(name, error))
 }
 
 fn settings(options: &Run) -> Result<Settings, Failure> {

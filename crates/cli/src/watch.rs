@@ -1,5 +1,6 @@
 //! What `phalanx run` shows of its workers while they run: their messages, their metrics.
 
+use crate::patient::patient;
 use phalanx::{Event, Metrics, Primary, WorkerHandle};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -7,21 +8,28 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-/// Each message on a line of its own, on stdout.
+/// Characters of a message that are printed.
+const PRINTED: usize = 16_384;
+
+/// Each message on a line of its own, on stdout. What nobody reads in time is not printed.
 pub(crate) async fn print_messages(primary: Primary) {
+    let (mut stdout, _rest) = patient(std::io::stdout());
     let mut events = primary.events();
     drop(primary);
     while let Some(event) = events.next().await {
         if let Event::Message(worker, message) = event {
             let with = if message.has_handle() { " (with a handle)" } else { "" };
+            let text = message.text();
+            let end = text.char_indices().nth(PRINTED).map_or(text.len(), |(at, _)| at);
+            let more = if end < text.len() { "…" } else { "" };
             let line = format!(
-                "worker {} in slot {}{with}: {}\n",
+                "worker {} in slot {}{with}: {}{more}\n",
                 worker.id(),
                 worker.slot(),
-                message.text()
+                text.get(..end).unwrap_or_default()
             );
             // Nobody may be there to read it; the workers serve on.
-            let _ = std::io::stdout().write_all(line.as_bytes());
+            let _ = stdout.write_all(line.as_bytes());
         }
     }
 }

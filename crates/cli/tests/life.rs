@@ -144,7 +144,8 @@ fn told_twice_or_by_quit_it_stops_at_once() {
         if let Some(again) = signals.get(1) {
             // Two at one moment are one.
             cluster.until("the second to count", || {
-                cluster.process.signal(*again).ok()?;
+                // It may have ended in the meantime.
+                let _ = cluster.process.signal(*again);
                 cluster.process.output().contains("again: stopping at once").then_some(())
             });
         }

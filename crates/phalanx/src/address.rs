@@ -109,7 +109,9 @@ pub(crate) fn printable(text: &str) -> String {
             shown.push('…');
             break;
         }
-        if c.is_control() {
+        // Nor what turns the direction of the text around it.
+        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if turns || c.is_control() {
             shown.extend(c.escape_default());
         } else {
             shown.push(c);

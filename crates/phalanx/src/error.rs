@@ -30,7 +30,7 @@ pub enum Error {
         source: io::Error,
     },
     /// What is named cannot be run as a worker.
-    #[error("cannot run `{program}`: {why}")]
+    #[error("cannot start `{program}`: {why}")]
     Program {
         /// What was to run.
         program: String,

@@ -8,10 +8,16 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use tokio::sync::mpsc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-/// Messages that may wait for one worker that does not read; more are lost to it, and that is said.
-const WAITING: usize = 1024;
+/// Bytes of messages that may wait for one worker that does not read; more are lost to it, and that is said.
+const ROOM: usize = 4 << 20;
+/// What the smallest message counts.
+const MIN_SIZE: usize = 64;
+/// How often it is said.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 /// Adapters of socket.io's that one worker may have.
 const MAX_ADAPTERS: usize = 1024;
 
@@ -79,24 +85,22 @@ fn pass(
         if *to == from || only.is_some_and(|only| only != *to) {
             continue;
         }
-        let full = matches!(
-            member.queue.try_send(text.to_owned()),
-            Err(mpsc::error::TrySendError::Full(_))
-        );
-        if full && !member.full {
+        if !member.take(text) && member.said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
+            member.said = Some(Instant::now());
             tracing::warn!(
-                "messages for worker {to} are lost: it does not read them, and {WAITING} wait already"
+                "messages of other workers are lost to worker {to}: it does not read, and {} MiB wait already",
+                ROOM >> 20
             );
         }
-        member.full = full;
     }
 }
 
 /// A worker that may get messages of others.
 struct Member {
-    queue: mpsc::Sender<Box<RawValue>>,
-    /// It did not read the last one.
-    full: bool,
+    queue: mpsc::UnboundedSender<(Box<RawValue>, OwnedSemaphorePermit)>,
+    room: Arc<Semaphore>,
+    /// When it was last said that messages are lost.
+    said: Option<Instant>,
     /// Its adapters, and their namespaces.
     adapters: BTreeMap<String, BTreeSet<String>>,
     /// It has an adapter of the older kind.
@@ -105,16 +109,30 @@ struct Member {
 
 impl Member {
     fn new(worker: WorkerHandle) -> Self {
-        let (queue, mut waiting) = mpsc::channel::<Box<RawValue>>(WAITING);
+        let (queue, mut waiting) = mpsc::unbounded_channel::<(Box<RawValue>, _)>();
         tokio::spawn(async move {
-            while let Some(text) = waiting.recv().await {
+            while let Some((text, _room)) = waiting.recv().await {
                 // One that left does not miss it.
                 if worker.send(&text).await.is_err() && !worker.is_connected() {
                     return;
                 }
             }
         });
-        Self { queue, full: false, adapters: BTreeMap::new(), old_adapter: false }
+        let room = Arc::new(Semaphore::new(ROOM));
+        Self { queue, room, said: None, adapters: BTreeMap::new(), old_adapter: false }
+    }
+
+    /// Whether there is room for it.
+    fn take(&self, text: &RawValue) -> bool {
+        let size = u32::try_from(text.get().len().clamp(MIN_SIZE, ROOM)).unwrap_or(u32::MAX);
+        match Arc::clone(&self.room).try_acquire_many_owned(size) {
+            Ok(room) => {
+                // A worker whose channel is closed does not miss it.
+                let _ = self.queue.send((text.to_owned(), room));
+                true
+            }
+            Err(_) => false,
+        }
     }
 
     fn learn(&mut self, note: &Note) {

@@ -274,8 +274,9 @@ impl Cluster {
             Phase::Draining { why, .. } | Phase::Killed { why, .. } => Some(why),
             _ => None,
         };
-        // A channel that closes is how most crashes show first.
-        let told = asked.filter(|why| *why != Leave::ChannelClosed);
+        // A channel that closes is how most crashes show first; unless it had to be killed after that.
+        let killed = matches!(worker.phase, Phase::Killed { .. });
+        let told = asked.filter(|why| killed || *why != Leave::ChannelClosed);
         self.report(Report::Ended { worker: id, slot: worker.slot, exit, asked: told, served });
         if !worker.guarded {
             if !self.wanted.contains(&worker.slot) {

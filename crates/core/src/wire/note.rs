@@ -94,6 +94,8 @@ impl Metrics {
 pub struct Uncaught {
     /// `uncaughtException` or `unhandledRejection`.
     pub origin: String,
+    /// The program has a handler for it, and may go on.
+    pub caught: bool,
     /// Its class, or the type of what was thrown.
     pub name: String,
     /// What it says.

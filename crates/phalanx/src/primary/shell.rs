@@ -52,11 +52,11 @@ pub(super) enum Fact {
     /// The channel of a dead worker did not end in time.
     Lingered(WorkerId),
     /// A worker has had time to end after its channel did.
-    Outlived(WorkerId),
+    Outlived(WorkerId, Runtime),
     /// A connection was accepted on a port.
     Accepted(String, Parked),
     /// An exception of a worker's that its program did not catch.
-    Uncaught(WorkerId, String),
+    Uncaught(WorkerId, String, bool),
     /// Something to be said.
     Trouble(String),
 }
@@ -280,11 +280,11 @@ impl Shell {
             // The sender is dropped when all is done.
             Fact::Frame(worker, frame, _done) => self.frame(now, worker, frame),
             Fact::Accepted(port, connection) => self.dispatch(now, &port, connection),
-            Fact::Uncaught(worker, what) => self.uncaught(worker, &what),
+            Fact::Uncaught(worker, what, caught) => self.uncaught(worker, &what, caught),
             Fact::Trouble(what) => tracing::warn!("{what}"),
             Fact::Closed(worker, why) => self.closed(now, worker, why.as_deref()),
             Fact::Exited(worker, exit) => self.exited(now, worker, exit),
-            Fact::Outlived(worker) => self.outlived(worker),
+            Fact::Outlived(worker, runtime) => self.outlived(worker, runtime),
             Fact::Lingered(worker) => {
                 if let Some(record) = self.workers.get_mut(&worker).filter(|r| !r.closed) {
                     record.closed = true;
@@ -296,11 +296,16 @@ impl Shell {
         }
     }
 
-    /// The worker probably dies of it.
-    fn uncaught(&mut self, worker: WorkerId, what: &str) {
+    /// The worker probably dies of it, unless the program has a handler.
+    fn uncaught(&mut self, worker: WorkerId, what: &str, caught: bool) {
         let Some(record) = self.workers.get(&worker) else { return };
         let what = printable(what);
-        tracing::error!("worker {worker} in slot {}: uncaught {what}", record.handle.slot());
+        let slot = record.handle.slot();
+        if caught {
+            tracing::debug!("worker {worker} in slot {slot}: {what}, which its program handles");
+        } else {
+            tracing::error!("worker {worker} in slot {slot}: uncaught {what}");
+        }
         self.last_trouble = Some(what);
     }
 
@@ -323,20 +328,26 @@ impl Shell {
         } else {
             self.core.observe(now, CoreEvent::ChannelClosed { worker });
         }
-        // Servers of Deno's and Bun's own go on without a channel; only a signal ends them.
-        if matches!(runtime, Runtime::Deno | Runtime::Bun) {
-            self.later(CHANNEL_LINGER, Fact::Outlived(worker));
-        }
+        self.later(CHANNEL_LINGER, Fact::Outlived(worker, runtime));
         self.withdraw(now, worker);
         self.audience.tell(&Event::Disconnect(handle));
         self.bury(now, worker);
     }
 
-    fn outlived(&mut self, worker: WorkerId) {
+    /// It closed its channel and is still there.
+    fn outlived(&self, worker: WorkerId, runtime: Runtime) {
         let Some(record) = self.workers.get(&worker).filter(|r| r.exit.is_none()) else { return };
-        tracing::info!(%worker, slot = %record.handle.slot(), "it goes on without its channel: SIGTERM");
-        // It may have ended in the meantime.
-        let _ = record.handle.inner.child.signal(rustix::process::Signal::TERM);
+        let slot = record.handle.slot();
+        if matches!(runtime, Runtime::Deno | Runtime::Bun) {
+            // Only a signal ends servers of their own.
+            tracing::info!("worker {worker} in slot {slot} goes on without its channel: SIGTERM");
+            // It may have ended in the meantime.
+            let _ = record.handle.inner.child.signal(rustix::process::Signal::TERM);
+        } else if !record.leaving {
+            tracing::warn!(
+                "worker {worker} in slot {slot} closed its channel but goes on: it serves no more, and is killed if it does not end in its grace time"
+            );
+        }
     }
 
     /// A fact of its own making, after a while.
@@ -623,7 +634,8 @@ async fn listen_to(worker: WorkerHandle, mut channel: Receiver, facts: mpsc::Sen
             }
             Frame::Note(Note::Uncaught(what)) => {
                 let size = what.message.len() + what.stack.as_deref().map_or(0, str::len);
-                let fact = Fact::Uncaught(id, format!("{}: {}", what.name, what.message));
+                let fact =
+                    Fact::Uncaught(id, format!("{}: {}", what.name, what.message), what.caught);
                 let event = Event::Uncaught(worker.clone(), Arc::new(what));
                 worker.inner.audience.tell_sized(event, size).await;
                 if facts.send(fact).await.is_err() {

@@ -3,11 +3,17 @@
 use super::find;
 use crate::error::{Error, Result};
 use std::ffi::{OsStr, OsString};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 /// The oldest Node whose protocol and API were tried.
 const OLDEST_NODE: Version = Version(20, 0);
+
+/// How long a Node may take to say its version.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// Major and minor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -126,19 +132,12 @@ fn version_of(node: &Path) -> Result<Version> {
         why,
         hint: Some(hint.to_owned()),
     };
-    let said = Command::new(node)
-        .arg("--version")
-        // Whatever the environment wants of it, it is not wanted now.
-        .env_remove("NODE_OPTIONS")
-        .env_remove("NODE_CHANNEL_FD")
-        .env_remove("NODE_UNIQUE_ID")
-        .output()
+    let text = said(node)
         .map_err(|source| Error::Start { program: node.display().to_string(), source })?;
-    let text = String::from_utf8_lossy(&said.stdout);
     let Some(version) = Version::parse(&text) else {
         let first: String = text.lines().next().unwrap_or_default().chars().take(80).collect();
         return Err(failed(
-            format!("asked for its version, it said “{}” ({})", first.escape_debug(), said.status),
+            format!("asked for its version, it said “{}”", first.escape_debug()),
             "is it Node? --interpreter names another",
         ));
     };
@@ -149,4 +148,33 @@ fn version_of(node: &Path) -> Result<Version> {
         ));
     }
     Ok(version)
+}
+
+/// The first words of `node --version`. A program that hangs, or does not stop talking, is not waited for.
+fn said(node: &Path) -> io::Result<String> {
+    let mut child = Command::new(node)
+        .arg("--version")
+        // Whatever the environment wants of it, it is not wanted now.
+        .env_remove("NODE_OPTIONS")
+        .env_remove("NODE_CHANNEL_FD")
+        .env_remove("NODE_UNIQUE_ID")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let stdout = child.stdout.take();
+    let (told, answer) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut text = Vec::new();
+        let read = stdout.map(|stdout| stdout.take(256).read_to_end(&mut text));
+        let _ = told.send(read.unwrap_or(Ok(0)).map(|_| text));
+    });
+    let text = answer.recv_timeout(ANSWER);
+    // It has said what there is to say.
+    let _ = child.kill();
+    child.wait()?;
+    let text = text.map_err(|_| {
+        io::Error::new(io::ErrorKind::TimedOut, "asked for its version, it did not answer in time")
+    })??;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }

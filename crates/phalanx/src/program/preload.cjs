@@ -264,12 +264,16 @@
   // Whatever happens next is the program's own doing; this only says why.
   process.on('uncaughtExceptionMonitor', (error, origin) => {
     try {
-      const text = (value) => (value === undefined ? undefined : String(value).slice(0, TEXT));
+      // Half a surrogate pair is no Unicode, and no JSON to everybody.
+      const text = (value) => (value === undefined ? undefined : String(value).slice(0, TEXT).toWellFormed());
       const thrown = typeof error?.stack === 'string';
+      const message = text(typeof error?.message === 'string' ? error.message : error) ?? 'undefined';
       tell('uncaught', {
         origin,
+        caught: process.listenerCount('uncaughtException') > 0,
         name: text(thrown ? error.name : typeof error),
-        message: text(thrown ? error.message : error),
+        // What Node says of a rejection without an Error is long, and its point is at the end.
+        message: message.replace(/^This error originated either .* The promise rejected/s, 'the promise rejected'),
         stack: thrown ? text(error.stack) : undefined,
       });
     } catch {

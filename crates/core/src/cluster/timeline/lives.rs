@@ -549,6 +549,7 @@ fn a_worker_that_leaves_before_it_is_ready_is_waited_for() {
                  kill 0#2
         t=1040   pass
         t=1050   exit 0#2 SIGKILL
+                 gone 0#2 (channel closed)
                  slot 0 waits 100ms, 2 crashes
         t=1150   fork 0#3
         t=1150   pass
@@ -570,6 +571,7 @@ fn a_channel_closes_and_the_process_lives() {
                  kill 0#1
         t=1020   pass
         t=1030   exit 0#1 SIGKILL
+                 gone 0#1 (channel closed)
         t=1031   look
                  = 0#2 ready; 1 wanted, settled
         ",
@@ -677,6 +679,7 @@ fn manual_forks_are_never_replaced() {
         t=61002  1#4 still there after 60.956s
                  kill 1#4*
         t=61010  exit 1#4* SIGKILL
+                 gone 1#4 (channel closed)
                  STOPPED
         ",
     );

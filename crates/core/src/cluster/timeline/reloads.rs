@@ -560,6 +560,7 @@ fn whose_new_worker_closes_its_channel_and_lives_stops_there() {
         t=3100   0#2 still there after 2.99s
                  kill 0#2
         t=3105   exit 0#2 SIGKILL
+                 gone 0#2 (channel closed)
                  FAILED: reload 1 in slot 0: it ended before it was ready, with SIGKILL; 0 replaced, 1 kept
         t=3106   look
                  = 0#1 ready; 1 wanted, settled
