@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -132,12 +132,12 @@ fn version_of(node: &Path) -> Result<Version> {
         why,
         hint: Some(hint.to_owned()),
     };
-    let text = said(node)
+    let (text, status) = said(node)
         .map_err(|source| Error::Start { program: node.display().to_string(), source })?;
     let Some(version) = Version::parse(&text) else {
         let first: String = text.lines().next().unwrap_or_default().chars().take(80).collect();
         return Err(failed(
-            format!("asked for its version, it said “{}”", first.escape_debug()),
+            format!("asked for its version, it said “{}” ({status})", first.escape_debug()),
             "is it Node? --interpreter names another",
         ));
     };
@@ -151,7 +151,7 @@ fn version_of(node: &Path) -> Result<Version> {
 }
 
 /// The first words of `node --version`. A program that hangs, or does not stop talking, is not waited for.
-fn said(node: &Path) -> io::Result<String> {
+fn said(node: &Path) -> io::Result<(String, ExitStatus)> {
     let mut child = Command::new(node)
         .arg("--version")
         // Whatever the environment wants of it, it is not wanted now.
@@ -170,11 +170,17 @@ fn said(node: &Path) -> io::Result<String> {
         let _ = told.send(read.unwrap_or(Ok(0)).map(|_| text));
     });
     let text = answer.recv_timeout(ANSWER);
-    // It has said what there is to say.
+    // It has said what there is to say, and a moment to end.
+    for _ in 0..100 {
+        if child.try_wait()?.is_some() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let _ = child.kill();
-    child.wait()?;
+    let status = child.wait()?;
     let text = text.map_err(|_| {
         io::Error::new(io::ErrorKind::TimedOut, "asked for its version, it did not answer in time")
     })??;
-    Ok(String::from_utf8_lossy(&text).into_owned())
+    Ok((String::from_utf8_lossy(&text).into_owned(), status))
 }
