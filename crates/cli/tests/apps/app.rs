@@ -13,8 +13,10 @@ use std::process::Command;
 
 /// How many workers each application has.
 pub(crate) const WORKERS: usize = 2;
-/// How often each application is reloaded.
-pub(crate) const RELOADS: u32 = 3;
+/// How often each application is reloaded: `PHALANX_TEST_RELOADS`, or three times.
+pub(crate) fn reloads() -> u32 {
+    std::env::var("PHALANX_TEST_RELOADS").map_or(3, |n| n.parse().expect("a number of reloads"))
+}
 
 /// How an application is to be run.
 #[derive(Default)]
@@ -102,7 +104,7 @@ impl App {
         let pressure = Pressure::on(self.cluster.address, self.sources);
         let mut generations = vec![self.workers()];
         self.cluster.until("the load to be on", || pressure.goes_on([0, 0]));
-        for number in 1..=RELOADS {
+        for number in 1..=reloads() {
             let workers = self.reload(number);
             after(&workers);
             generations.push(workers);

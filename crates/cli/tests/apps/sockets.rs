@@ -1,6 +1,6 @@
 //! Connections that last: they are told to go away in a reload, and come back by themselves.
 
-use crate::app::{App, Options, RELOADS};
+use crate::app::{App, Options, reloads};
 use crate::clients::{CLIENTS, Clients, Seen};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -15,7 +15,7 @@ fn assert_told(seen: &Seen, is_socket: impl Fn(&Value) -> bool, clients: usize) 
     for event in &closed {
         assert_eq!(event["code"].as_u64(), Some(GOING_AWAY), "{event}");
     }
-    let generations = RELOADS as usize + 1;
+    let generations = reloads() as usize + 1;
     let least = clients * generations;
     assert!(closed.len() >= least, "{} closes, at least {least} expected", closed.len());
     assert!(seen.servers.len() > generations, "all clients on one worker: {:?}", seen.servers);

@@ -5,6 +5,7 @@ mod dispatch;
 mod ports;
 mod query;
 mod recall;
+mod record;
 mod rescue;
 mod shell;
 mod spawn;

@@ -7,7 +7,8 @@
 //! hand-over was written, and so is read, in one piece with its descriptor (unix(7)).
 
 use super::dispatch::Handover;
-use super::shell::{Record, Shell};
+use super::record::Record;
+use super::shell::Shell;
 use crate::sys;
 use crate::sys::portable::cookie;
 use phalanx_core::time::Time;

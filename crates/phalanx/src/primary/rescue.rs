@@ -6,7 +6,8 @@
 
 use super::dispatch::Parked;
 use super::ports::{Port, Sockets};
-use super::shell::{Record, Runtime, Shell};
+use super::record::Runtime;
+use super::shell::Shell;
 use crate::address::Address;
 use crate::policy::Balance;
 use crate::socket;
@@ -201,16 +202,6 @@ impl Shell {
             port.steer();
         }
         self.pump_all(now);
-    }
-}
-
-impl Record {
-    /// Asks for a sign of life, unless one is awaited already.
-    pub(super) fn ping(&mut self) {
-        if !std::mem::replace(&mut self.pinged, true) {
-            self.pings += 1;
-            self.channel.ping(self.pings);
-        }
     }
 }
 

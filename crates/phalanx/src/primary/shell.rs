@@ -5,26 +5,23 @@
 
 use super::dispatch::{Handover, Parked};
 use super::ports::Port;
+use super::record::{Record, Runtime, listen_to, reap};
 use super::rescue::Sampling;
 use super::{
     Command, Inner, Options, Over, Primary, Reloaded, Status, WorkerHandle, WorkerState,
     WorkerStatus, spawn,
 };
 use crate::address::printable;
-use crate::channel::{self, Incoming, Receiver, Sender};
+use crate::channel::{self};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::fan::Fan;
-use crate::message::{Handle, Message};
 use crate::settings::Settings;
 use phalanx_core::cluster::{Action, Cluster, Event as CoreEvent};
 use phalanx_core::report::Report;
 use phalanx_core::time::Time;
-use phalanx_core::wire::{
-    Act, Cluster as ClusterFrame, Dialect, Frame, Handle as HandleFrame, Note,
-};
+use phalanx_core::wire::{Act, Cluster as ClusterFrame, Dialect, Frame};
 use phalanx_core::worker::{End, Exit, Phase, SlotId, WorkerId};
-use rustix::fd::OwnedFd;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -59,46 +56,6 @@ pub(super) enum Fact {
     Uncaught(WorkerId, String, bool),
     /// Something to be said.
     Trouble(String),
-}
-
-/// What speaks at the other end of a channel, as far as it makes a difference.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Runtime {
-    /// It was not heard yet.
-    Unknown,
-    /// Node, or a program on this crate.
-    Node,
-    Deno,
-    Bun,
-}
-
-/// A worker, as the shell has it: from its fork until its end was told.
-pub(super) struct Record {
-    pub(super) handle: WorkerHandle,
-    pub(super) channel: Sender,
-    /// It said so.
-    pub(super) online: bool,
-    /// Queries of its that failed.
-    pub(super) failures: u32,
-    /// It gets nothing new.
-    pub(super) leaving: bool,
-    /// A ping waits for its answer; until then no connection is handed to it.
-    pub(super) pinged: bool,
-    /// How many pings it was sent.
-    pub(super) pings: u64,
-    pub(super) runtime: Runtime,
-    /// Connections it did not acknowledge.
-    pub(super) unanswered: u32,
-    /// Since when, at least, the oldest of them.
-    pub(super) oldest: Option<Time>,
-    /// Connections it holds, as far as it told.
-    pub(super) open: u32,
-    pub(super) refused_until: Option<Time>,
-    /// What tells its end of the channel from any other socket.
-    pub(super) peer_cookie: u64,
-    /// Its end, until the end of its channel was seen too.
-    exit: Option<Exit>,
-    closed: bool,
 }
 
 pub(super) struct Shell {
@@ -607,78 +564,4 @@ async fn sleep_until(at: Option<tokio::time::Instant>) {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
-}
-
-/// Reads a worker's channel to its end. The user's messages go to those who listen, and wait for them;
-/// everything else goes to the loop.
-async fn listen_to(worker: WorkerHandle, mut channel: Receiver, facts: mpsc::Sender<Fact>) {
-    let id = worker.id();
-    // The last frame that the loop may not have dealt with: what it tells comes before the next message.
-    let mut behind: Option<oneshot::Receiver<()>> = None;
-    let why = loop {
-        // A worker that never pauses must not keep the loop from its other work.
-        tokio::task::consume_budget().await;
-        let Incoming { frame, fd } = match channel.next().await {
-            Ok(None) => break None,
-            Err(broken) => break Some(broken.to_string()),
-            Ok(Some(incoming)) => incoming,
-        };
-        if let (Frame::User(_) | Frame::Handle(_), Some(done)) = (&frame, behind.take()) {
-            let _ = done.await;
-        }
-        match frame {
-            Frame::User(text) => told(&worker, Message::new(text, None)).await,
-            Frame::Handle(HandleFrame { message, .. }) => handle_from(&worker, *message, fd).await,
-            Frame::Note(Note::Report { id, metrics }) => {
-                worker.inner.metrics.send_replace((id, metrics));
-            }
-            Frame::Note(Note::Uncaught(what)) => {
-                let size = what.message.len() + what.stack.as_deref().map_or(0, str::len);
-                let fact =
-                    Fact::Uncaught(id, format!("{}: {}", what.name, what.message), what.caught);
-                let event = Event::Uncaught(worker.clone(), Arc::new(what));
-                worker.inner.audience.tell_sized(event, size).await;
-                if facts.send(fact).await.is_err() {
-                    return;
-                }
-            }
-            frame => {
-                let (done, dealt_with) = oneshot::channel();
-                behind = Some(dealt_with);
-                if facts.send(Fact::Frame(id, frame, done)).await.is_err() {
-                    return;
-                }
-            }
-        }
-    };
-    let _ = facts.send(Fact::Closed(id, why)).await;
-}
-
-/// A handle came from a worker: taken or not, it is answered, or the worker would wait for ever.
-async fn handle_from(worker: &WorkerHandle, message: Frame, fd: Option<OwnedFd>) {
-    let Some(handle) = fd.and_then(Handle::from_fd) else {
-        worker.inner.channel.push(&Frame::HandleNack);
-        return;
-    };
-    worker.inner.channel.push(&Frame::HandleAck);
-    if let Frame::User(text) = message {
-        told(worker, Message::new(text, Some(handle))).await;
-    }
-}
-
-/// A message is with everybody who listens.
-async fn told(worker: &WorkerHandle, message: Message) {
-    let size = message.text().len();
-    worker.inner.audience.tell_sized(Event::Message(worker.clone(), message), size).await;
-}
-
-async fn reap(worker: WorkerHandle, facts: mpsc::Sender<Fact>) {
-    let exit = match worker.inner.child.wait().await {
-        Ok(exit) => exit,
-        Err(error) => {
-            tracing::error!("cannot wait for worker {}: {error}", worker.id());
-            Exit::Code(-1)
-        }
-    };
-    let _ = facts.send(Fact::Exited(worker.id(), exit)).await;
 }

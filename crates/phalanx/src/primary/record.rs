@@ -1,0 +1,141 @@
+//! What the primary knows of a worker, and the tasks that hear it.
+
+use super::WorkerHandle;
+use super::shell::Fact;
+use crate::channel::{Incoming, Receiver, Sender};
+use crate::event::Event;
+use crate::message::{Handle, Message};
+use phalanx_core::time::Time;
+use phalanx_core::wire::{Frame, Handle as HandleFrame, Note};
+use phalanx_core::worker::Exit;
+use rustix::fd::OwnedFd;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// What speaks at the other end of a channel, as far as it makes a difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Runtime {
+    /// It was not heard yet.
+    Unknown,
+    /// Node, or a program on this crate.
+    Node,
+    Deno,
+    Bun,
+}
+
+/// A worker, as the shell has it: from its fork until its end was told.
+pub(super) struct Record {
+    pub(super) handle: WorkerHandle,
+    pub(super) channel: Sender,
+    /// It said so.
+    pub(super) online: bool,
+    /// Queries of its that failed.
+    pub(super) failures: u32,
+    /// It gets nothing new.
+    pub(super) leaving: bool,
+    /// A ping waits for its answer; until then no connection is handed to it.
+    pub(super) pinged: bool,
+    /// How many pings it was sent.
+    pub(super) pings: u64,
+    pub(super) runtime: Runtime,
+    /// Connections it did not acknowledge.
+    pub(super) unanswered: u32,
+    /// Since when, at least, the oldest of them.
+    pub(super) oldest: Option<Time>,
+    /// Connections it holds, as far as it told.
+    pub(super) open: u32,
+    pub(super) refused_until: Option<Time>,
+    /// What tells its end of the channel from any other socket.
+    pub(super) peer_cookie: u64,
+    /// Its end, until the end of its channel was seen too.
+    pub(super) exit: Option<Exit>,
+    pub(super) closed: bool,
+}
+
+impl Record {
+    /// Asks for a sign of life, unless one is awaited already.
+    pub(super) fn ping(&mut self) {
+        if !std::mem::replace(&mut self.pinged, true) {
+            self.pings += 1;
+            self.channel.ping(self.pings);
+        }
+    }
+}
+
+/// Reads a worker's channel to its end. The user's messages go to those who listen, and wait for them;
+/// everything else goes to the loop.
+pub(super) async fn listen_to(
+    worker: WorkerHandle,
+    mut channel: Receiver,
+    facts: mpsc::Sender<Fact>,
+) {
+    let id = worker.id();
+    // The last frame that the loop may not have dealt with: what it tells comes before the next message.
+    let mut behind: Option<oneshot::Receiver<()>> = None;
+    let why = loop {
+        // A worker that never pauses must not keep the loop from its other work.
+        tokio::task::consume_budget().await;
+        let Incoming { frame, fd } = match channel.next().await {
+            Ok(None) => break None,
+            Err(broken) => break Some(broken.to_string()),
+            Ok(Some(incoming)) => incoming,
+        };
+        if let (Frame::User(_) | Frame::Handle(_), Some(done)) = (&frame, behind.take()) {
+            let _ = done.await;
+        }
+        match frame {
+            Frame::User(text) => told(&worker, Message::new(text, None)).await,
+            Frame::Handle(HandleFrame { message, .. }) => handle_from(&worker, *message, fd).await,
+            Frame::Note(Note::Report { id, metrics }) => {
+                worker.inner.metrics.send_replace((id, metrics));
+            }
+            Frame::Note(Note::Uncaught(what)) => {
+                let size = what.message.len() + what.stack.as_deref().map_or(0, str::len);
+                let fact =
+                    Fact::Uncaught(id, format!("{}: {}", what.name, what.message), what.caught);
+                let event = Event::Uncaught(worker.clone(), Arc::new(what));
+                worker.inner.audience.tell_sized(event, size).await;
+                if facts.send(fact).await.is_err() {
+                    return;
+                }
+            }
+            frame => {
+                let (done, dealt_with) = oneshot::channel();
+                behind = Some(dealt_with);
+                if facts.send(Fact::Frame(id, frame, done)).await.is_err() {
+                    return;
+                }
+            }
+        }
+    };
+    let _ = facts.send(Fact::Closed(id, why)).await;
+}
+
+/// A handle came from a worker: taken or not, it is answered, or the worker would wait for ever.
+async fn handle_from(worker: &WorkerHandle, message: Frame, fd: Option<OwnedFd>) {
+    let Some(handle) = fd.and_then(Handle::from_fd) else {
+        worker.inner.channel.push(&Frame::HandleNack);
+        return;
+    };
+    worker.inner.channel.push(&Frame::HandleAck);
+    if let Frame::User(text) = message {
+        told(worker, Message::new(text, Some(handle))).await;
+    }
+}
+
+/// A message is with everybody who listens.
+async fn told(worker: &WorkerHandle, message: Message) {
+    let size = message.text().len();
+    worker.inner.audience.tell_sized(Event::Message(worker.clone(), message), size).await;
+}
+
+pub(super) async fn reap(worker: WorkerHandle, facts: mpsc::Sender<Fact>) {
+    let exit = match worker.inner.child.wait().await {
+        Ok(exit) => exit,
+        Err(error) => {
+            tracing::error!("cannot wait for worker {}: {error}", worker.id());
+            Exit::Code(-1)
+        }
+    };
+    let _ = facts.send(Fact::Exited(worker.id(), exit)).await;
+}
