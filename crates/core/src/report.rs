@@ -168,7 +168,7 @@ impl fmt::Display for Report {
             }
             Self::ReloadFailed { generation, slot, why, replaced, kept } => write!(
                 f,
-                "reload {generation} stopped: the new worker in slot {slot} did not come up: {why}; {replaced} replaced before, {kept} old workers go on"
+                "reload {generation} stopped: the new worker in slot {slot} failed: {why}; {replaced} replaced before, {kept} old workers go on"
             ),
             Self::Refused { what, why } => write!(f, "{what} refused: {why}"),
             Self::NeverReady { why } => {

@@ -188,6 +188,8 @@ pub enum End {
     Exited(Exit),
     /// It was not ready in time, and was killed.
     NotReady(Duration),
+    /// It crashed after it had been ready so long, while the others were still being replaced.
+    Crashed(Duration),
     /// It could not be started at all.
     NotStarted(String),
     /// It broke the channel's protocol, and was killed.
@@ -198,7 +200,8 @@ impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exited(exit) => write!(f, "it ended before it was ready, with {exit}"),
-            Self::NotReady(wait) => write!(f, "it was not ready within {wait:?}"),
+            Self::NotReady(wait) => write!(f, "it was not ready within {wait:.1?}"),
+            Self::Crashed(served) => write!(f, "it crashed after {served:.1?} of service"),
             Self::NotStarted(why) | Self::Broken(why) => f.write_str(why),
         }
     }

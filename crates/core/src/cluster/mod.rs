@@ -291,8 +291,10 @@ impl Cluster {
             .is_some_and(|slot| slot.awaits.take_if(|awaited| *awaited == id).is_some());
         if asked.is_none() || awaited {
             let end = (!self.has_arrived(&worker)).then_some(End::Exited(exit));
-            if let Some(end) = end.clone() {
-                self.coming_up_failed_of(&worker, end);
+            // A version that crashes when it has hardly begun is not given to the slots that are left.
+            let late = self.spec.restart.enabled.then_some(End::Crashed(served));
+            if let Some(why) = end.clone().or(late) {
+                self.coming_up_failed_of(&worker, why);
             }
             self.crashed(now, worker.slot, served, end);
         }
@@ -450,6 +452,9 @@ impl Cluster {
         if by_itself && !arrived {
             self.slots.entry(slot).or_default().awaits = Some(id);
         } else if by_itself && !polite {
+            if self.spec.restart.enabled {
+                self.coming_up_failed(id, End::Crashed(served));
+            }
             self.crashed(now, slot, served, None);
         } else if (why == Leave::Asked || polite) && !self.spec.restart.enabled {
             let served_on = self.in_slot(slot).any(Worker::is_live);

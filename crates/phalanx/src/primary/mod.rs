@@ -293,7 +293,8 @@ impl Primary {
     /// told to leave. Returns when it is over; dropping the future does not stop the reload.
     ///
     /// # Errors
-    /// [`Error::Reload`]: a new worker did not come up. The old ones that were left go on.
+    /// [`Error::Reload`]: a new worker did not come up, or crashed while others were still being replaced. The
+    /// old ones that were left go on.
     pub async fn reload(&self) -> Result<Reloaded> {
         let (reply, done) = oneshot::channel();
         self.command(Command::Reload(reply))?;

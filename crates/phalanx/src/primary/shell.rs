@@ -511,7 +511,7 @@ impl Shell {
             }
             Report::ReloadFailed { why, slot, replaced, kept, .. } => {
                 let text = format!(
-                    "the new worker in slot {slot} did not come up: {why}; {replaced} were replaced before, {kept} old workers go on"
+                    "the new worker in slot {slot} failed: {why}; {replaced} were replaced before, {kept} old workers go on"
                 );
                 self.supersede_reload(&text);
             }

@@ -322,7 +322,7 @@ fn start_time_outs_of_a_cluster_that_never_was_ready_end_it() {
         t=9300   fork 0#4
         t=12300  0#4 not ready after 3s
                  kill 0#4
-                 NEVER READY: it was not ready within 3s
+                 NEVER READY: it was not ready within 3.0s
         t=12500  exit 0#4 SIGKILL
                  gone 0#4 (start time-out)
                  STOPPED

@@ -107,6 +107,30 @@ fn whose_new_worker_crashes_as_soon_as_it_listens_stops_there() {
     );
 }
 
+/// It listens, and crashes when it has hardly begun: the other slots keep what they have.
+#[test]
+fn whose_new_worker_crashes_a_little_later_stops_there() {
+    story(
+        rules(3),
+        "
+        t=0      fork 0#1, 1#2, 2#3
+        t=10     ready 0#1, 1#2, 2#3
+        t=100    reload
+                 begins: reload 1 of 3
+                 fork 0#4
+        t=200    ready 0#4
+                 tell 0#1
+                 fork 1#5
+        t=210    exit 0#1 code 0
+                 gone 0#1 (reload)
+        t=250    exit 0#4 code 1
+                 FAILED: reload 1 in slot 0: it crashed after 50.0ms of service; 1 replaced, 2 kept
+                 kill 1#5
+                 fork 0#6
+        ",
+    );
+}
+
 #[test]
 fn whose_new_worker_is_never_ready_stops_there() {
     story(
@@ -118,7 +142,7 @@ fn whose_new_worker_is_never_ready_stops_there() {
                  begins: reload 1 of 2
                  fork 0#3
         t=3100   0#3 not ready after 3s
-                 FAILED: reload 1 in slot 0: it was not ready within 3s; 0 replaced, 2 kept
+                 FAILED: reload 1 in slot 0: it was not ready within 3.0s; 0 replaced, 2 kept
                  kill 0#3
         t=3100   pass
         t=3105   exit 0#3 SIGKILL
