@@ -12,7 +12,7 @@ use std::time::Duration;
 /// cannot be started · 4 no worker became ready · 5 the address cannot be listened on
 ///
 /// Signals to the primary: TERM, INT drain and stop (twice: at once) · QUIT stop at once ·
-/// USR2 rolling reload · HUP the same, or stop if the terminal is gone
+/// USR2 rolling reload · HUP the same, or, started in a terminal, drain and stop
 #[derive(Debug, Parser)]
 #[command(name = "phalanx", version, arg_required_else_help = true)]
 pub(crate) struct Arguments {
@@ -45,8 +45,8 @@ pub(crate) struct Demo {
 pub(crate) struct Run {
     /// A script (.js .cjs .mjs, .ts where Node can), a program, or `npm -- start`
     pub(crate) program: OsString,
-    /// How many workers: a number; max or 0 for one per core
-    #[arg(short = 'i', long, value_name = "N|max|0", default_value = "max", value_parser = count_or_max)]
+    /// How many workers: a number; max or 0 for one per core; -1 for one less than that
+    #[arg(short = 'i', long, value_name = "N|max|-N", default_value = "max", value_parser = count_or_max, allow_negative_numbers = true)]
     pub(crate) instances: usize,
     /// How connections get to workers: direct, round-robin or shared
     #[arg(long, value_name = "POLICY")]
@@ -81,8 +81,9 @@ pub(crate) struct Run {
     /// How long a worker that was told to leave may take to finish; 0: as long as it likes
     #[arg(long, visible_alias = "kill-timeout", value_name = "TIME", default_value = "30s", value_parser = time)]
     pub(crate) grace: Duration,
-    /// Open this address before any worker runs, and tell the workers in `PHALANX_LISTEN`, where
-    /// `Address::from_env` finds it; may be given several times
+    /// For programs on the crate: open this address before any worker runs, and tell the workers in
+    /// `PHALANX_LISTEN`, where `Address::from_env` finds it; may be given several times. A Node program listens where
+    /// it says itself
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Vec<Address>,
     /// What it is called in the log; else the program's name
@@ -104,7 +105,11 @@ fn count(text: &str) -> Result<usize, String> {
 }
 
 fn count_or_max(text: &str) -> Result<usize, String> {
-    if text == "0" { Ok(cores()) } else { count(text) }
+    match text.parse::<isize>() {
+        // As pm2 has it: so many less than cores.
+        Ok(n @ ..=0) => Ok(cores().saturating_add_signed(n).max(1)),
+        _ => count(text),
+    }
 }
 
 fn balance(name: &str) -> Result<Balance, String> {
@@ -125,7 +130,11 @@ fn ready(name: &str) -> Result<ReadyWhen, String> {
 
 fn inspect(text: &str) -> Result<SocketAddr, String> {
     let port = text.parse().map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
-    port.or_else(|_| text.parse()).map_err(|_| "expected PORT or ADDRESS:PORT".into())
+    let address: Result<SocketAddr, _> = port.or_else(|_| text.parse());
+    // Node takes no others.
+    address.ok().filter(|address| !(1..1024).contains(&address.port())).ok_or_else(|| {
+        "expected PORT or ADDRESS:PORT, with a port from 1024 on, or 0 for any".into()
+    })
 }
 
 /// A time, as pm2's users and others write it.
@@ -174,7 +183,8 @@ mod tests {
         let at = |text| inspect(text).ok().map(|at| at.to_string());
         assert_eq!(at("9229").as_deref(), Some("127.0.0.1:9229"));
         assert_eq!(at("0.0.0.0:1234").as_deref(), Some("0.0.0.0:1234"));
-        assert_eq!(at("[::1]:1").as_deref(), Some("[::1]:1"));
+        assert_eq!(at("[::1]:0").as_deref(), Some("[::1]:0"));
+        assert_eq!(at("80"), None);
         assert_eq!(at("70000"), None);
         assert_eq!(at("host:1"), None);
     }

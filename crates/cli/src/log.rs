@@ -13,7 +13,20 @@ const VARIABLE: &str = "PHALANX_LOG";
 const KEPT: usize = 8;
 
 fn level() -> LevelFilter {
-    std::env::var(VARIABLE).ok().and_then(|name| name.parse().ok()).unwrap_or(LevelFilter::INFO)
+    let Ok(name) = std::env::var(VARIABLE) else { return LevelFilter::INFO };
+    name.parse().unwrap_or_else(|_| {
+        let _ = writeln!(
+            io::stderr(),
+            "phalanx: {VARIABLE} is `{}`: expected error, warn, info, debug or trace",
+            name.escape_debug()
+        );
+        LevelFilter::INFO
+    })
+}
+
+/// Colours, where somebody looks who did not say no to them (no-color.org).
+fn colours() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty())
 }
 
 /// Log lines go to stderr. The last ones are out when what is returned was dropped.
@@ -22,7 +35,7 @@ pub(crate) fn to_stderr() -> Rest {
     tracing_subscriber::fmt()
         .with_max_level(level())
         .with_target(false)
-        .with_ansi(io::stderr().is_terminal())
+        .with_ansi(colours())
         .with_writer(move || stderr.clone())
         // A closed stderr is no reason to stop serving.
         .log_internal_errors(false)

@@ -488,7 +488,7 @@ fn a_port_of_another_program_is_nodes_own_error() {
     let command = |policy| {
         let mut command = run(&node("server.js"), &["-i", "1", "--policy", policy]);
         command.env("PORT", address.port().to_string());
-        (command, 4, words.map(str::to_owned).to_vec())
+        (command, 5, words.map(str::to_owned).to_vec())
     };
     all_fail(POLICIES.map(command).into());
     // Nobody but the holder ever had it.
@@ -509,7 +509,7 @@ fn a_second_application_on_the_port_fails_and_leaves_the_first_alone() {
         let mut command = run(&node("server.js"), &more);
         command.env("PORT", address.port().to_string());
         let words = [bound.as_str(), "EADDRINUSE", "no worker became ready", "second"];
-        (command, 4, words.map(str::to_owned).to_vec())
+        (command, 5, words.map(str::to_owned).to_vec())
     };
     all_fail(POLICIES.map(second).into());
     assert_lossless("the first application", &load.stop(), &first.process);

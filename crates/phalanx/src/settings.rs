@@ -30,6 +30,8 @@ pub struct Settings {
     pub exec: Option<PathBuf>,
     /// Arguments before all others: the flags of an interpreter, and nothing of the script's.
     pub exec_args: Vec<OsString>,
+    /// The program is Node, and loads the preload first (see [`Program::preload`](crate::Program::preload)).
+    pub preload: bool,
     /// Each worker gets `--inspect=` with this address between `exec_args` and `args`: on its port plus
     /// the worker's slot, or the next port that is free.
     pub inspect: Option<SocketAddr>,

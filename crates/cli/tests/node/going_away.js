@@ -1,12 +1,13 @@
-// A client of going_away_server.js: a WebSocket, an HTTP/2 session, an idle and a silent connection. It says
+// A client of going_away_server.js: a WebSocket, an HTTP/2 session, an idle and two silent connections. It says
 // “ready” when all are open, and then what becomes of each.
 const crypto = require('crypto');
 const http2 = require('http2');
 const net = require('net');
+const tls = require('tls');
 
 const port = Number(process.argv[2]);
 const say = (text) => process.stdout.write(`${text}\n`);
-let missing = 4;
+let missing = 5;
 const isOpen = () => --missing === 0 && say('ready');
 
 const key = crypto.randomBytes(16).toString('base64');
@@ -46,6 +47,9 @@ idle.on('data', (data) => {
 });
 idle.on('end', () => say('idle end'));
 process.stdin.once('data', () => idle.write('GET / HTTP/1.1\r\nHost: x\r\n\r\n'));
+
+const secret = tls.connect({ port: process.argv[4], host: '127.0.0.1', rejectUnauthorized: false }, isOpen);
+secret.on('end', () => say('tls silent end')).resume();
 
 const silent = net.connect(port, '127.0.0.1', isOpen);
 silent.on('end', () => say('silent end')).resume();

@@ -18,6 +18,12 @@ pub enum Note {
         /// Repeated in the report.
         id: u64,
     },
+    /// Primary: you will be told to leave, and then have so long.
+    Leave {
+        /// In milliseconds; absent: as long as you like.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grace: Option<u64>,
+    },
     /// Worker: my metrics.
     Report {
         /// The question's.

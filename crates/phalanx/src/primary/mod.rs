@@ -92,6 +92,7 @@ pub(crate) enum Over {
     Stopped,
     NeverReady(String),
     NotStarted(String),
+    NoAddress(String, i32),
 }
 
 /// What handles ask of the shell.
@@ -328,14 +329,17 @@ impl Primary {
     /// Waits until the cluster has stopped.
     ///
     /// # Errors
-    /// [`Error::NeverReady`] if it stopped because no worker ever became ready, [`Error::NotStarted`] if
-    /// none could even be started.
+    /// [`Error::NeverReady`] if it stopped because no worker ever became ready, [`Error::Listen`] if that was because
+    /// of an address, [`Error::NotStarted`] if none could even be started.
     pub async fn finished(&self) -> Result<()> {
         let mut over = self.over.clone();
         let end = over.wait_for(Option::is_some).await.map(|end| end.clone());
         match end {
             Ok(Some(Over::NeverReady(why))) => Err(Error::NeverReady(why)),
             Ok(Some(Over::NotStarted(why))) => Err(Error::NotStarted(why)),
+            Ok(Some(Over::NoAddress(address, errno))) => {
+                Err(Error::Listen { address, source: std::io::Error::from_raw_os_error(errno) })
+            }
             Ok(_) => Ok(()),
             Err(_) => Err(Error::Lost),
         }

@@ -12,6 +12,7 @@ use crate::sys::{self, portable};
 use phalanx_core::balance::Scheduler;
 use phalanx_core::rescue::Watch;
 use phalanx_core::steering::{self, Share};
+use phalanx_core::time::Time;
 use phalanx_core::wire::{AddressType, Query, SockName, Value};
 use phalanx_core::worker::{SlotId, WorkerId};
 use rustix::fd::OwnedFd;
@@ -69,6 +70,9 @@ pub(crate) struct SlotSocket {
     pub(crate) watch: Watch,
     /// The worker that the watch is about.
     pub(crate) watched: Option<WorkerId>,
+    /// Since when it has been stuck, and whether that was said.
+    pub(crate) stuck_since: Option<Time>,
+    pub(crate) said: bool,
 }
 
 /// A worker that asked for the port.
@@ -173,6 +177,8 @@ impl Port {
                 fd: Arc::clone(&fd),
                 watch: Watch::default(),
                 watched: None,
+                stuck_since: None,
+                said: false,
             });
         }
         Ok(fd)

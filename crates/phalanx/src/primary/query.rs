@@ -3,7 +3,7 @@
 use super::Inner;
 use super::ports::{Port, PortRules, Sockets, User, key_of};
 use super::record::Runtime;
-use super::shell::Shell;
+use super::shell::{Shell, Trouble};
 use crate::address::Address;
 use crate::channel::Tag;
 use crate::error::{Error, Result};
@@ -140,7 +140,13 @@ impl Shell {
             Ok(_) => 0,
             Err(error) => {
                 let text: Arc<str> = format!("worker {worker} {error}").into();
-                self.last_trouble = Some(error.to_string());
+                let address = match error {
+                    Error::Listen { address, source } => {
+                        Some((address.clone(), source.raw_os_error().unwrap_or(libc::EINVAL)))
+                    }
+                    _ => None,
+                };
+                self.last_trouble = Some(Trouble { worker, what: error.to_string(), address });
                 tracing::warn!(%worker, %slot, "{error}{}", hint(error));
                 if let Some(record) = self.workers.get_mut(&worker) {
                     record.failures += 1;

@@ -12,6 +12,9 @@ use rustix::fd::OwnedFd;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
+/// Buckets of a latency that are kept.
+const MAX_BUCKETS: usize = 64;
+
 /// What speaks at the other end of a channel, as far as it makes a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Runtime {
@@ -86,7 +89,9 @@ pub(super) async fn listen_to(
         match frame {
             Frame::User(text) => told(&worker, Message::new(text, None)).await,
             Frame::Handle(HandleFrame { message, .. }) => handle_from(&worker, *message, fd).await,
-            Frame::Note(Note::Report { id, metrics }) => {
+            Frame::Note(Note::Report { id, mut metrics }) => {
+                // Whatever it says, it is kept.
+                metrics.latency.truncate(MAX_BUCKETS);
                 worker.inner.metrics.send_replace((id, metrics));
             }
             Frame::Note(Note::Uncaught(what)) => {

@@ -5,7 +5,7 @@
 //! to say when one has, and nothing is done until then.
 
 use super::dispatch::Parked;
-use super::ports::{Port, Sockets};
+use super::ports::{Port, SlotSocket, Sockets};
 use super::record::Runtime;
 use super::shell::Shell;
 use crate::address::Address;
@@ -28,6 +28,9 @@ const TAKE: usize = 256;
 
 /// So many times more patience where each client belongs to one worker.
 const STICKY_PATIENCE: u32 = 20;
+
+/// How long a worker must have been stuck before it is said.
+const WORTH_A_WORD: Duration = Duration::from_secs(1);
 
 /// How long every queue must have been empty before sampling pauses.
 const QUIET: Duration = Duration::from_secs(1);
@@ -141,14 +144,15 @@ impl Shell {
     /// The slots of the port from whose queues connections are to be taken.
     fn sample_port(&mut self, now: Time, port: &mut Port, busy: &mut bool) -> Vec<SlotId> {
         let mut standing = Vec::new();
-        let Port { sockets, users, address, .. } = port;
+        let mut to_say = Vec::new();
+        let Port { sockets, users, .. } = port;
         let Sockets::Slots(slots) = sockets else { return standing };
         for socket in slots {
             let Ok(waiting) = sys::accept_queue(&socket.fd) else { continue };
             *busy |= waiting > 0 || socket.watch.is_stuck();
             let served = users.iter().filter(|(_, u)| u.serves && u.slot == socket.slot);
             let Some((worker, _)) = served.max_by_key(|(id, _)| **id) else {
-                socket.watch.forget();
+                socket.forget();
                 if waiting > 0 {
                     standing.push(socket.slot);
                 }
@@ -156,9 +160,8 @@ impl Shell {
             };
             // A successor is not to blame for what the last one did.
             if socket.watched.replace(*worker) != Some(*worker) {
-                socket.watch.forget();
+                socket.forget();
             }
-            let was_stuck = socket.watch.is_stuck();
             match socket.watch.sample(now, waiting, self.patience()) {
                 Verdict::Fine => {}
                 Verdict::Ask => {
@@ -167,11 +170,11 @@ impl Shell {
                     }
                 }
                 Verdict::Stuck => {
-                    if !was_stuck {
-                        tracing::warn!(
-                            %worker, slot = %socket.slot, waiting, %address,
-                            "the queue stands still: its connections go to other workers until it moves"
-                        );
+                    let since = *socket.stuck_since.get_or_insert(now);
+                    // A moment's pause is not worth a word.
+                    if !socket.said && now.since(since) >= WORTH_A_WORD {
+                        socket.said = true;
+                        to_say.push((*worker, socket.slot, waiting));
                     }
                     if waiting > 0 {
                         standing.push(socket.slot);
@@ -180,6 +183,17 @@ impl Shell {
             }
         }
         standing.retain(|slot| port.has_healthy(*slot));
+        for (worker, slot, waiting) in to_say {
+            let then = if port.has_healthy(slot) {
+                "what waits goes to other workers until it does"
+            } else {
+                "and there is no other worker to take what waits"
+            };
+            let address = &port.address;
+            tracing::warn!(
+                "worker {worker} in slot {slot} accepts nothing on {address}, where {waiting} wait: {then}"
+            );
+        }
         standing
     }
 
@@ -192,16 +206,30 @@ impl Shell {
         for port in self.ports.values_mut() {
             if let Sockets::Slots(slots) = &mut port.sockets {
                 for socket in slots.iter_mut().filter(|s| s.watched == Some(worker)) {
-                    let was_stuck = socket.watch.is_stuck();
                     socket.watch.answered(now);
-                    if was_stuck && !socket.watch.is_stuck() {
-                        tracing::info!(%worker, %slot, address = %port.address, "the worker is back");
+                    if !socket.watch.is_stuck() {
+                        socket.stuck_since = None;
+                        if std::mem::take(&mut socket.said) {
+                            tracing::info!(
+                                "worker {worker} in slot {slot} accepts again on {}",
+                                port.address
+                            );
+                        }
                     }
                 }
             }
             port.steer();
         }
         self.pump_all(now);
+    }
+}
+
+impl SlotSocket {
+    /// Another worker is to be looked at, or none.
+    fn forget(&mut self) {
+        self.watch.forget();
+        self.stuck_since = None;
+        self.said = false;
     }
 }
 

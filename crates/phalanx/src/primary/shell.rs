@@ -20,7 +20,7 @@ use crate::settings::Settings;
 use phalanx_core::cluster::{Action, Cluster, Event as CoreEvent};
 use phalanx_core::report::Report;
 use phalanx_core::time::Time;
-use phalanx_core::wire::{Act, Cluster as ClusterFrame, Dialect, Frame};
+use phalanx_core::wire::{Act, Cluster as ClusterFrame, Dialect, Frame, Note};
 use phalanx_core::worker::{End, Exit, Phase, SlotId, WorkerId};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -35,6 +35,9 @@ const FACTS: usize = 1024;
 /// behind may hold the channel open.
 const CHANNEL_LINGER: Duration = Duration::from_secs(1);
 
+/// How long a worker may take to listen before that is said.
+const SLOW: Duration = Duration::from_secs(5);
+
 /// No patience is shorter: it would be no patience but a busy loop.
 const SHORTEST_PATIENCE: Duration = Duration::from_millis(1);
 
@@ -48,6 +51,8 @@ pub(super) enum Fact {
     Exited(WorkerId, Exit),
     /// The channel of a dead worker did not end in time.
     Lingered(WorkerId),
+    /// A worker has had time to listen.
+    Slow(WorkerId),
     /// A worker has had time to end after its channel did.
     Outlived(WorkerId, Runtime),
     /// A connection was accepted on a port.
@@ -56,6 +61,14 @@ pub(super) enum Fact {
     Uncaught(WorkerId, String, bool),
     /// Something to be said.
     Trouble(String),
+}
+
+/// What kept a worker from being ready.
+pub(super) struct Trouble {
+    pub(super) worker: WorkerId,
+    pub(super) what: String,
+    /// An address that it cannot have: which, and the errno.
+    pub(super) address: Option<(String, i32)>,
 }
 
 pub(super) struct Shell {
@@ -68,7 +81,7 @@ pub(super) struct Shell {
     pub(super) facts: mpsc::Sender<Fact>,
     pub(super) seq: u64,
     /// What last kept a worker from listening: the likely reason if none comes up.
-    pub(super) last_trouble: Option<String>,
+    pub(super) last_trouble: Option<Trouble>,
     start: Instant,
     settings: Arc<Mutex<Settings>>,
     wishes: mpsc::WeakUnboundedSender<Command>,
@@ -241,6 +254,7 @@ impl Shell {
             Fact::Trouble(what) => tracing::warn!("{what}"),
             Fact::Closed(worker, why) => self.closed(now, worker, why.as_deref()),
             Fact::Exited(worker, exit) => self.exited(now, worker, exit),
+            Fact::Slow(worker) => self.slow(worker),
             Fact::Outlived(worker, runtime) => self.outlived(worker, runtime),
             Fact::Lingered(worker) => {
                 if let Some(record) = self.workers.get_mut(&worker).filter(|r| !r.closed) {
@@ -263,7 +277,11 @@ impl Shell {
         } else {
             tracing::error!("worker {worker} in slot {slot}: uncaught {what}");
         }
-        self.last_trouble = Some(what);
+        // It follows from what was said of its port.
+        let known = self.last_trouble.as_ref();
+        if known.is_none_or(|t| t.worker != worker || t.address.is_none()) {
+            self.last_trouble = Some(Trouble { worker, what, address: None });
+        }
     }
 
     fn closed(&mut self, now: Time, worker: WorkerId, why: Option<&str>) {
@@ -289,6 +307,18 @@ impl Shell {
         self.withdraw(now, worker);
         self.audience.tell(&Event::Disconnect(handle));
         self.bury(now, worker);
+    }
+
+    /// Somebody may wait in vain for it.
+    fn slow(&self, worker: WorkerId) {
+        let starting =
+            |w: &&phalanx_core::worker::Worker| matches!(w.phase, Phase::Starting { .. });
+        if let Some(w) = self.core.worker(worker).filter(starting) {
+            let slot = w.slot;
+            tracing::info!(
+                "worker {worker} in slot {slot} runs, but does not listen yet (a program that never listens is ready when it is online: `--ready online`)"
+            );
+        }
     }
 
     /// It closed its channel and is still there.
@@ -372,7 +402,7 @@ impl Shell {
             let address = &port.address;
             if port.pinned && all_back {
                 tracing::warn!(
-                    "{address} is open, but no worker listens there: its clients wait for nobody (does the program use `Address::from_env`?)"
+                    "{address} is open, but no worker listens there: its clients wait for nobody (a program on the crate finds the address with `Address::from_env`; a Node program listens where it says itself, without --listen)"
                 );
                 return true;
             }
@@ -419,6 +449,8 @@ impl Shell {
         self.leaves(worker);
         let seq = self.next_seq();
         if let Some(record) = self.workers.get(&worker) {
+            let grace = self.options.spec.grace.and_then(|g| u64::try_from(g.as_millis()).ok());
+            record.channel.push(&Frame::Note(Note::Leave { grace }));
             let frame = ClusterFrame { seq: Some(seq), ack: None, act: Act::Disconnect };
             record.channel.push(&Frame::Cluster(frame));
         }
@@ -429,11 +461,15 @@ impl Shell {
         let settings =
             self.settings.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         let env = asked.as_ref().map_or(&[][..], |(env, _)| env);
-        let forked = spawn::spawn(&settings, env, worker, slot).and_then(|(channel, spawned)| {
-            channel::open(channel, self.options.max_message)
-                .map(|ends| (ends, spawned))
-                .map_err(Error::os("cannot open a worker's channel"))
-        });
+        let inspectors: Vec<_> =
+            self.workers.values().filter_map(|r| r.handle.inspector()).collect();
+        let forked = spawn::spawn(&settings, env, worker, slot, &inspectors).and_then(
+            |(channel, spawned)| {
+                channel::open(channel, self.options.max_message)
+                    .map(|ends| (ends, spawned))
+                    .map_err(Error::os("cannot open a worker's channel"))
+            },
+        );
         let now = self.now();
         match forked {
             Ok(((sender, receiver), spawned)) => {
@@ -477,6 +513,7 @@ impl Shell {
                 };
                 self.workers.insert(worker, record);
                 self.core.observe(now, CoreEvent::Forked { worker, pid });
+                self.later(SLOW, Fact::Slow(worker));
                 self.audience.tell(&Event::Fork(handle.clone()));
                 if let Some((_, reply)) = asked {
                     let _ = reply.send(Ok(handle));
@@ -519,9 +556,15 @@ impl Shell {
                 self.failed_start = Some(Over::NotStarted(why.clone()));
             }
             Report::NeverReady { why } => {
-                let trouble = self.last_trouble.take().map(|t| format!("; before that: {t}"));
-                let why = format!("{why}{}", trouble.unwrap_or_default());
-                self.failed_start = Some(Over::NeverReady(why));
+                self.failed_start = Some(match self.last_trouble.take() {
+                    Some(Trouble { address: Some((address, errno)), .. }) => {
+                        Over::NoAddress(address, errno)
+                    }
+                    Some(Trouble { what, .. }) => {
+                        Over::NeverReady(format!("{why}; before that: {what}"))
+                    }
+                    None => Over::NeverReady(why.to_string()),
+                });
             }
             _ => {}
         }

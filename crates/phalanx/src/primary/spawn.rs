@@ -2,6 +2,7 @@
 
 use super::child::Child;
 use crate::error::{Error, Result};
+use crate::program::directory;
 use crate::settings::{Settings, Stdio};
 use crate::sys::{
     self,
@@ -36,6 +37,7 @@ pub(crate) fn spawn(
     extra_env: &[(OsString, OsString)],
     worker: WorkerId,
     slot: SlotId,
+    inspectors: &[SocketAddr],
 ) -> Result<(OwnedFd, Spawned)> {
     let program = match &settings.exec {
         Some(program) => program.clone(),
@@ -49,9 +51,10 @@ pub(crate) fn spawn(
     if settings.exec.is_none() && settings.args.is_empty() {
         command.args(std::env::args_os().skip(1));
     }
-    let inspect = settings.inspect.map(|base| free_from(base, slot));
+    let inspect = settings.inspect.map(|base| free_from(base, slot, inspectors));
     command
         .args(&settings.exec_args)
+        .args(preload(settings))
         .args(inspect.map(|address| format!("--inspect={address}")))
         .args(&settings.args)
         .envs(settings.env.iter().map(|(k, v)| (k, v)))
@@ -89,21 +92,49 @@ pub(crate) fn spawn(
     let spawned = Spawned {
         child,
         peer_cookie,
-        inspector: inspect,
+        inspector: inspect.filter(|at| at.port() != 0),
         stdout: process.stdout.take(),
         stderr: process.stderr.take(),
     };
     Ok((ours, spawned))
 }
 
+/// Node's flags for the preload. Its file is looked at each time: others clean up where it is.
+fn preload(settings: &Settings) -> Vec<OsString> {
+    if !settings.preload {
+        return Vec::new();
+    }
+    match directory::preload(settings.uid.is_some() || settings.gid.is_some()) {
+        Ok(file) => {
+            // Where a program may read only what it is allowed to.
+            let restricts =
+                |flag: &OsString| flag == "--permission" || flag == "--experimental-permission";
+            let mut allowed = OsString::from("--allow-fs-read=");
+            allowed.push(&file);
+            let allowed = settings.exec_args.iter().any(restricts).then_some(allowed);
+            ["--require".into(), file.into()].into_iter().chain(allowed).collect()
+        }
+        // Less comfort is no reason not to serve.
+        Err(error) => {
+            tracing::warn!(
+                "no place for the preload, so keep-alive connections are cut when a worker leaves: {error}; set XDG_RUNTIME_DIR to a directory of your own"
+            );
+            Vec::new()
+        }
+    }
+}
+
 /// The address for a slot's inspector: its port, or the next one that is free, because a worker that
-/// drains still has it. Nobody keeps it free until the worker opens it.
-fn free_from(base: SocketAddr, slot: SlotId) -> SocketAddr {
+/// drains still has it. Nobody keeps it free until the worker opens it, but no other worker is given it.
+fn free_from(base: SocketAddr, slot: SlotId, given: &[SocketAddr]) -> SocketAddr {
+    if base.port() == 0 {
+        return base;
+    }
     let first = u32::from(base.port()) + slot.0;
     let ports = (first..first + INSPECTOR_PORTS).filter_map(|port| u16::try_from(port).ok());
     ports
         .map(|port| SocketAddr::new(base.ip(), port))
-        .find(|address| std::net::TcpListener::bind(address).is_ok())
+        .find(|at| !given.contains(at) && std::net::TcpListener::bind(at).is_ok())
         .unwrap_or(SocketAddr::new(base.ip(), 0))
 }
 

@@ -52,10 +52,13 @@ pub(super) enum Kind {
 
 impl Kind {
     pub(super) fn of(program: &Path) -> Self {
-        match program.file_name().and_then(OsStr::to_str) {
-            Some("node" | "nodejs") => Self::Node,
-            Some("deno") => Self::Deno,
-            Some("bun") => Self::Bun,
+        let Some(name) = program.file_name().and_then(OsStr::to_str) else { return Self::Other };
+        // `node20`, `node-22.1`
+        let name = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-');
+        match name {
+            "node" | "nodejs" => Self::Node,
+            "deno" => Self::Deno,
+            "bun" => Self::Bun,
             _ => Self::Other,
         }
     }

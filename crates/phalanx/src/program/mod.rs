@@ -1,6 +1,6 @@
 //! What a worker runs, from what a person names: a program, a script and its interpreter, an npm script.
 
-mod directory;
+pub(crate) mod directory;
 mod interpreter;
 mod npm;
 #[cfg(test)]
@@ -112,6 +112,11 @@ impl Program {
                 let program = find(&self.name)?;
                 Ok(self.directly(program))
             }
+            Some(_) if npm::Manager::of(&self.name).is_some() => Err(Error::Program {
+                program: self.name.to_string_lossy().into_owned(),
+                why: "an npm script names its own interpreter".into(),
+                hint: Some("leave --interpreter out, or name the script's program itself".into()),
+            }),
             Some(name) => {
                 let interpreter = Interpreter::new(find(&name)?)?;
                 let script = existing(&self.name)?;
@@ -122,6 +127,11 @@ impl Program {
     }
 
     fn guess(mut self, depth: usize) -> Result<Settings> {
+        // As Node has it: `server` is server.js, if nothing else is.
+        let nothing = !Path::new(&self.name).exists() && find(&self.name).is_err();
+        if let (true, Some(file)) = (nothing, with_extension(&self.name)) {
+            self.name = file;
+        }
         let path = Path::new(&self.name);
         let is_script = path.extension().is_some_and(|e| SCRIPTS.iter().any(|s| e == *s));
         if is_script || path.is_dir() {
@@ -135,7 +145,14 @@ impl Program {
             }
             return self.with(&Interpreter::node()?, Some(script));
         }
-        if let Some(manager) = npm::Manager::of(&self.name).filter(|_| depth < MAX_NESTING) {
+        if let Some(manager) = npm::Manager::of(&self.name) {
+            if depth >= MAX_NESTING {
+                return Err(Error::Program {
+                    program: manager.name().into(),
+                    why: "its scripts call each other without an end".into(),
+                    hint: None,
+                });
+            }
             let line = npm::resolve(manager, &self.args)?;
             let mut settings =
                 Self { name: line.program, args: line.args, ..self }.resolve(depth + 1)?;
@@ -144,6 +161,13 @@ impl Program {
             let set: Vec<OsString> = settings.env.iter().map(|(k, _)| k.clone()).collect();
             settings.env.extend(line.env.into_iter().filter(|(k, _)| !set.contains(k)));
             return Ok(settings);
+        }
+        if let Some(why) = npm::wrapper(&self.name) {
+            return Err(Error::Program {
+                program: self.name.to_string_lossy().into_owned(),
+                why,
+                hint: Some("name the program that serves, as in `phalanx run server.js`".into()),
+            });
         }
         let program = find(&self.name)?;
         if let Some(words) = node_shebang(&program) {
@@ -169,14 +193,8 @@ impl Program {
         };
         let flags = &mut settings.exec_args;
         flags.extend(interpreter.command().iter().map(OsString::from));
-        if let (true, Some(version)) = (self.preload, interpreter.version) {
-            match directory::preload() {
-                Ok(file) => flags.extend(["--require".into(), file.into()]),
-                // Less comfort is no reason not to serve.
-                Err(error) => tracing::warn!(
-                    "no directory for the preload, so keep-alive connections are cut when a worker leaves: {error}; set XDG_RUNTIME_DIR to a directory of your own"
-                ),
-            }
+        if let Some(version) = interpreter.version {
+            settings.preload = self.preload;
             settings.env.extend(directory::compile_cache(version));
         }
         if let Some(script) = &script {
@@ -188,11 +206,28 @@ impl Program {
     }
 }
 
-/// A file that is there, by its full name.
+/// A script that is there, by its full name.
 fn existing(name: &OsStr) -> Result<PathBuf> {
-    let failed = |source| start_error(name, source);
+    let failed = |error: io::Error| Error::Program {
+        program: name.to_string_lossy().into_owned(),
+        why: error.to_string(),
+        hint: std::env::current_dir()
+            .ok()
+            .map(|here| format!("check the name; it is looked for in {}", here.display())),
+    };
     std::fs::metadata(name).map_err(failed)?;
     std::path::absolute(name).map_err(failed)
+}
+
+/// The script of that name, if its extension was left out.
+fn with_extension(name: &OsStr) -> Option<OsString> {
+    let mut files = SCRIPTS.iter().map(|extension| {
+        let mut file = name.to_owned();
+        file.push(".");
+        file.push(extension);
+        file
+    });
+    files.find(|file| Path::new(file).is_file())
 }
 
 fn start_error(name: &OsStr, source: io::Error) -> Error {

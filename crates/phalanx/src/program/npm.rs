@@ -9,9 +9,11 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 /// Programs that start the server as a child of their own, out of the channel's reach.
-const WRAPPERS: [&str; 9] = [
+const WRAPPERS: [&str; 17] = [
     "nodemon",
+    "node-dev",
     "ts-node-dev",
+    "tsnd",
     "npx",
     "pm2",
     "pm2-runtime",
@@ -19,7 +21,19 @@ const WRAPPERS: [&str; 9] = [
     "npm-run-all",
     "run-s",
     "forever",
+    "dotenv",
+    "env-cmd",
+    "babel-node",
+    "nest",
+    "wireit",
+    "turbo",
 ];
+
+/// Why a program of that name cannot be a worker.
+pub(super) fn wrapper(name: &OsStr) -> Option<String> {
+    let name = Path::new(name).file_name()?.to_str()?;
+    WRAPPERS.contains(&name).then(|| format!("{name} starts the server as a child of its own"))
+}
 
 /// A package manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +45,7 @@ pub(super) enum Manager {
 
 impl Manager {
     pub(super) fn of(name: &OsStr) -> Option<Self> {
-        match name.to_str()? {
+        match Path::new(name).file_name()?.to_str()? {
             "npm" => Some(Self::Npm),
             "yarn" => Some(Self::Yarn),
             "pnpm" => Some(Self::Pnpm),
@@ -39,7 +53,7 @@ impl Manager {
         }
     }
 
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Npm => "npm",
             Self::Yarn => "yarn",
@@ -80,7 +94,7 @@ pub(super) fn resolve_in(manager: Manager, args: &[OsString], from: &Path) -> Re
     let file = directory.join("package.json");
     let text = std::fs::read_to_string(&file)
         .map_err(|error| failed(format!("cannot read {}: {error}", file.display())))?;
-    let package: Value = serde_json::from_str(&text)
+    let package: Value = serde_json::from_str(text.trim_start_matches('\u{feff}'))
         .map_err(|error| failed(format!("{} is not JSON: {error}", file.display())))?;
     let scripts = |name: &str| package.get("scripts")?.get(name)?.as_str();
     let command = match scripts(&script) {
@@ -101,7 +115,7 @@ pub(super) fn resolve_in(manager: Manager, args: &[OsString], from: &Path) -> Re
     let mut words = words(command).map_err(|why| failed(format!("{reached} {why}")))?;
     let mut env = variables(&package, &file, &script, command, directory);
     while let Some(word) = words.first() {
-        if word == "cross-env" || word == "exec" {
+        if ["cross-env", "env", "exec"].contains(&word.as_str()) {
             words.remove(0);
         } else if let Some((name, value)) = assignment(word) {
             env.push((name.into(), value.into()));
@@ -114,9 +128,21 @@ pub(super) fn resolve_in(manager: Manager, args: &[OsString], from: &Path) -> Re
         return Err(failed(format!("{reached} it runs nothing")));
     }
     let word = words.remove(0);
-    if WRAPPERS.contains(&word.as_str()) {
-        return Err(failed(format!("{reached} {word} starts the server as a child of its own")));
+    if let Some(why) = wrapper(OsStr::new(&word)) {
+        return Err(failed(format!("{reached} {why}")));
     }
+    // tsx starts Node as its child; the same is had by Node with tsx as its loader.
+    let word = match words.first() {
+        Some(file) if word == "tsx" && !file.starts_with('-') => {
+            words.splice(0..0, ["--import".to_owned(), "tsx".to_owned()]);
+            "node".to_owned()
+        }
+        Some(flag) if word == "node" && flag.starts_with("--watch") => {
+            return Err(failed(format!("{reached} {flag} starts the server as a child")));
+        }
+        _ if word.contains('/') => directory.join(&word).to_string_lossy().into_owned(),
+        _ => word,
+    };
     let local = directory
         .ancestors()
         .map(|place| place.join("node_modules/.bin").join(&word))
@@ -173,6 +199,7 @@ fn variables(
     let places = std::env::var_os("PATH").unwrap_or_default();
     path.extend(std::env::split_paths(&places));
     let mut env: Vec<(OsString, OsString)> = vec![
+        ("INIT_CWD".into(), std::env::current_dir().unwrap_or_default().into()),
         ("npm_lifecycle_event".into(), script.into()),
         ("npm_lifecycle_script".into(), command.into()),
         ("npm_package_json".into(), file.into()),
@@ -229,7 +256,11 @@ fn words(command: &str) -> std::result::Result<Vec<String>, String> {
                 }
             }
             '\\' => word.get_or_insert_default().extend(chars.next()),
-            '~' | '#' if word.is_none() => return Err(special(c)),
+            // A home directory, also in an assignment.
+            '~' if word.as_ref().is_none_or(|w| w.ends_with(['=', ':'])) => {
+                return Err(special(c));
+            }
+            '#' if word.is_none() => return Err(special(c)),
             '&' | '|' | ';' | '<' | '>' | '(' | ')' | '$' | '`' | '*' | '?' | '[' | '{' | '\n'
             | '!' => return Err(special(c)),
             c => word.get_or_insert_default().push(c),
@@ -283,10 +314,15 @@ mod tests {
 
     const PACKAGE: &str = r#"{"name":"shop","version":"1.2.3","scripts":{
         "start":"cross-env NODE_ENV=production node --trace-warnings dist/app.js --cache",
-        "dev":"nodemon app.js","chain":"tsc && node app.js","bare":"PORT=1"}}"#;
+        "dev":"nodemon app.js","chain":"tsc && node app.js","bare":"PORT=1",
+        "watched":"node --watch app.js","pathed":"./node_modules/.bin/nodemon app.js","home":"A=~/x node app.js",
+        "typed":"tsx src/app.ts --fast"}}"#;
 
     #[test]
     fn a_script_is_read() {
+        let typed = run(PACKAGE, Manager::Npm, &["run", "typed"]).expect("a line");
+        assert_eq!(typed.program, "node");
+        assert_eq!(typed.args, ["--import", "tsx", "src/app.ts", "--fast"]);
         let line = run(PACKAGE, Manager::Npm, &["start", "--", "--port", "80"]).expect("a line");
         assert_eq!(line.program, "node");
         assert_eq!(line.args, ["--trace-warnings", "dist/app.js", "--cache", "--port", "80"]);
@@ -310,6 +346,9 @@ mod tests {
             (&["run", "dev"][..], "nodemon starts the server as a child"),
             (&["run", "chain"], "`&` needs a shell"),
             (&["run", "bare"], "it runs nothing"),
+            (&["run", "watched"], "--watch starts the server as a child"),
+            (&["run", "pathed"], "nodemon starts the server as a child"),
+            (&["run", "home"], "`~` needs a shell"),
             (&["run", "other"], "has no script `other`"),
             (&["install"], "only `start` and `run NAME`"),
             (&["start", "--silent"], "is for npm"),

@@ -19,6 +19,7 @@
   const channels = require('node:diagnostics_channel');
   // The program may replace these.
   const { setInterval, setTimeout } = globalThis;
+  const { constants } = require('node:os');
   const { performance } = require('node:perf_hooks');
   const now = performance.now.bind(performance);
   const send = process.send;
@@ -28,8 +29,11 @@
   const SILENT = 5000; // ms that a draining worker waits for a client that never sent a request
   const LAG_SAMPLE = 1000; // ms between samples of the event loop's lag
   const BUCKETS = 24; // latencies from under 1 µs, doubled each time, to over 4 s
-  const EARLY = 1024; // messages that are kept for a program that does not listen yet
-  const LAST_WORDS = 1000; // ms that the program has for itself when all is closed
+  const EARLY = 1 << 20; // characters of messages that are kept for a program that does not listen yet
+  const EARLY_FOR = 60000; // ms for which they are
+  const LAST_WORDS = 5000; // ms for what a program without a handler for signals still does when all is closed
+  const LATE = 1000; // ms before the end of the grace time in which what is idle is closed
+  const ORPHAN = 30000; // ms to finish without a primary
   const TEXT = 16384; // characters that are told of an exception's stack
 
   const hidden = (object, name, value) =>
@@ -48,7 +52,10 @@
 
   /** Servers that listen through the primary. */
   const servers = new Set();
-  /** Connections of the HTTP ones, from their first request on: when the last began, whether it is a WebSocket. */
+  /**
+   * Connections of the HTTP ones, from their first request on (of TLS: from the handshake on): the newest response that
+   * is not finished and when it began; of a WebSocket, what was written before it was one.
+   */
   const connections = new Map();
   /** HTTP/2 sessions. */
   const sessions = new Set();
@@ -72,6 +79,8 @@
     hidden(server, 'closeIdleConnections', function closeIdleConnections() {
       if (!draining) Reflect.apply(close, this, []);
     });
+    // Of a TLS connection the socket below knows nothing that could be asked later.
+    if (typeof server.setSecureContext === 'function' && !isHttp2) server.prependListener('secureConnection', opened);
     // Node asks whether somebody listens to `upgrade`: this one does only beside the program's own.
     if (server.listenerCount('upgrade') > 0) server.prependListener('upgrade', upgraded);
     server.on('newListener', (type, listener) => {
@@ -91,11 +100,14 @@
   }
 
   function upgraded(request, socket) {
-    if (/^websocket$/i.test(request.headers.upgrade)) (connections.get(socket) ?? opened(socket)).webSocket = true;
+    if (!/^websocket$/i.test(request.headers.upgrade)) return;
+    const connection = connections.get(socket) ?? opened(socket);
+    connection.webSocket = socket.bytesWritten;
+    connection.asked = true;
   }
 
   function opened(socket) {
-    const connection = { began: 0, webSocket: false, told: false };
+    const connection = { asked: false, response: null, began: 0, webSocket: undefined, told: false };
     connections.set(socket, connection);
     socket.once('close', () => connections.delete(socket));
     return connection;
@@ -112,56 +124,100 @@
     const connection = connections.get(socket) ?? (servers.has(server) ? opened(socket) : undefined);
     if (!connection) return;
     requests++;
+    connection.asked = true;
     connection.began = now();
-    if (draining) isLast(response);
+    if (draining) {
+      // Pipelined: only the last one ends the connection.
+      if (connection.response) isNotLast(connection.response);
+      isLast(response);
+    }
+    connection.response = response;
   });
-  channels.subscribe('http.server.response.finish', ({ socket }) => {
+  channels.subscribe('http.server.response.finish', ({ socket, response }) => {
     const connection = connections.get(socket);
     if (!connection) return;
     const took = now() - connection.began;
+    if (connection.response === response) connection.response = null;
     responses++;
     spent += took;
-    latency[Math.min(32 - Math.clz32(took * 1000), BUCKETS - 1)]++;
+    latency[Math.min(32 - Math.clz32(Math.min(took * 1000, 2 ** 31)), BUCKETS - 1)]++;
   });
 
   // --- Draining ---
 
   // Before the cluster's own listener, which closes the servers.
   process.prependListener('internalMessage', (frame) => {
-    if (frame?.cmd === 'NODE_CLUSTER' && frame.act === 'disconnect') drain();
+    if (frame?.cmd === 'NODE_CLUSTER' && frame.act === 'disconnect') drain(true);
+    else if (frame?.cmd === COMMAND && frame.act === 'leave') grace = frame.grace;
     else if (frame?.cmd === COMMAND && frame.act === 'ask') report(frame.id);
   });
   const { disconnect } = cluster.worker;
   hidden(cluster.worker, 'disconnect', function () {
-    drain();
+    drain(false);
     return Reflect.apply(disconnect, this, []);
   });
+  // Without a primary: Node would exit at once. Before the cluster's own listener, which asks for this.
+  process.prependListener('disconnect', () => {
+    if (cluster.worker.exitedAfterDisconnect) return;
+    cluster.worker.exitedAfterDisconnect = true;
+    drain(false);
+    let open = 1;
+    const closed = () => --open === 0 && process.exit(0);
+    for (const server of servers) {
+      if (!server.listening) continue;
+      open++;
+      server.close(closed);
+    }
+    setTimeout(() => process.exit(0), ORPHAN).unref();
+    closed();
+  });
 
-  function drain() {
+  let grace; // ms; unknown: as long as it takes
+  let handed = false; // the program's handler was called
+
+  /** What the program does on a signal, it does now: it may know what holds the drain up. */
+  function handOver() {
+    const signal = ['SIGTERM', 'SIGINT'].find((name) => process.listenerCount(name) > 0);
+    if (signal && !handed) {
+      handed = true;
+      process.emit(signal, signal, constants.signals[signal]);
+    }
+    return signal !== undefined;
+  }
+
+  /** `told`: by the primary; else the program itself wants to go, and knows. */
+  function drain(told) {
     if (draining) return;
     draining = now();
-    for (const socket of connections.keys()) {
-      const response = socket._httpMessage;
-      if (response) isLast(response);
-    }
+    for (const { response } of connections.values()) if (response) isLast(response);
     sessions.forEach(goAway);
     sweep();
     setInterval(sweep, SWEEP).unref();
-    // A timer or a client of a database keeps a process for ever. What the program does on a signal, it does now.
-    process.once('disconnect', () => {
+    if (!told) return;
+    if (grace > LATE) {
       setTimeout(() => {
-        const signal = ['SIGTERM', 'SIGINT'].find((name) => process.listenerCount(name) > 0);
-        if (signal) process.kill(process.pid, signal);
-        else process.exit(0);
-      }, LAST_WORDS).unref();
-    });
+        closeIdle();
+        handOver();
+      }, grace - LATE).unref();
+    }
+    // A timer or a client of a database keeps a process for ever.
+    process.once('disconnect', () => handOver() || setTimeout(() => process.exit(0), LAST_WORDS).unref());
+  }
+
+  /** Better than to be cut in the middle of a request a moment later. */
+  function closeIdle() {
+    for (const [socket, { response, webSocket }] of connections) {
+      if (!response || webSocket !== undefined) socket.end();
+    }
+    fresh().forEach((socket) => socket.end());
   }
 
   /** The response tells its client that the connection ends with it, whatever the program says. */
   function isLast(response) {
-    if (response.headersSent || typeof response.writeHead !== 'function') return;
+    if (response.headersSent || typeof response.writeHead !== 'function' || marked.has(response)) return;
+    const { shouldKeepAlive, writeHead } = response;
+    marked.set(response, { shouldKeepAlive, writeHead, own: Object.hasOwn(response, 'writeHead') });
     response.shouldKeepAlive = false;
-    const { writeHead } = response;
     hidden(response, 'writeHead', function (...head) {
       this.shouldKeepAlive = false;
       if (staysOpen(this.getHeader('connection'))) this.setHeader('Connection', 'close');
@@ -170,6 +226,19 @@
       return Reflect.apply(writeHead, this, head);
     });
   }
+
+  /** Another one comes after it. */
+  function isNotLast(response) {
+    const was = marked.get(response);
+    if (!was || response.headersSent) return;
+    marked.delete(response);
+    response.shouldKeepAlive = was.shouldKeepAlive;
+    if (was.own) hidden(response, 'writeHead', was.writeHead);
+    else delete response.writeHead;
+  }
+
+  /** Responses that end their connection, and how they were before. */
+  const marked = new WeakMap();
 
   /** A word on the connection that does not end it, and is not about another protocol on it. */
   const staysOpen = (value) => value !== undefined && !/upgrade|close/i.test(String(value));
@@ -200,26 +269,38 @@
   }
 
   function sweep() {
+    const silent = now() - draining >= SILENT;
     for (const [socket, connection] of connections) {
       if (socket.destroyed) {
         connections.delete(socket);
-      } else if (connection.webSocket) {
+      } else if (connection.webSocket !== undefined) {
         // Not before the handshake was answered. “Going away” (RFC 6455, 7.4.1) between two frames of the
-        // program's: each of those is written as one.
-        if (!connection.told && socket.bytesWritten > 0 && socket.writable) {
+        // program's: each of those is written as one, but by a proxy, which pipes what comes.
+        const answered = socket.bytesWritten > connection.webSocket && socket.writable;
+        if (!connection.told && answered && socket.listenerCount('unpipe') === 0) {
           connection.told = true;
           socket.write(Buffer.from([0x88, 0x02, 0x03, 0xe9]));
         }
+      } else if (isEventStream(connection.response)) {
+        // It has no word for it but its end; the client connects again by itself.
+        if (connection.response.chunkedEncoding) socket.write('0\r\n\r\n');
+        socket.end();
+        connection.response = null;
+      } else if (silent && !connection.asked) {
+        socket.end();
       }
     }
-    if (now() - draining >= SILENT) silent().forEach((socket) => socket.end());
+    if (silent) fresh().forEach((socket) => socket.end());
   }
 
+  /** The head was sent, and says so: such a response ends never. */
+  const isEventStream = (response) => /\ncontent-type: *text\/event-stream/i.test(response?._header);
+
   /** Connections of HTTP/1 on which nothing ever came; nothing but this looks for them. */
-  function silent() {
-    const isSilent = ({ server, bytesRead }) =>
+  function fresh() {
+    const isFresh = ({ server, bytesRead }) =>
       bytesRead === 0 && servers.has(server) && typeof server.closeIdleConnections === 'function';
-    return (process._getActiveHandles?.() ?? []).filter(isSilent);
+    return (process._getActiveHandles?.() ?? []).filter(isFresh);
   }
 
   // --- What is told ---
@@ -238,7 +319,7 @@
   /** The primary hears of servers that listen through it; not of `exclusive` and `reusePort` ones. */
   let serves = false;
   function tellServing() {
-    serves = servers.size > 0;
+    serves = [...servers].some((server) => server.listening);
     if (serves || !process.getActiveResourcesInfo().some((name) => /^(TCP|Pipe)ServerWrap$/.test(name))) return;
     serves = true;
     tell('serves');
@@ -285,19 +366,28 @@
 
   // Node drops what comes before the program listens; a module is often still loading then.
   const early = [];
+  let room = EARLY;
   const keepEarly = (message, handle) => {
-    if (early.length < EARLY) early.push([message, handle]);
+    room -= JSON.stringify(message)?.length ?? 0;
+    if (room >= 0) early.push([message, handle]);
+    else (handle?.destroy ?? handle?.close)?.call(handle);
   };
-  const listens = (type, listener) => {
-    if (type !== 'message' || listener === keepEarly) return;
+  const keepNoMore = () => {
     process.removeListener('message', keepEarly);
     process.removeListener('newListener', listens);
     cluster.worker.removeListener('newListener', listens);
-    if (early.length === 0) return;
+  };
+  const listens = (type, listener) => {
+    if (type !== 'message' || listener === keepEarly) return;
+    keepNoMore();
     process.nextTick(() => {
       for (const [message, handle] of early.splice(0)) process.emit('message', message, handle);
     });
   };
+  setTimeout(() => {
+    keepNoMore();
+    for (const [, handle] of early.splice(0)) (handle?.destroy ?? handle?.close)?.call(handle);
+  }, EARLY_FOR).unref();
   process.on('message', keepEarly);
   process.on('newListener', listens);
   cluster.worker.on('newListener', listens);
