@@ -37,6 +37,13 @@
 //!   dies before it took it loses it to another one.
 //! * [`Policy::Shared`]: all workers accept from one socket.
 //!
+//! # Workers in Node
+//!
+//! [`Program`] makes [`Settings`] for a script: `Program::new("server.js").settings()?`. An unmodified Node (or Deno, or
+//! Bun) program is then a worker like any other: it listens on the cluster's ports, its messages and handles are
+//! [`Event::Message`]s, an exception it does not catch is an [`Event::Uncaught`], and [`WorkerHandle::metrics`] asks how it is. With
+//! [`relay`], workers reach each other.
+//!
 //! # `node:cluster`, name by name
 //!
 //! | `node:cluster` | here | difference |
@@ -66,6 +73,7 @@
 //! | event `exit(worker, code, signal)` | [`Event::Exit`] | one [`Exit`]: a code or a signal; always after `disconnect` |
 //! | event `error` | [`Event::Error`] | never ends the program |
 //! | none | [`Event::Report`] | what the guard did and why |
+//! | event `uncaughtExceptionMonitor` in the worker | [`Event::Uncaught`] | Node workers with the preload |
 //! | `worker.id` | [`WorkerHandle::id`], [`Worker::id`] | and a slot, which a replacement takes over: [`WorkerHandle::slot`] |
 //! | `worker.process.pid`, `.kill()` | [`WorkerHandle::pid`], [`WorkerHandle::kill`] | through a pidfd: never hits a stranger |
 //! | `worker.send(message, handle, cb)` | [`WorkerHandle::send`], [`WorkerHandle::send_handle`]; [`Worker::send`], [`Worker::send_handle`] | returns when the kernel has it; waits instead of growing |

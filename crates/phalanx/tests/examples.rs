@@ -432,6 +432,18 @@ fn json_log_is_one_log_of_all_workers() {
 }
 
 #[test]
+fn node_workers_get_their_answers_from_rust() {
+    let port = free_port();
+    let example = Example::start("node_workers", &[("PORT", &port.to_string())]);
+    let target = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let answer = until(LONG, "an answer", || exchange(target, "/").ok());
+    let answer = answer.unwrap_or_else(|error| panic!("{error}\n{}", example.process.output()));
+    assert!(answer.contains("greetings in Rust from "), "{answer}");
+    example.line(&["has served", "requests"]);
+    example.stops();
+}
+
+#[test]
 fn panic_hook_logs_and_ends_the_worker() {
     let (example, before) = Example::serving("panic_hook", &[], 2);
     example.get("/panic").expect_err("nobody to answer");

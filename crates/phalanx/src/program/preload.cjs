@@ -156,10 +156,17 @@
     drain(false);
     return Reflect.apply(disconnect, this, []);
   });
-  // Without a primary: Node would exit at once. Before the cluster's own listener, which asks for this.
+  // Without a primary Node would exit at once, unless its own listener finds this true: no other does.
+  const { worker } = cluster;
+  let orphaned = false;
   process.prependListener('disconnect', () => {
-    if (cluster.worker.exitedAfterDisconnect) return;
-    cluster.worker.exitedAfterDisconnect = true;
+    if (worker.exitedAfterDisconnect) return;
+    orphaned = true;
+    worker.once('disconnect', () => (worker.exitedAfterDisconnect = true));
+  });
+  process.on('disconnect', () => {
+    if (!orphaned) return;
+    worker.exitedAfterDisconnect = undefined;
     drain(false);
     let open = 1;
     const closed = () => --open === 0 && process.exit(0);

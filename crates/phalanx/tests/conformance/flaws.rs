@@ -196,6 +196,8 @@ fn f04(kind: Kind) {
     if kind.is_node() {
         if let Some(status) = subject.has_ended() {
             eprintln!("{kind}: the primary died of worker {} ({status})", left + 1);
+        } else {
+            assert_eq!(left, 12, "it lives, and they have left");
         }
         return;
     }
@@ -350,6 +352,7 @@ fn f10(kind: Kind) {
     }
     let shares: Vec<u32> = counts.values().copied().collect();
     eprintln!("{kind}: {total} connections to four workers: {shares:?}");
+    assert_eq!(shares.iter().sum::<u32>(), total, "others answered: {counts:?}");
     match kind {
         Kind::NodeRr | Kind::RoundRobin => {
             assert!(shares.iter().all(|n| n.abs_diff(total / 4) <= 8), "{shares:?}");
