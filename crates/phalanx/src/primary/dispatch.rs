@@ -4,8 +4,8 @@
 //! take it or dies before the answer loses it to another one; no client hangs on a worker's death.
 
 use super::ports::{Port, Sockets, User};
-use super::record::Runtime;
-use super::shell::{Fact, Shell};
+use super::record::{Fact, Runtime};
+use super::shell::Shell;
 use crate::channel::Tag;
 use crate::policy::Policy;
 use crate::socket;

@@ -2,8 +2,8 @@
 
 use super::Inner;
 use super::ports::{Port, PortRules, Sockets, User, key_of};
-use super::record::Runtime;
-use super::shell::{Shell, Trouble};
+use super::record::{Runtime, Trouble};
+use super::shell::Shell;
 use crate::address::Address;
 use crate::channel::Tag;
 use crate::error::{Error, Result};

@@ -1,19 +1,49 @@
-//! What the primary knows of a worker, and the tasks that hear it.
+//! What the primary knows of a worker, and what the tasks report that hear it.
 
 use super::WorkerHandle;
-use super::shell::Fact;
+use super::dispatch::Parked;
 use crate::channel::{Incoming, Receiver, Sender};
 use crate::event::Event;
 use crate::message::{Handle, Message};
 use phalanx_core::time::Time;
 use phalanx_core::wire::{Frame, Handle as HandleFrame, Note};
-use phalanx_core::worker::Exit;
+use phalanx_core::worker::{Exit, WorkerId};
 use rustix::fd::OwnedFd;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 /// Buckets of a latency that are kept.
 const MAX_BUCKETS: usize = 64;
+
+/// Something that a task saw.
+pub(super) enum Fact {
+    /// A frame that is not the user's; and who waits until it was dealt with.
+    Frame(WorkerId, Frame, oneshot::Sender<()>),
+    /// A channel's end; with a reason if it was not a clean one.
+    Closed(WorkerId, Option<String>),
+    /// A process was reaped.
+    Exited(WorkerId, Exit),
+    /// The channel of a dead worker did not end in time.
+    Lingered(WorkerId),
+    /// A worker has had time to listen.
+    Slow(WorkerId),
+    /// A worker has had time to end after its channel did.
+    Outlived(WorkerId, Runtime),
+    /// A connection was accepted on a port.
+    Accepted(String, Parked),
+    /// An exception of a worker's that its program did not catch.
+    Uncaught(WorkerId, String, bool),
+    /// Something to be said.
+    Trouble(String),
+}
+
+/// What kept a worker from being ready.
+pub(super) struct Trouble {
+    pub(super) worker: WorkerId,
+    pub(super) what: String,
+    /// An address that it cannot have: which, and the errno.
+    pub(super) address: Option<(String, i32)>,
+}
 
 /// What speaks at the other end of a channel, as far as it makes a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

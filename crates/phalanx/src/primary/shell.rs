@@ -3,9 +3,9 @@
 //! Everything that changes the cluster passes through here, one thing at a time. All state is in
 //! [`Shell`]; tasks beside it only wait for something and report it as a [`Fact`].
 
-use super::dispatch::{Handover, Parked};
+use super::dispatch::Handover;
 use super::ports::Port;
-use super::record::{Record, Runtime, listen_to, reap};
+use super::record::{Fact, Record, Runtime, Trouble, listen_to, reap};
 use super::rescue::Sampling;
 use super::{
     Command, Inner, Options, Over, Primary, Reloaded, Status, WorkerHandle, WorkerState,
@@ -40,36 +40,6 @@ const SLOW: Duration = Duration::from_secs(5);
 
 /// No patience is shorter: it would be no patience but a busy loop.
 const SHORTEST_PATIENCE: Duration = Duration::from_millis(1);
-
-/// Something that a task saw.
-pub(super) enum Fact {
-    /// A frame that is not the user's; and who waits until it was dealt with.
-    Frame(WorkerId, Frame, oneshot::Sender<()>),
-    /// A channel's end; with a reason if it was not a clean one.
-    Closed(WorkerId, Option<String>),
-    /// A process was reaped.
-    Exited(WorkerId, Exit),
-    /// The channel of a dead worker did not end in time.
-    Lingered(WorkerId),
-    /// A worker has had time to listen.
-    Slow(WorkerId),
-    /// A worker has had time to end after its channel did.
-    Outlived(WorkerId, Runtime),
-    /// A connection was accepted on a port.
-    Accepted(String, Parked),
-    /// An exception of a worker's that its program did not catch.
-    Uncaught(WorkerId, String, bool),
-    /// Something to be said.
-    Trouble(String),
-}
-
-/// What kept a worker from being ready.
-pub(super) struct Trouble {
-    pub(super) worker: WorkerId,
-    pub(super) what: String,
-    /// An address that it cannot have: which, and the errno.
-    pub(super) address: Option<(String, i32)>,
-}
 
 pub(super) struct Shell {
     pub(super) options: Options,

@@ -162,7 +162,8 @@ impl Program {
             settings.env.extend(line.env.into_iter().filter(|(k, _)| !set.contains(k)));
             return Ok(settings);
         }
-        if let Some(why) = npm::wrapper(&self.name) {
+        let bare = Path::new(&self.name).components().count() == 1;
+        if let Some(why) = npm::wrapper(&self.name).filter(|_| bare) {
             return Err(Error::Program {
                 program: self.name.to_string_lossy().into_owned(),
                 why,
