@@ -1,5 +1,6 @@
 //! What went wrong, as people and scripts see it: words on stderr and an exit code.
 
+use crate::patient::patient;
 use phalanx::Error;
 use std::io::Write;
 use std::process::ExitCode;
@@ -26,13 +27,15 @@ impl Failure {
 
     /// Says it, and gives the exit code.
     pub(crate) fn tell(&self) -> ExitCode {
-        let mut stderr = std::io::stderr().lock();
-        // Nobody may be there to read it; the code says it too.
         let name = self.name.as_ref().map(|name| format!("{name}: ")).unwrap_or_default();
-        let _ = writeln!(stderr, "phalanx: {name}{}", self.error);
+        let mut text = format!("phalanx: {name}{}\n", self.error);
         if let Some(hint) = self.error.hint() {
-            let _ = writeln!(stderr, "hint: {hint}");
+            text.push_str(&format!("hint: {hint}\n"));
         }
+        // A reader that does not read keeps no code from the one who started this.
+        let (mut stderr, rest) = patient(std::io::stderr());
+        let _ = stderr.write_all(text.as_bytes());
+        drop(rest);
         ExitCode::from(self.code())
     }
 

@@ -13,15 +13,19 @@ const VARIABLE: &str = "PHALANX_LOG";
 const KEPT: usize = 8;
 
 fn level() -> LevelFilter {
-    let Ok(name) = std::env::var(VARIABLE) else { return LevelFilter::INFO };
-    name.parse().unwrap_or_else(|_| {
-        let _ = writeln!(
-            io::stderr(),
-            "phalanx: {VARIABLE} is `{}`: expected error, warn, info, debug or trace",
+    std::env::var(VARIABLE).ok().and_then(|name| name.parse().ok()).unwrap_or(LevelFilter::INFO)
+}
+
+/// Says so where the variable names no level.
+fn check_level() {
+    if let Ok(name) = std::env::var(VARIABLE)
+        && name.parse::<LevelFilter>().is_err()
+    {
+        tracing::warn!(
+            "{VARIABLE} is `{}`: expected error, warn, info, debug or trace",
             name.escape_debug()
         );
-        LevelFilter::INFO
-    })
+    }
 }
 
 /// Colours, where somebody looks who did not say no to them (no-color.org).
@@ -40,6 +44,7 @@ pub(crate) fn to_stderr() -> Rest {
         // A closed stderr is no reason to stop serving.
         .log_internal_errors(false)
         .init();
+    check_level();
     rest
 }
 

@@ -1,54 +1,82 @@
 //! Output that never waits: a reader that does not read must not stop the primary.
 //!
-//! A thread writes; what it has no time for is lost when too much waits. (The crate made for this prints to
-//! stdout when its own queue is full, which is to wait after all.)
+//! A thread writes; what it has no time for is lost when too much waits, and counted. (The crate made for this
+//! prints to stdout when its own queue is full, which is to wait after all.)
 
 use std::io::{self, Write};
-use std::sync::mpsc::{self, SyncSender, TrySendError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::time::Duration;
 
-/// Pieces that may wait.
-const WAITING: usize = 1024;
+/// Bytes that may wait.
+const ROOM: usize = 4 << 20;
 /// How long the end may take for what still waits.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How often there is looked whether the end can be told.
-const LOOK: Duration = Duration::from_millis(5);
 
 enum Order {
     Write(Vec<u8>),
     /// All before it is written: say so.
-    End(SyncSender<()>),
+    End(Sender<()>),
 }
 
 /// The writer. Each write is one piece: written as a whole, or lost.
 #[derive(Clone)]
 pub(crate) struct Patient {
-    orders: SyncSender<Order>,
+    orders: Sender<Order>,
+    state: Arc<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Bytes that wait.
+    waiting: AtomicUsize,
+    /// Pieces that were lost, and nobody was told of.
+    lost: AtomicUsize,
 }
 
 /// Waits, when it is dropped, until everything is written; not for ever.
 pub(crate) struct Rest {
-    orders: SyncSender<Order>,
+    orders: Sender<Order>,
 }
 
 /// A writer in front of another one.
 pub(crate) fn patient(mut to: impl Write + Send + 'static) -> (Patient, Rest) {
-    let (orders, given) = mpsc::sync_channel(WAITING);
+    let (orders, given) = mpsc::channel();
+    let state = Arc::new(State::default());
+    let shared = Arc::clone(&state);
     std::thread::spawn(move || {
         for order in given {
             match order {
-                // Nobody may be there to read it.
-                Order::Write(piece) => drop(to.write_all(&piece).and_then(|()| to.flush())),
+                Order::Write(piece) => {
+                    // Nobody may be there to read it.
+                    let _ = to.write_all(&piece);
+                    shared.waiting.fetch_sub(piece.len(), Ordering::Relaxed);
+                    match shared.lost.swap(0, Ordering::Relaxed) {
+                        0 => {}
+                        lost => drop(writeln!(
+                            to,
+                            "phalanx: {lost} lines were not read in time and are lost"
+                        )),
+                    }
+                    let _ = to.flush();
+                }
                 Order::End(told) => drop(told.send(())),
             }
         }
     });
-    (Patient { orders: orders.clone() }, Rest { orders })
+    (Patient { orders: orders.clone(), state }, Rest { orders })
 }
 
 impl Write for Patient {
     fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
-        let _ = self.orders.try_send(Order::Write(piece.to_owned()));
+        let State { waiting, lost } = &*self.state;
+        if waiting.fetch_add(piece.len(), Ordering::Relaxed) + piece.len() > ROOM {
+            waiting.fetch_sub(piece.len(), Ordering::Relaxed);
+            lost.fetch_add(1, Ordering::Relaxed);
+        } else {
+            let _ = self.orders.send(Order::Write(piece.to_owned()));
+        }
         Ok(piece.len())
     }
 
@@ -59,24 +87,18 @@ impl Write for Patient {
 
 impl Drop for Rest {
     fn drop(&mut self) {
-        let (told, end) = mpsc::sync_channel(1);
-        let until = Instant::now() + LAST_WORDS;
-        let mut order = Order::End(told);
-        while let Err(TrySendError::Full(again)) = self.orders.try_send(order) {
-            if Instant::now() >= until {
-                return;
-            }
-            order = again;
-            std::thread::sleep(LOOK);
+        let (told, end) = mpsc::channel();
+        if self.orders.send(Order::End(told)).is_ok() {
+            let _ = end.recv_timeout(LAST_WORDS);
         }
-        let _ = end.recv_timeout(until.saturating_duration_since(Instant::now()));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex, PoisonError};
+    use std::sync::{Mutex, PoisonError};
+    use std::time::Instant;
 
     #[derive(Clone, Default)]
     struct Kept(Arc<Mutex<Vec<u8>>>);
@@ -95,12 +117,12 @@ mod tests {
     fn all_is_written_at_the_end() {
         let kept = Kept::default();
         let (mut writer, rest) = patient(kept.clone());
-        for n in 0..WAITING / 2 {
+        for n in 0..10_000 {
             writeln!(writer, "{n}").expect("never fails");
         }
         drop(rest);
         let lock = kept.0.lock().unwrap_or_else(PoisonError::into_inner);
-        assert!(lock.ends_with(b"511\n"), "{}", lock.len());
+        assert!(lock.ends_with(b"\n9999\n"), "{}", lock.len());
     }
 
     #[test]

@@ -25,8 +25,12 @@ fn worker(env: &[(&str, &str)], more: &[&str]) -> Cluster {
 fn send(cluster: &Cluster, paths: &[&str]) -> TcpStream {
     let mut stream = TcpStream::connect(cluster.address).expect("it listens");
     stream.set_read_timeout(Some(LONG)).unwrap();
-    let requests: String =
-        paths.iter().map(|path| format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")).collect();
+    let requests: String = paths
+        .iter()
+        .map(|path| {
+            format!("GET {path} HTTP/1.1\r\nHost: x\r\nAccept: */*, text/event-stream\r\n\r\n")
+        })
+        .collect();
     stream.write_all(requests.as_bytes()).unwrap();
     stream
 }
@@ -58,11 +62,8 @@ fn pipelined_requests_are_all_answered() {
     cluster.reload(1);
     let text = rest(stream);
     assert_eq!(text.matches("HTTP/1.1 200 OK").count(), 3, "{text}");
-    assert_eq!(text.matches("Connection: close").count(), 1, "{text}");
-    assert!(
-        text.rfind("Connection: close") > text.rfind("HTTP/1.1 200 OK"),
-        "the last one: {text}"
-    );
+    // Nobody knew which would be the last one: the connection ran into its own time-out.
+    assert_eq!(text.matches("Connection: close").count(), 0, "{text}");
     cluster.stop();
 }
 

@@ -31,6 +31,6 @@ if (TIMER) setInterval(() => {}, 1000);
 if (HANDLER) {
   process.on(HANDLER, () => {
     console.error(`handler of ${HANDLER}`);
-    server.close(() => setTimeout(() => process.exit(7), 100));
+    server.close((error) => setTimeout(() => process.exit(error ? 8 : 7), 100));
   });
 }

@@ -4,7 +4,7 @@ use super::interpreter::Version;
 use rustix::process::geteuid;
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 const PRELOAD: &str = include_str!("preload.cjs");
@@ -14,15 +14,19 @@ const PRELOAD: &str = include_str!("preload.cjs");
 pub(crate) fn preload(for_others: bool) -> io::Result<PathBuf> {
     let directory = runtime(for_others)?;
     let file = directory.join(concat!("preload-", env!("CARGO_PKG_VERSION"), ".cjs"));
-    if !std::fs::read(&file).is_ok_and(|there| there == PRELOAD.as_bytes()) {
+    let readable = std::fs::metadata(&file).is_ok_and(|about| about.mode() & 0o444 == 0o444);
+    if !readable || !std::fs::read(&file).is_ok_and(|there| there == PRELOAD.as_bytes()) {
         let draft = directory.join(format!(".preload-{}", std::process::id()));
         let written = std::fs::OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
-            .mode(0o644)
             .open(&draft)
-            .and_then(|mut file| file.write_all(PRELOAD.as_bytes()))
+            .and_then(|mut file| {
+                // Whatever the umask says.
+                file.set_permissions(PermissionsExt::from_mode(0o644))?;
+                file.write_all(PRELOAD.as_bytes())
+            })
             .and_then(|()| std::fs::rename(&draft, &file));
         if let Err(error) = written {
             let _ = std::fs::remove_file(&draft);

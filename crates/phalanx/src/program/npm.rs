@@ -117,6 +117,9 @@ pub(super) fn resolve_in(manager: Manager, args: &[OsString], from: &Path) -> Re
     while let Some(word) = words.first() {
         if ["cross-env", "env", "exec"].contains(&word.as_str()) {
             words.remove(0);
+            if flags(&words).next().is_some() {
+                return Err(failed(format!("{reached} options of env are not known here")));
+            }
         } else if let Some((name, value)) = assignment(word) {
             env.push((name.into(), value.into()));
             words.remove(0);
@@ -133,12 +136,15 @@ pub(super) fn resolve_in(manager: Manager, args: &[OsString], from: &Path) -> Re
     }
     // tsx starts Node as its child; the same is had by Node with tsx as its loader.
     let word = match words.first() {
+        Some(word_of_tsx) if word == "tsx" && word_of_tsx == "watch" => {
+            return Err(failed(format!("{reached} `tsx watch` starts the server as a child")));
+        }
         Some(file) if word == "tsx" && !file.starts_with('-') => {
             words.splice(0..0, ["--import".to_owned(), "tsx".to_owned()]);
             "node".to_owned()
         }
-        Some(flag) if word == "node" && flag.starts_with("--watch") => {
-            return Err(failed(format!("{reached} {flag} starts the server as a child")));
+        _ if word == "node" && flags(&words).any(|flag| flag.starts_with("--watch")) => {
+            return Err(failed(format!("{reached} --watch starts the server as a child")));
         }
         _ if word.contains('/') => directory.join(&word).to_string_lossy().into_owned(),
         _ => word,
@@ -213,6 +219,11 @@ fn variables(
         env.push(("PATH".into(), joined));
     }
     env
+}
+
+/// Node's own flags.
+fn flags(words: &[String]) -> impl Iterator<Item = &String> {
+    words.iter().take_while(|word| word.starts_with('-'))
 }
 
 /// `NAME=value`, as it may stand before a command.
@@ -315,7 +326,7 @@ mod tests {
     const PACKAGE: &str = r#"{"name":"shop","version":"1.2.3","scripts":{
         "start":"cross-env NODE_ENV=production node --trace-warnings dist/app.js --cache",
         "dev":"nodemon app.js","chain":"tsc && node app.js","bare":"PORT=1",
-        "watched":"node --watch app.js","pathed":"./node_modules/.bin/nodemon app.js","home":"A=~/x node app.js",
+        "watched":"node --trace-warnings --watch app.js","pathed":"./node_modules/.bin/nodemon app.js","home":"A=~/x node app.js",
         "typed":"tsx src/app.ts --fast"}}"#;
 
     #[test]

@@ -52,11 +52,10 @@
 
   /** Servers that listen through the primary. */
   const servers = new Set();
-  /**
-   * Connections of the HTTP ones, from their first request on (of TLS: from the handshake on): the newest response that
-   * is not finished and when it began; of a WebSocket, what was written before it was one.
-   */
-  const connections = new Map();
+  /** HTTP connections of which something is known: the newest response that is not finished; what a WebSocket was. */
+  const connections = new WeakMap();
+  /** Those of TLS: Node finds only the sockets below them. */
+  const secure = new Set();
   /** HTTP/2 sessions. */
   const sessions = new Set();
   let draining = 0; // since when
@@ -67,8 +66,17 @@
     return Reflect.apply(getServer, this, [server, ...rest]);
   };
 
+  /** Servers that have listened and do so no more. While draining, their connections are still to be found. */
+  function forget() {
+    for (const server of servers) {
+      if (server.listening) listened.add(server);
+      else if (listened.has(server) && !draining) servers.delete(server);
+    }
+  }
+  const listened = new WeakSet();
+
   function watch(server) {
-    for (const known of servers) if (!known.listening) servers.delete(known);
+    forget();
     servers.add(server);
     const isHttp2 = typeof server.updateSettings === 'function';
     if (isHttp2) server.on('session', joined);
@@ -80,7 +88,7 @@
       if (!draining) Reflect.apply(close, this, []);
     });
     // Of a TLS connection the socket below knows nothing that could be asked later.
-    if (typeof server.setSecureContext === 'function' && !isHttp2) server.prependListener('secureConnection', opened);
+    if (typeof server.setSecureContext === 'function' && !isHttp2) server.prependListener('secureConnection', secured);
     // Node asks whether somebody listens to `upgrade`: this one does only beside the program's own.
     if (server.listenerCount('upgrade') > 0) server.prependListener('upgrade', upgraded);
     server.on('newListener', (type, listener) => {
@@ -100,18 +108,28 @@
   }
 
   function upgraded(request, socket) {
-    if (!/^websocket$/i.test(request.headers.upgrade)) return;
-    const connection = connections.get(socket) ?? opened(socket);
-    connection.webSocket = socket.bytesWritten;
-    connection.asked = true;
+    // What was written before is not the answer to the handshake.
+    if (/^websocket$/i.test(request.headers.upgrade)) about(socket).webSocket = socket.bytesWritten;
   }
 
-  function opened(socket) {
-    const connection = { asked: false, response: null, began: 0, webSocket: undefined, told: false };
-    connections.set(socket, connection);
-    socket.once('close', () => connections.delete(socket));
-    return connection;
+  function secured(socket) {
+    secure.add(socket);
+    socket.once('close', () => secure.delete(socket));
   }
+
+  function about(socket) {
+    let known = connections.get(socket);
+    if (!known) connections.set(socket, (known = { response: null, began: 0, webSocket: undefined, told: false }));
+    return known;
+  }
+
+  /** What speaks HTTP/1, by looking for it: a connection costs nothing until then. */
+  const sockets = () =>
+    (process._getActiveHandles?.() ?? []).concat(...secure).filter(({ server, encrypted, bytesRead }) => {
+      if (!servers.has(server) || typeof server.closeIdleConnections !== 'function') return false;
+      // Below TLS only what never began.
+      return encrypted || bytesRead === 0 || typeof server.setSecureContext !== 'function';
+    });
 
   // --- Requests ---
 
@@ -120,28 +138,38 @@
   let spent = 0; // ms, all responses together
   const latency = new Array(BUCKETS).fill(0);
 
-  channels.subscribe('http.server.request.start', ({ server, socket, response }) => {
-    const connection = connections.get(socket) ?? (servers.has(server) ? opened(socket) : undefined);
-    if (!connection) return;
+  /** From the drain on, or when somebody asks for the first time: publishing costs every request a little. */
+  let attends = false;
+  function attend() {
+    if (attends) return;
+    attends = true;
+    channels.subscribe('http.server.request.start', started);
+    channels.subscribe('http.server.response.finish', finished);
+  }
+
+  function started({ server, socket, response }) {
+    if (!servers.has(server)) return;
+    const known = about(socket);
     requests++;
-    connection.asked = true;
-    connection.began = now();
+    known.began = now();
     if (draining) {
       // Pipelined: only the last one ends the connection.
-      if (connection.response) isNotLast(connection.response);
+      const before = known.response && marked.get(known.response);
+      if (before) before.isLast = false;
       isLast(response);
     }
-    connection.response = response;
-  });
-  channels.subscribe('http.server.response.finish', ({ socket, response }) => {
-    const connection = connections.get(socket);
-    if (!connection) return;
-    const took = now() - connection.began;
-    if (connection.response === response) connection.response = null;
+    known.response = response;
+  }
+
+  function finished({ socket, response }) {
+    const known = connections.get(socket);
+    if (!known?.began) return;
+    const took = now() - known.began;
+    if (known.response === response) known.response = null;
     responses++;
     spent += took;
     latency[Math.min(32 - Math.clz32(Math.min(took * 1000, 2 ** 31)), BUCKETS - 1)]++;
-  });
+  }
 
   // --- Draining ---
 
@@ -196,16 +224,18 @@
   function drain(told) {
     if (draining) return;
     draining = now();
-    for (const { response } of connections.values()) if (response) isLast(response);
+    attend();
+    servers.forEach(closesQuietly);
     sessions.forEach(goAway);
     sweep();
     setInterval(sweep, SWEEP).unref();
     if (!told) return;
-    if (grace > LATE) {
+    const late = grace - Math.min(LATE, grace / 2);
+    if (late < 2 ** 31) {
       setTimeout(() => {
         closeIdle();
         handOver();
-      }, grace - LATE).unref();
+      }, late).unref();
     }
     // A timer or a client of a database keeps a process for ever.
     process.once('disconnect', () => handOver() || setTimeout(() => process.exit(0), LAST_WORDS).unref());
@@ -213,38 +243,46 @@
 
   /** Better than to be cut in the middle of a request a moment later. */
   function closeIdle() {
-    for (const [socket, { response, webSocket }] of connections) {
-      if (!response || webSocket !== undefined) socket.end();
+    for (const socket of sockets()) {
+      if (!socket._httpMessage || connections.get(socket)?.webSocket !== undefined) socket.end();
     }
-    fresh().forEach((socket) => socket.end());
+  }
+
+  /** The program may close it as well when it hears of the end: that is no error of its. */
+  function closesQuietly(server) {
+    if (!server.listening) return;
+    const { close } = server;
+    let calls = 0;
+    let closed = false;
+    server.once('close', () => (closed = true));
+    hidden(server, 'close', function (callback) {
+      if (calls++ === 0) return Reflect.apply(close, this, [callback]);
+      if (typeof callback === 'function') {
+        if (closed) process.nextTick(callback);
+        else this.once('close', () => callback());
+      }
+      return this;
+    });
   }
 
   /** The response tells its client that the connection ends with it, whatever the program says. */
   function isLast(response) {
-    if (response.headersSent || typeof response.writeHead !== 'function' || marked.has(response)) return;
-    const { shouldKeepAlive, writeHead } = response;
-    marked.set(response, { shouldKeepAlive, writeHead, own: Object.hasOwn(response, 'writeHead') });
-    response.shouldKeepAlive = false;
+    if (response.headersSent || typeof response.writeHead !== 'function') return;
+    const { writeHead } = response;
+    const mark = { isLast: true };
+    marked.set(response, mark);
     hidden(response, 'writeHead', function (...head) {
-      this.shouldKeepAlive = false;
-      if (staysOpen(this.getHeader('connection'))) this.setHeader('Connection', 'close');
-      const at = head.length - 1;
-      if (at > 0 && head[at] && typeof head[at] === 'object') head[at] = withoutKeepAlive(head[at]);
+      if (mark.isLast) {
+        this.shouldKeepAlive = false;
+        if (staysOpen(this.getHeader('connection'))) this.setHeader('Connection', 'close');
+        const at = head.length - 1;
+        if (at > 0 && head[at] && typeof head[at] === 'object') head[at] = withoutKeepAlive(head[at]);
+      }
       return Reflect.apply(writeHead, this, head);
     });
   }
 
-  /** Another one comes after it. */
-  function isNotLast(response) {
-    const was = marked.get(response);
-    if (!was || response.headersSent) return;
-    marked.delete(response);
-    response.shouldKeepAlive = was.shouldKeepAlive;
-    if (was.own) hidden(response, 'writeHead', was.writeHead);
-    else delete response.writeHead;
-  }
-
-  /** Responses that end their connection, and how they were before. */
+  /** Responses that end their connection, unless another request comes. */
   const marked = new WeakMap();
 
   /** A word on the connection that does not end it, and is not about another protocol on it. */
@@ -277,38 +315,31 @@
 
   function sweep() {
     const silent = now() - draining >= SILENT;
-    for (const [socket, connection] of connections) {
-      if (socket.destroyed) {
-        connections.delete(socket);
-      } else if (connection.webSocket !== undefined) {
+    for (const socket of sockets()) {
+      const known = connections.get(socket);
+      if (known?.webSocket !== undefined) {
         // Not before the handshake was answered. “Going away” (RFC 6455, 7.4.1) between two frames of the
         // program's: each of those is written as one, but by a proxy, which pipes what comes.
-        const answered = socket.bytesWritten > connection.webSocket && socket.writable;
-        if (!connection.told && answered && socket.listenerCount('unpipe') === 0) {
-          connection.told = true;
+        const answered = socket.bytesWritten > known.webSocket && socket.writable;
+        if (!known.told && answered && socket.listenerCount('unpipe') === 0) {
+          known.told = true;
           socket.write(Buffer.from([0x88, 0x02, 0x03, 0xe9]));
         }
-      } else if (isEventStream(connection.response)) {
-        // It has no word for it but its end; the client connects again by itself.
-        if (connection.response.chunkedEncoding) socket.write('0\r\n\r\n');
-        socket.end();
-        connection.response = null;
-      } else if (silent && !connection.asked) {
+      } else if (isEventSource(socket._httpMessage)) {
+        // It ends never, and has no word for it but its end: the client connects again by itself.
+        if (socket._httpMessage.chunkedEncoding) socket.write('0\r\n\r\n');
+        socket.destroySoon();
+      } else if (silent && socket.bytesRead === 0) {
         socket.end();
       }
     }
-    if (silent) fresh().forEach((socket) => socket.end());
   }
 
-  /** The head was sent, and says so: such a response ends never. */
-  const isEventStream = (response) => /\ncontent-type: *text\/event-stream/i.test(response?._header);
-
-  /** Connections of HTTP/1 on which nothing ever came; nothing but this looks for them. */
-  function fresh() {
-    const isFresh = ({ server, bytesRead }) =>
-      bytesRead === 0 && servers.has(server) && typeof server.closeIdleConnections === 'function';
-    return (process._getActiveHandles?.() ?? []).filter(isFresh);
-  }
+  /** What a browser's EventSource asked for, and gets. */
+  const isEventSource = (response) =>
+    response?.req?.method === 'GET' &&
+    /text\/event-stream/i.test(response.req.headers.accept) &&
+    /\ncontent-type: *text\/event-stream/i.test(response._header);
 
   // --- What is told ---
 
@@ -334,6 +365,7 @@
   let since = performance.eventLoopUtilization();
 
   function report(id) {
+    attend();
     const until = performance.eventLoopUtilization();
     const { utilization } = performance.eventLoopUtilization(until, since);
     since = until;
