@@ -87,6 +87,8 @@ fn the_programs_own_handler_has_the_last_word() {
     for (handler, timer) in [("SIGTERM", ""), ("SIGINT", "1")] {
         let cluster = worker(&[("HANDLER", handler), ("TIMER", timer)], &[]);
         let stream = send(&cluster, &["/?ms=500"]);
+        // It has the request when it answers another one.
+        common::get(cluster.address, "/", LONG).expect("an answer");
         let mark = cluster.process.mark();
         cluster.process.signal(Signal::TERM).unwrap();
         assert!(rest(stream).contains("200 OK"), "what was under way is finished first");

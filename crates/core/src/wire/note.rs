@@ -109,3 +109,52 @@ pub struct Uncaught {
     /// Where it comes from, as Node prints it.
     pub stack: Option<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Act, Cluster, Decoder, Dialect, Frame, Handle, HandleKind};
+    use super::*;
+    use alloc::boxed::Box;
+
+    fn decoded(line: &[u8]) -> Frame {
+        let mut decoder = Decoder::new(1 << 16);
+        decoder.feed(line);
+        decoder.next_frame().expect("valid").expect("whole")
+    }
+
+    #[test]
+    fn notes_come_back_as_they_were() {
+        let metrics = Metrics { latency: alloc::vec![1, 2], open: 3.0, ..Metrics::default() };
+        for note in [
+            Note::Ask { id: 7 },
+            Note::Leave { grace: Some(30_000) },
+            Note::Leave { grace: None },
+            Note::Report { id: 7, metrics },
+            Note::Serves,
+            Note::Uncaught(Uncaught { message: "no".into(), ..Uncaught::default() }),
+        ] {
+            let frame = decoded(&Frame::Note(note.clone()).encode());
+            assert!(matches!(&frame, Frame::Note(same) if *same == note), "{frame:?}");
+        }
+        let other = decoded(b"{\"cmd\":\"NODE_PHALANX\",\"act\":\"sing\"}\n");
+        assert!(matches!(&other, Frame::Unknown(cmd) if cmd == COMMAND), "{other:?}");
+    }
+
+    #[test]
+    fn bun_is_written_to_in_its_dialect() {
+        let act = Act::NewConn { key: "k".into() };
+        let frame = Frame::Cluster(Cluster { seq: Some(1), ack: None, act });
+        let handle = Frame::Handle(Handle {
+            kind: HandleKind::Native,
+            key: None,
+            message: Box::new(frame.clone()),
+        });
+        let bun = |frame: &Frame| String::from_utf8(frame.encode_for(Dialect::Bun)).expect("text");
+        let line = bun(&handle);
+        assert!(line.starts_with("\u{2}{") && line.contains("\"$hasHandle\":true"), "{line}");
+        assert!(!bun(&frame).contains("$hasHandle"), "{}", bun(&frame));
+        // What is not the cluster's own is written alike.
+        assert_eq!(Frame::HandleAck.encode_for(Dialect::Bun), Frame::HandleAck.encode());
+        assert_eq!(Frame::ping().encode_for(Dialect::Bun), Frame::ping().encode());
+    }
+}

@@ -4,7 +4,7 @@
 //! take it or dies before the answer loses it to another one; no client hangs on a worker's death.
 
 use super::ports::{Port, Sockets, User};
-use super::record::{Fact, Runtime};
+use super::record::{Fact, Record, Runtime};
 use super::shell::Shell;
 use crate::channel::Tag;
 use crate::policy::Policy;
@@ -103,7 +103,7 @@ impl Shell {
     /// take them beside it in Node and in the crate; Deno and Bun die of it.
     pub(super) fn can_be_handed(&self, port: &Port, worker: WorkerId, user: &User) -> bool {
         let holds_socket = port.policy != Policy::RoundRobin;
-        let runtime = self.workers.get(&worker).map(|record| record.runtime);
+        let runtime = self.workers.get(&worker).map(Record::runtime);
         user.serves && !user.slot_only && (!holds_socket || runtime == Some(Runtime::Node))
     }
 

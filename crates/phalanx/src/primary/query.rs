@@ -12,8 +12,8 @@ use crate::policy::Policy;
 use phalanx_core::cluster::{Cluster as Core, Event as CoreEvent};
 use phalanx_core::time::Time;
 use phalanx_core::wire::{
-    Act, AddressType, Answer, Cluster, Dialect, Extras, Frame, Handle, HandleKind, Note, Query,
-    SocketNote, Value,
+    Act, AddressType, Answer, Cluster, Extras, Frame, Handle, HandleKind, Note, Query, SocketNote,
+    Value,
 };
 use phalanx_core::worker::WorkerId;
 use rustix::fd::OwnedFd;
@@ -116,10 +116,7 @@ impl Shell {
     fn handle_answered(&mut self, now: Time, worker: WorkerId, ack: bool) {
         let Some(record) = self.workers.get(&worker) else { return };
         match record.channel.answered() {
-            Some(Tag::Ping(_)) => {
-                let bun = record.channel.dialect() == Dialect::Bun;
-                self.pong(now, worker, if bun { Runtime::Bun } else { Runtime::Node });
-            }
+            Some(Tag::Ping(_)) => self.pong(now, worker, Runtime::Node),
             // It had no descriptor left for the connection.
             Some(Tag::NewConn(seq)) if !ack => self.answered(now, worker, seq, false, None),
             Some(Tag::NewConn(_) | Tag::Other) | None => {}
@@ -268,7 +265,7 @@ impl Shell {
         }
         // The way it answers tells what it is.
         if let Some(record) = self.workers.get_mut(&worker)
-            && record.runtime == Runtime::Unknown
+            && record.answers_as == Runtime::Unknown
         {
             record.ping();
         }

@@ -6,7 +6,7 @@ use crate::channel::{Incoming, Receiver, Sender};
 use crate::event::Event;
 use crate::message::{Handle, Message};
 use phalanx_core::time::Time;
-use phalanx_core::wire::{Frame, Handle as HandleFrame, Note};
+use phalanx_core::wire::{Dialect, Frame, Handle as HandleFrame, Note};
 use phalanx_core::worker::{Exit, WorkerId};
 use rustix::fd::OwnedFd;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub(super) enum Fact {
     /// A worker has had time to listen.
     Slow(WorkerId),
     /// A worker has had time to end after its channel did.
-    Outlived(WorkerId, Runtime),
+    Outlived(WorkerId),
     /// A connection was accepted on a port.
     Accepted(String, Parked),
     /// An exception of a worker's that its program did not catch.
@@ -70,7 +70,8 @@ pub(super) struct Record {
     pub(super) pinged: bool,
     /// How many pings it was sent.
     pub(super) pings: u64,
-    pub(super) runtime: Runtime,
+    /// What it showed to be by its answers; [`Record::runtime`] knows more.
+    pub(super) answers_as: Runtime,
     /// Connections it did not acknowledge.
     pub(super) unanswered: u32,
     /// Since when, at least, the oldest of them.
@@ -86,6 +87,14 @@ pub(super) struct Record {
 }
 
 impl Record {
+    /// What it is. Bun shows in the way it writes.
+    pub(super) fn runtime(&self) -> Runtime {
+        match self.channel.dialect() {
+            Dialect::Bun => Runtime::Bun,
+            Dialect::Node => self.answers_as,
+        }
+    }
+
     /// Asks for a sign of life, unless one is awaited already.
     pub(super) fn ping(&mut self) {
         if !std::mem::replace(&mut self.pinged, true) {

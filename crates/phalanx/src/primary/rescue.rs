@@ -201,7 +201,7 @@ impl Shell {
     pub(super) fn pong(&mut self, now: Time, worker: WorkerId, runtime: Runtime) {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         record.pinged = false;
-        record.runtime = runtime;
+        record.answers_as = runtime;
         let slot = record.handle.slot();
         for port in self.ports.values_mut() {
             if let Sockets::Slots(slots) = &mut port.sockets {

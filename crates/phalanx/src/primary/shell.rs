@@ -20,7 +20,7 @@ use crate::settings::Settings;
 use phalanx_core::cluster::{Action, Cluster, Event as CoreEvent};
 use phalanx_core::report::Report;
 use phalanx_core::time::Time;
-use phalanx_core::wire::{Act, Cluster as ClusterFrame, Dialect, Frame, Note};
+use phalanx_core::wire::{Act, Cluster as ClusterFrame, Frame, Note};
 use phalanx_core::worker::{End, Exit, Phase, SlotId, WorkerId};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -225,7 +225,7 @@ impl Shell {
             Fact::Closed(worker, why) => self.closed(now, worker, why.as_deref()),
             Fact::Exited(worker, exit) => self.exited(now, worker, exit),
             Fact::Slow(worker) => self.slow(worker),
-            Fact::Outlived(worker, runtime) => self.outlived(worker, runtime),
+            Fact::Outlived(worker) => self.outlived(worker),
             Fact::Lingered(worker) => {
                 if let Some(record) = self.workers.get_mut(&worker).filter(|r| !r.closed) {
                     record.closed = true;
@@ -259,10 +259,7 @@ impl Shell {
         record.closed = true;
         record.handle.inner.connected.store(false, Ordering::Relaxed);
         record.handle.inner.has_left(false);
-        let (handle, mut runtime) = (record.handle.clone(), record.runtime);
-        if record.channel.dialect() == Dialect::Bun {
-            runtime = Runtime::Bun;
-        }
+        let handle = record.handle.clone();
         if why.is_none() {
             record.channel.close();
         }
@@ -273,7 +270,7 @@ impl Shell {
         } else {
             self.core.observe(now, CoreEvent::ChannelClosed { worker });
         }
-        self.later(CHANNEL_LINGER, Fact::Outlived(worker, runtime));
+        self.later(CHANNEL_LINGER, Fact::Outlived(worker));
         self.withdraw(now, worker);
         self.audience.tell(&Event::Disconnect(handle));
         self.bury(now, worker);
@@ -292,10 +289,10 @@ impl Shell {
     }
 
     /// It closed its channel and is still there.
-    fn outlived(&self, worker: WorkerId, runtime: Runtime) {
+    fn outlived(&self, worker: WorkerId) {
         let Some(record) = self.workers.get(&worker).filter(|r| r.exit.is_none()) else { return };
         let slot = record.handle.slot();
-        if matches!(runtime, Runtime::Deno | Runtime::Bun) {
+        if matches!(record.runtime(), Runtime::Deno | Runtime::Bun) {
             // Only a signal ends servers of their own.
             tracing::info!("worker {worker} in slot {slot} goes on without its channel: SIGTERM");
             // It may have ended in the meantime.
@@ -472,7 +469,7 @@ impl Shell {
                     leaving: false,
                     pinged: false,
                     pings: 0,
-                    runtime: Runtime::Unknown,
+                    answers_as: Runtime::Unknown,
                     unanswered: 0,
                     oldest: None,
                     open: 0,

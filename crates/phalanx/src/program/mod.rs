@@ -112,11 +112,11 @@ impl Program {
                 let program = find(&self.name)?;
                 Ok(self.directly(program))
             }
-            Some(_) if npm::Manager::of(&self.name).is_some() => Err(Error::Program {
-                program: self.name.to_string_lossy().into_owned(),
-                why: "an npm script names its own interpreter".into(),
-                hint: Some("leave --interpreter out, or name the script's program itself".into()),
-            }),
+            Some(_) if npm::Manager::of(&self.name).is_some() => Err(refused(
+                &self.name,
+                "an npm script names its own interpreter",
+                "leave --interpreter out, or name the script's program itself",
+            )),
             Some(name) => {
                 let interpreter = Interpreter::new(find(&name)?)?;
                 let script = existing(&self.name)?;
@@ -137,11 +137,8 @@ impl Program {
         if is_script || path.is_dir() {
             let script = existing(&self.name)?;
             if script.is_dir() && !script.join("package.json").exists() {
-                return Err(Error::Program {
-                    program: self.name.to_string_lossy().into_owned(),
-                    why: "it is a directory without a package.json".into(),
-                    hint: Some("name the file of the program".into()),
-                });
+                let why = "it is a directory without a package.json";
+                return Err(refused(&self.name, why, "name the file of the program"));
             }
             return self.with(&Interpreter::node()?, Some(script));
         }
@@ -164,11 +161,7 @@ impl Program {
         }
         let bare = Path::new(&self.name).components().count() == 1;
         if let Some(why) = npm::wrapper(&self.name).filter(|_| bare) {
-            return Err(Error::Program {
-                program: self.name.to_string_lossy().into_owned(),
-                why,
-                hint: Some("name the program that serves, as in `phalanx run server.js`".into()),
-            });
+            return Err(refused(&self.name, why, npm::NAME_THE_SERVER));
         }
         let program = find(&self.name)?;
         if let Some(words) = node_shebang(&program) {
@@ -229,6 +222,11 @@ fn with_extension(name: &OsStr) -> Option<OsString> {
         file
     });
     files.find(|file| Path::new(file).is_file())
+}
+
+fn refused(name: &OsStr, why: impl Into<String>, hint: &str) -> Error {
+    let program = name.to_string_lossy().into_owned();
+    Error::Program { program, why: why.into(), hint: Some(hint.to_owned()) }
 }
 
 fn start_error(name: &OsStr, source: io::Error) -> Error {

@@ -8,6 +8,9 @@ use serde_json::Value;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+/// What to do about a command that cannot be a worker.
+pub(super) const NAME_THE_SERVER: &str =
+    "name the program that serves, as in `phalanx run server.js`";
 /// Programs that start the server as a child of their own, out of the channel's reach.
 const WRAPPERS: [&str; 17] = [
     "nodemon",
@@ -83,7 +86,7 @@ pub(super) fn resolve_in(manager: Manager, args: &[OsString], from: &Path) -> Re
         Error::Program {
             program: [&[manager.name().into()], words.as_slice()].concat().join(" "),
             why,
-            hint: Some("name the program that serves, as in `phalanx run server.js`".into()),
+            hint: Some(NAME_THE_SERVER.into()),
         }
     };
     let (script, mut own) = script_and_args(manager, args).map_err(failed)?;
