@@ -76,9 +76,12 @@ fn taken_by_the_same_worker(kind: Kind) {
     let Some(said) = asked_again(&mut subject, id, 1) else { return };
     let error = &said["error"];
     if kind == Kind::NodeNone {
-        // There the worker's own listen() fails.
-        let seen = [&error["code"], &error["syscall"], &error["port"]];
-        assert_eq!(seen, [&json!("EADDRINUSE"), &json!("listen"), &json!(port)]);
+        // There the worker's own listen() fails, unless the first one listens before the primary binds the second:
+        // two processes race, and nothing in Node decides between them.
+        let seen = [&error["code"], &error["port"]];
+        assert_eq!(seen, [&json!("EADDRINUSE"), &json!(port)]);
+        let by_chance = ["listen", "bind"].contains(&error["syscall"].as_str().unwrap_or_default());
+        assert!(by_chance, "{error}");
     } else {
         assert_eq!(*error, in_use(&json!("127.0.0.1"), port, "127.0.0.1"));
     }
