@@ -89,7 +89,7 @@ fn a_busy_deno_takes_nobody_with_it() {
         let more = ["--policy", policy, "--interpreter", &deno()];
         let cluster = Cluster::run(&node("server.cjs"), 2, &more);
         let workers = cluster.workers();
-        let blocked = Blocked::by(&cluster, &workers);
+        let blocked = Blocked::as_it_says(&cluster);
         let mut others = 0;
         while !blocked.is_answered() {
             let answer = common::get(cluster.address, "/", LONG).expect("an answer");

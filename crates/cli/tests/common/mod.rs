@@ -364,15 +364,14 @@ impl Blocked {
         Self { pid, thread }
     }
 
-    /// One of these workers, whatever it does while it is busy.
-    pub(crate) fn by(cluster: &Cluster, workers: &[u32]) -> Self {
+    /// Waits until a program says itself that it is busy: `busy: PID`.
+    pub(crate) fn as_it_says(cluster: &Cluster) -> Self {
         let stream = TcpStream::connect(cluster.address).expect("the cluster listens");
         stream.set_read_timeout(Some(LONG)).expect("a time-out");
-        let local = stream.local_addr().expect("an address");
         let thread = std::thread::spawn(move || exchange(stream, "/block"));
-        let pid = cluster.until("a worker to accept", || {
-            workers.iter().copied().find(|pid| accepted(*pid).contains(&local))
-        });
+        let said = cluster.process.wait_for_line(|line| line.starts_with("busy: "), LONG);
+        let said = said.unwrap_or_else(|error| panic!("{error}"));
+        let pid = said.trim_start_matches("busy: ").trim().parse().expect("a number");
         Self { pid, thread }
     }
 

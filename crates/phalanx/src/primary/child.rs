@@ -1,9 +1,11 @@
 //! A worker's process, held by its pidfd: no signal can hit a stranger, no end is missed.
 
+use super::WorkerHandle;
 use phalanx_core::worker::Exit;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 use std::io;
+use std::time::{Duration, Instant};
 
 /// A child of this process that is not reaped yet.
 #[derive(Debug)]
@@ -13,21 +15,47 @@ pub(crate) struct Child {
     pidfd: tokio::io::unix::AsyncFd<std::sync::Arc<rustix::fd::OwnedFd>>,
 }
 
-/// How long a process may take to stop before it is let go on.
+/// How long the primary waits for a process to stop: it takes effect at once, unless the process has to wait
+/// for a processor first.
 #[cfg(target_os = "linux")]
-const PAUSE_LIMIT: std::time::Duration = std::time::Duration::from_millis(2);
+const STOPS_WITHIN: Duration = Duration::from_millis(2);
+/// How long a process may take to stop before it is let go on.
+const PAUSE_LIMIT: Duration = Duration::from_millis(250);
 
-/// A process that is held still.
-pub(crate) struct Paused<'a> {
-    child: &'a Child,
+/// A process that is held still, or will be when the kernel next sees it.
+pub(super) struct Paused {
+    worker: WorkerHandle,
     /// Whether it is ours to let go.
     ours: bool,
+    since: Instant,
 }
 
-impl Drop for Paused<'_> {
+impl Paused {
+    /// Holds a worker for as long as the value lives; one that is stopped already stays so.
+    pub(super) fn hold(worker: &WorkerHandle) -> io::Result<Self> {
+        let child = &worker.inner.child;
+        let ours = !child.is_stopped();
+        if ours {
+            child.signal(Signal::STOP)?;
+        }
+        Ok(Self { worker: worker.clone(), ours, since: Instant::now() })
+    }
+
+    /// Whether it stands still. On a busy machine it may have to be asked again later.
+    pub(super) fn is_still(&self) -> bool {
+        self.worker.inner.child.stops_soon()
+    }
+
+    /// Whether it is not worth while to ask again.
+    pub(super) fn is_over(&self) -> bool {
+        self.since.elapsed() >= PAUSE_LIMIT
+    }
+}
+
+impl Drop for Paused {
     fn drop(&mut self) {
         if self.ours {
-            let _ = self.child.signal(Signal::CONT);
+            let _ = self.worker.inner.child.signal(Signal::CONT);
         }
     }
 }
@@ -66,23 +94,16 @@ impl Child {
         Ok(rustix::process::pidfd_send_signal(self.pidfd.get_ref(), signal)?)
     }
 
-    /// Holds the process still for as long as the value lives; one that is stopped already stays so.
-    pub(crate) fn pause(&self) -> io::Result<Paused<'_>> {
-        if self.is_stopped() {
-            return Ok(Paused { child: self, ours: false });
-        }
-        self.signal(Signal::STOP)?;
-        let paused = Paused { child: self, ours: true };
-        // It takes effect when the process is next seen by the kernel: at once, or it is in a call that
-        // cannot be interrupted.
-        let begun = std::time::Instant::now();
-        while begun.elapsed() < PAUSE_LIMIT {
-            if self.is_stopped() {
-                return Ok(paused);
+    /// Whether a process that was told to stop does so in a moment.
+    fn stops_soon(&self) -> bool {
+        let begun = Instant::now();
+        while !self.is_stopped() {
+            if begun.elapsed() >= STOPS_WITHIN {
+                return false;
             }
             std::thread::yield_now();
         }
-        Err(io::ErrorKind::TimedOut.into())
+        true
     }
 
     /// Whether every thread of it is stopped, by /proc (proc(5)).
@@ -136,8 +157,12 @@ impl Child {
         Ok(rustix::process::kill_process(self.pid, signal)?)
     }
 
-    pub(crate) fn pause(&self) -> io::Result<Paused<'_>> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn is_stopped(&self) -> bool {
+        false
+    }
+
+    fn stops_soon(&self) -> bool {
+        false
     }
 
     pub(crate) fn descriptor(&self, _: i32) -> io::Result<rustix::fd::OwnedFd> {

@@ -6,6 +6,7 @@
 //! hand-over, then it is its own, or never sees it. Reads of a unix socket are atomic, and each
 //! hand-over was written, and so is read, in one piece with its descriptor (unix(7)).
 
+use super::child::Paused;
 use super::dispatch::Handover;
 use super::record::Record;
 use super::shell::Shell;
@@ -24,11 +25,15 @@ impl Shell {
             .filter(|(_, r)| r.oldest.is_some_and(|since| now.since(since) >= patience))
             .map(|(id, _)| *id)
             .collect();
+        // One that answered in the meantime goes on.
+        for record in self.workers.values_mut().filter(|r| r.oldest.is_none()) {
+            record.paused = None;
+        }
         for worker in overdue {
             self.recall(now, worker);
         }
         // Those who read what they got, but do not accept it, are looked at again.
-        if let Some(oldest) = self.workers.values().filter_map(|r| r.oldest).min() {
+        if let Some(oldest) = self.workers.values().filter_map(Record::silent_since).min() {
             self.retry_at(oldest.after(patience).max(now.after(patience / 4)));
         }
     }
@@ -41,12 +46,15 @@ impl Shell {
             serves.map(|(id, _)| *id).any(|id| id != worker)
         });
         if !others {
+            record.paused = None;
             record.oldest = Some(now);
             return;
         }
+        let Some(paused) = record.hold() else { return };
         let mine = self.in_flight.iter().filter(|(_, h)| h.worker == worker);
         let lines: Vec<(u64, &[u8])> = mine.map(|(seq, h)| (*seq, h.line.as_slice())).collect();
         let recalled = take_unread(record, &lines);
+        drop(paused);
         let recalled = match recalled {
             Ok(recalled) => recalled,
             Err(error) => {
@@ -74,12 +82,30 @@ impl Shell {
     }
 }
 
+impl Record {
+    /// Since when something is to be done about it.
+    fn silent_since(&self) -> Option<Time> {
+        self.oldest.or_else(|| self.paused.is_some().then_some(Time::ZERO))
+    }
+
+    /// It must not read while what it did not read is sorted. `None`: it is to be tried again.
+    fn hold(&mut self) -> Option<Paused> {
+        let paused = match self.paused.take() {
+            Some(paused) => paused,
+            None => Paused::hold(&self.handle).ok()?,
+        };
+        if paused.is_still() {
+            return Some(paused);
+        }
+        // Meanwhile it waits for a processor and would not run anyway.
+        self.paused = Some(paused).filter(|paused| !paused.is_over());
+        None
+    }
+}
+
 /// Takes the hand-overs with these lines out of what a worker did not read.
 fn take_unread(record: &Record, lines: &[(u64, &[u8])]) -> std::io::Result<Vec<u64>> {
-    let child = &record.handle.inner.child;
-    // It must not read while what it did not read is sorted.
-    let _paused = child.pause()?;
-    let end = child.descriptor(sys::CHANNEL_FD)?;
+    let end = record.handle.inner.child.descriptor(sys::CHANNEL_FD)?;
     // The worker may have put something else there.
     if cookie(&end)? != record.peer_cookie {
         return Err(std::io::ErrorKind::NotFound.into());

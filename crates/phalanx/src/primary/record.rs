@@ -1,6 +1,7 @@
 //! What the primary knows of a worker, and what the tasks report that hear it.
 
 use super::WorkerHandle;
+use super::child::Paused;
 use super::dispatch::Parked;
 use crate::channel::{Incoming, Receiver, Sender};
 use crate::event::Event;
@@ -81,6 +82,8 @@ pub(super) struct Record {
     pub(super) refused_until: Option<Time>,
     /// What tells its end of the channel from any other socket.
     pub(super) peer_cookie: u64,
+    /// It is held still, or will be.
+    pub(super) paused: Option<Paused>,
     /// Its end, until the end of its channel was seen too.
     pub(super) exit: Option<Exit>,
     pub(super) closed: bool,

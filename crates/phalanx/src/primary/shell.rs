@@ -475,6 +475,7 @@ impl Shell {
                     open: 0,
                     refused_until: None,
                     peer_cookie: spawned.peer_cookie,
+                    paused: None,
                     exit: None,
                     closed: false,
                 };
