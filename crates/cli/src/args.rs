@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// An HTTP server on every core behind one port, to try things on
     Demo(Demo),
-    /// Run a Node program, or one built on the crate `phalanx`, N times behind its ports, in the foreground
+    /// Run any program N times behind the ports it binds, in the foreground
     Run(Box<Run>),
 }
 
@@ -43,8 +43,9 @@ pub(crate) struct Demo {
 
 #[derive(Args, Debug)]
 pub(crate) struct Run {
-    /// A script (.js .cjs .mjs, .ts where Node can), a program, or `npm -- start`
-    pub(crate) program: OsString,
+    /// A script (.js .mjs .ts .py .rb …), a program, or `npm -- start`; it may stand after `--`, before its arguments
+    #[arg(required_unless_present = "args")]
+    pub(crate) program: Option<OsString>,
     /// How many workers: a number; max or 0 for one per core; -1 for one less than that
     #[arg(short = 'i', long, value_name = "N|max|-N", default_value = "max", value_parser = count_or_max, allow_negative_numbers = true)]
     pub(crate) instances: usize,
@@ -72,8 +73,9 @@ pub(crate) struct Run {
     /// Log a line for each Node worker every so often: requests, latency, event loop, memory
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "10s", value_parser = time)]
     pub(crate) stats: Option<Duration>,
-    /// When a worker is ready: when it is listening, or already online (for programs that never listen)
-    #[arg(long, value_name = "listening|online", default_value = "listening", value_parser = ready)]
+    /// When a worker is ready: when it is listening; already online, for programs that never listen (one without
+    /// a channel: when it has run for a second); or notify, when it says READY=1 (`sd_notify`)
+    #[arg(long, value_name = "listening|online|notify", default_value = "listening", value_parser = ready)]
     pub(crate) ready: ReadyWhen,
     /// How long a worker may take to be ready; 0: as long as it likes. A number is milliseconds; ms, s, m, h
     #[arg(long, visible_alias = "listen-timeout", value_name = "TIME", default_value = "60s", value_parser = time)]
@@ -81,11 +83,26 @@ pub(crate) struct Run {
     /// How long a worker that was told to leave may take to finish; 0: as long as it likes
     #[arg(long, visible_alias = "kill-timeout", value_name = "TIME", default_value = "30s", value_parser = time)]
     pub(crate) grace: Duration,
-    /// For programs on the crate: open this address before any worker runs, and tell the workers in
-    /// `PHALANX_LISTEN`, where `Address::from_env` finds it; may be given several times. A Node program listens where
-    /// it says itself
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) listen: Vec<Address>,
+    /// Open this address before any worker runs, and pass it on: its socket as systemd does (`LISTEN_FDS`, with NAME
+    /// in `LISTEN_FDNAMES`), and for programs on the crate in `PHALANX_LISTEN`, where `Address::from_env` finds it; may
+    /// be given several times. A Node program listens where it says itself
+    #[arg(long, value_name = "[NAME=]ADDR", value_parser = listen)]
+    pub(crate) listen: Vec<(String, Address)>,
+    /// Only these ports, of those that the program binds itself, are shared; else all with a fixed number
+    #[arg(long, value_name = "PORT,…", value_delimiter = ',', value_parser = port, conflicts_with = "no_intercept")]
+    pub(crate) port: Vec<u16>,
+    /// What the program binds is its own: workers are not watched for bind(2)
+    #[arg(long)]
+    pub(crate) no_intercept: bool,
+    /// Each worker gets a port of its own in PORT: this one plus its slot
+    #[arg(long, value_name = "PORT", value_parser = port)]
+    pub(crate) port_base: Option<u16>,
+    /// How long connections must have been idle before a worker that knows nothing of draining is ended
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = time)]
+    pub(crate) drain_idle: Duration,
+    /// Replace a worker that says nothing for so long (`sd_notify`'s WATCHDOG=1); it finds `WATCHDOG_USEC`
+    #[arg(long, value_name = "TIME", value_parser = watchdog)]
+    pub(crate) watchdog: Option<Duration>,
     /// What it is called in the log; else the program's name
     #[arg(long)]
     pub(crate) name: Option<String>,
@@ -124,8 +141,41 @@ fn ready(name: &str) -> Result<ReadyWhen, String> {
     match name {
         "listening" => Ok(ReadyWhen::Listening),
         "online" => Ok(ReadyWhen::Online),
-        _ => Err("a worker is ready when it is listening, or online".into()),
+        "notify" => Ok(ReadyWhen::Notified),
+        _ => Err("a worker is ready when it is listening, is online, or says so (notify)".into()),
     }
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    let port = text.trim().parse().ok().filter(|port| *port > 0);
+    port.ok_or_else(|| "expected a port from 1 to 65535".into())
+}
+
+/// `NAME=ADDR`, or an address, whose name is its port or path. Names are separated by colons (`sd_listen_fds(3)`).
+fn listen(text: &str) -> Result<(String, Address), String> {
+    let address = |text: &str| text.parse().map_err(|error: phalanx::Error| error.to_string());
+    if let Some((name, rest)) = text.split_once('=')
+        && !name.contains([':', '/'])
+    {
+        let fits = |c: char| c.is_ascii_graphic() && c != ':';
+        if name.is_empty() || name.len() > 255 || !name.chars().all(fits) {
+            return Err("a socket's name has 1 to 255 printable characters and no colon".into());
+        }
+        return Ok((name.to_owned(), address(rest)?));
+    }
+    let address = address(text)?;
+    let name = match &address {
+        Address::Ip(address) => address.port().to_string(),
+        Address::Unix(path) => path.display().to_string().replace(':', "_"),
+    };
+    Ok((name, address))
+}
+
+fn watchdog(text: &str) -> Result<Duration, String> {
+    time(text).and_then(|time| {
+        let fits = time >= Duration::from_millis(10);
+        fits.then_some(time).ok_or_else(|| "expected at least 10ms".into())
+    })
 }
 
 fn inspect(text: &str) -> Result<SocketAddr, String> {
@@ -175,6 +225,18 @@ mod tests {
             ("9999999999999999999h", None),
         ] {
             assert_eq!(time(text).ok().map(|t| t.as_millis()), ms, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn names_and_addresses() {
+        let at = |text| listen(text).map(|(name, address)| format!("{name} {address}"));
+        assert_eq!(at("127.0.0.1:80").as_deref(), Ok("80 127.0.0.1:80"));
+        assert_eq!(at("web=:8080").as_deref(), Ok("web [::]:8080"));
+        assert_eq!(at("a.b=unix:/x=y").as_deref(), Ok("a.b unix:/x=y"));
+        assert_eq!(at("unix:/x=y").as_deref(), Ok("/x=y unix:/x=y"));
+        for bad in ["=1", "a b=1", "web=", "web=x:y:z"] {
+            assert!(at(bad).is_err(), "{bad}");
         }
     }
 

@@ -3,16 +3,31 @@
 use crate::args::Run;
 use crate::failure::Failure;
 use crate::{log, watch};
-use phalanx::{Address, Cluster, LISTEN_VARIABLE, Program, Settings};
+use phalanx::{Cluster, Error, Intercept, LISTEN_VARIABLE, Program, Settings};
+use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
 pub(crate) fn run(options: Run) -> Result<(), Failure> {
     let _rest = log::to_stderr();
-    let name = options.name.clone().unwrap_or_else(|| title(&options));
-    let mut settings = settings(&options)?;
+    let mut options = options;
+    let program = match options.program.take() {
+        Some(program) => program,
+        // There is one or the other.
+        None => options.args.remove(0),
+    };
+    let name = options.name.clone().unwrap_or_else(|| title(&program, &options.args));
+    let mut settings = settings(&program, &options)?;
     if !options.listen.is_empty() {
-        let list: Vec<String> = options.listen.iter().map(Address::to_string).collect();
+        let list: Vec<String> = options.listen.iter().map(|(_, at)| at.to_string()).collect();
         settings.env.push((LISTEN_VARIABLE.into(), list.join(",").into()));
+        settings.descriptors.clone_from(&options.listen);
+    }
+    settings.watchdog = options.watchdog;
+    settings.port_base = options.port_base;
+    if let Some(base) = options.port_base
+        && usize::from(u16::MAX - base) + 1 < options.instances
+    {
+        return Err(Error::PortBase(base, options.instances).into());
     }
     tracing::info!(%name, workers = options.instances, pid = std::process::id(), "primary");
     // As long as it likes.
@@ -24,6 +39,7 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
         .ready(options.ready)
         .start_timeout(limit(options.start_timeout))
         .grace(limit(options.grace))
+        .drain_idle(options.drain_idle)
         .primary(phalanx::relay);
     if options.print_messages {
         cluster = cluster.primary(watch::print_messages);
@@ -34,15 +50,15 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
     if let Some(policy) = options.policy {
         cluster = cluster.policy(policy);
     }
-    for address in options.listen {
+    for (_, address) in options.listen {
         cluster = cluster.listen(address);
     }
     cluster.run_as_primary().map_err(|error| Failure::of(name, error))
 }
 
-fn settings(options: &Run) -> Result<Settings, Failure> {
+fn settings(name: &OsStr, options: &Run) -> Result<Settings, Failure> {
     let flags = options.interpreter_args.iter().flat_map(|text| text.split_whitespace());
-    let mut program = Program::new(&options.program)
+    let mut program = Program::new(name)
         .args(&options.args)
         .interpreter_args(flags)
         .preload(!options.no_preload)
@@ -50,14 +66,25 @@ fn settings(options: &Run) -> Result<Settings, Failure> {
     if let Some(name) = &options.interpreter {
         program = program.interpreter(name);
     }
+    if options.no_intercept {
+        program = program.intercept(Intercept::Off);
+    } else if !options.port.is_empty() {
+        program = program.intercept(Intercept::Ports(options.port.iter().copied().collect()));
+    }
     Ok(program.settings()?)
 }
 
+/// Programs that say little without their first word.
+const INTERPRETERS: [&str; 15] = [
+    "node", "npm", "deno", "bun", "yarn", "pnpm", "python", "python3", "ruby", "php", "perl",
+    "java", "sh", "bash", "lua",
+];
+
 /// What it is called in the log: the program, and for `node server.js` or `npm start` that word too.
-fn title(options: &Run) -> String {
-    let program = options.program.to_string_lossy();
-    match (&*program, options.args.iter().find(|arg| !arg.to_string_lossy().starts_with('-'))) {
-        ("node" | "npm" | "deno" | "bun" | "yarn" | "pnpm", Some(word)) => {
+fn title(program: &OsStr, args: &[OsString]) -> String {
+    let program = program.to_string_lossy();
+    match args.iter().find(|arg| !arg.to_string_lossy().starts_with('-')) {
+        Some(word) if INTERPRETERS.contains(&&*program) => {
             format!("{program} {}", word.to_string_lossy())
         }
         _ => program.into_owned(),

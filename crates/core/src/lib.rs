@@ -16,6 +16,8 @@ extern crate std;
 
 pub mod balance;
 pub mod cluster;
+pub mod drain;
+pub mod notify;
 pub mod report;
 pub mod rescue;
 pub mod restart;

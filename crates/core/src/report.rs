@@ -74,6 +74,15 @@ pub enum Report {
         /// How.
         why: alloc::string::String,
     },
+    /// A worker that could not be told to drain was ended while it was busy.
+    Cut {
+        /// Which.
+        worker: WorkerId,
+        /// Its place.
+        slot: SlotId,
+        /// How many connections were in use, or waited for it.
+        connections: u32,
+    },
     /// A rolling reload begins.
     ReloadBegun {
         /// Its number.
@@ -160,6 +169,10 @@ impl fmt::Display for Report {
             Self::Broken { worker, slot, why } => {
                 write!(f, "worker {worker} in slot {slot} is killed: {why}")
             }
+            Self::Cut { worker, slot, connections } => write!(
+                f,
+                "worker {worker} in slot {slot} has to end while it is busy: {connections} connections are cut, unless it finishes them by itself"
+            ),
             Self::ReloadBegun { generation, workers } => {
                 write!(f, "reload {generation} begins: {workers} workers to replace")
             }

@@ -102,6 +102,11 @@ impl Watch {
         }
     }
 
+    /// The worker was seen to take connections, though others came at the same time.
+    pub fn moved(&mut self, now: Time) {
+        *self = Self { standing: Some(now), last: self.last, ..Self::default() };
+    }
+
     /// Whether the slot is steered around.
     #[must_use]
     pub const fn is_stuck(&self) -> bool {
@@ -145,6 +150,18 @@ mod tests {
         assert_eq!(run(&mut watch, &[(1_400, 0)]), Verdict::Stuck, "it rests");
         assert_eq!(run(&mut watch, &[(1_500, 0)]), Verdict::Fine);
         assert!(!watch.is_stuck());
+    }
+
+    #[test]
+    fn a_queue_that_moves_is_fine_however_long() {
+        let mut watch = Watch::default();
+        assert_eq!(run(&mut watch, &[(0, 3), (50, 3)]), Verdict::Ask);
+        watch.answered(Time::from_millis(50));
+        assert_eq!(run(&mut watch, &[(500, 3)]), Verdict::Stuck);
+        watch.moved(Time::from_millis(500));
+        assert!(!watch.is_stuck());
+        assert_eq!(run(&mut watch, &[(525, 3)]), Verdict::Fine);
+        assert_eq!(run(&mut watch, &[(550, 3)]), Verdict::Ask);
     }
 
     #[test]

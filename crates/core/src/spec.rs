@@ -13,8 +13,10 @@ pub enum ReadyWhen {
     /// It said that it listens.
     #[default]
     Listening,
-    /// Its channel works; for workers that never listen.
+    /// Its channel works; for workers that never listen. A program without a channel: it has run for a second.
     Online,
+    /// It said so by systemd's protocol (`READY=1`); one with a channel: when it listens.
+    Notified,
 }
 
 /// The rules of a cluster.

@@ -97,7 +97,7 @@ impl fmt::Display for Leave {
             Self::Itself => "left",
             Self::ChannelClosed => "channel closed",
             Self::StartTimeout => "start time-out",
-            Self::Broken => "broken channel",
+            Self::Broken => "broken",
         })
     }
 }

@@ -129,6 +129,13 @@ impl Cluster {
         self
     }
 
+    /// How long a connection must have been idle, so that a worker that knows nothing of its primary may be ended.
+    /// 5 s.
+    pub const fn drain_idle(mut self, idle: Duration) -> Self {
+        self.options.drain_idle = idle;
+        self
+    }
+
     /// `round-robin`: how many connections a worker may have that it did not acknowledge. 1.
     pub const fn window(mut self, window: u32) -> Self {
         self.options.window = window;

@@ -15,6 +15,9 @@ pub enum Error {
     /// A worker count outside 1 to [`MAX_WORKERS`].
     #[error("{0} workers are not possible: it must be 1 to {MAX_WORKERS}")]
     WorkerCount(usize),
+    /// A first port beyond which there are not enough for a port for each worker.
+    #[error("from port {0} on there are no {1} ports: the last one is 65535")]
+    PortBase(u16, usize),
     /// The name of a scheduling policy that does not exist.
     #[error("`{0}` is no scheduling policy: there are direct, round-robin and shared")]
     Policy(String),

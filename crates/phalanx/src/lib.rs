@@ -138,7 +138,7 @@ pub use primary::{Options, Primary, Reloaded, Status, WorkerHandle, WorkerState,
 pub use program::Program;
 pub use relay::relay;
 pub use rustix::process::Signal;
-pub use settings::{Settings, Stdio};
+pub use settings::{Intercept, Knows, Settings, Stdio};
 pub use worker::{
     IntoAddress, ListenOptions, Listener, Messages, Stream, TcpListener, UnixListener, Worker,
     is_primary, is_worker,

@@ -1,8 +1,11 @@
 //! How workers are started: `node:cluster`'s `setupPrimary`.
 
+use crate::address::Address;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Where a worker's standard streams go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,6 +18,44 @@ pub enum Stdio {
     /// Output to the primary, as `node:cluster`'s `silent: true`: take it with
     /// [`WorkerHandle::take_stdout`](crate::WorkerHandle::take_stdout). Input from nowhere.
     Piped,
+}
+
+/// What a worker's program is expected to know of a primary.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Knows {
+    /// Node's channel: Node, Deno, Bun, programs on this crate.
+    #[default]
+    Channel,
+    /// Perhaps nothing, but it may start such a program in its place, as shell scripts do. It finds the
+    /// variables of the channel; for the rest it is [`Knows::Nothing`].
+    Perhaps,
+    /// Perhaps nothing. It finds a channel if it is a program on this crate; it may speak systemd's protocol;
+    /// else it binds for itself. It is drained by steering around it, and ended by SIGTERM.
+    Nothing,
+}
+
+/// Which bind(2) calls of a worker are answered by the primary, with the worker's slot of that port: so a program
+/// that knows of no primary shares its port with the others. Linux on x86-64 and `AArch64`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Intercept {
+    /// None.
+    #[default]
+    Off,
+    /// All to a fixed TCP or UDP port.
+    All,
+    /// Those to these ports.
+    Ports(BTreeSet<u16>),
+}
+
+impl Intercept {
+    /// Whether a worker's port is shared.
+    pub(crate) fn covers(&self, port: u16) -> bool {
+        match self {
+            Self::Off => false,
+            Self::All => port != 0,
+            Self::Ports(ports) => ports.contains(&port),
+        }
+    }
 }
 
 /// How the next workers are started. A change does not touch the running ones.
@@ -47,4 +88,15 @@ pub struct Settings {
     pub uid: Option<u32>,
     /// Its group, by number.
     pub gid: Option<u32>,
+    /// What the program is expected to know of a primary.
+    pub knows: Knows,
+    /// Which of its bind(2) calls the primary answers.
+    pub intercept: Intercept,
+    /// Ports whose sockets a program that [knows nothing](Knows::Nothing) finds from descriptor 3 on, with their
+    /// names: systemd's `LISTEN_FDS` (`sd_listen_fds(3)`).
+    pub descriptors: Vec<(String, Address)>,
+    /// How often such a program has to give a sign of life: `WATCHDOG_USEC` (`sd_watchdog_enabled(3)`).
+    pub watchdog: Option<Duration>,
+    /// Each worker gets the variable `PORT`: this number plus its slot.
+    pub port_base: Option<u16>,
 }

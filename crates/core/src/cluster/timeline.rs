@@ -284,6 +284,7 @@ fn say(report: &Report) -> String {
         Report::GraceOver { worker, slot, after } => {
             format!("{slot}#{worker} still there after {after:?}")
         }
+        Report::Cut { .. } => unreachable!("it is the shell's"),
         Report::ReloadBegun { generation, workers } => {
             format!("begins: reload {generation} of {workers}")
         }

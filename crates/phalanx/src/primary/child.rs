@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(crate) struct Child {
     pid: Pid,
+    /// What it leaves behind is told to end: the processes of its group.
+    ends_group: bool,
     #[cfg(target_os = "linux")]
     pidfd: tokio::io::unix::AsyncFd<std::sync::Arc<rustix::fd::OwnedFd>>,
 }
@@ -62,11 +64,12 @@ impl Drop for Paused {
 
 #[cfg(target_os = "linux")]
 impl Child {
-    pub(crate) fn new(pid: u32) -> io::Result<Self> {
+    pub(crate) fn new(pid: u32, ends_group: bool) -> io::Result<Self> {
         use rustix::process::{PidfdFlags, pidfd_open};
         let pid = to_pid(pid)?;
         let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
-        Ok(Self { pid, pidfd: crate::sys::watch(pidfd.into(), tokio::io::Interest::READABLE)? })
+        let pidfd = crate::sys::watch(pidfd.into(), tokio::io::Interest::READABLE)?;
+        Ok(Self { pid, ends_group, pidfd })
     }
 
     /// Waits for the end and reaps. To be called once.
@@ -75,9 +78,13 @@ impl Child {
         use rustix::process::{WaitId, WaitIdOptions, waitid};
         loop {
             let mut guard = self.pidfd.readable().await?;
-            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-            match waitid(WaitId::PidFd(self.pidfd.get_ref().as_fd()), options) {
+            let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+            let process = || WaitId::PidFd(self.pidfd.get_ref().as_fd());
+            match waitid(process(), look | WaitIdOptions::NOWAIT) {
                 Ok(Some(status)) => {
+                    // As long as it is not reaped, its number is no other group's.
+                    self.end_group(Signal::TERM);
+                    let _ = waitid(process(), look);
                     return Ok(match (status.exit_status(), status.terminating_signal()) {
                         (Some(code), _) => Exit::Code(code),
                         (None, signal) => Exit::Signal(signal.unwrap_or_default()),
@@ -107,7 +114,7 @@ impl Child {
     }
 
     /// Whether every thread of it is stopped, by /proc (proc(5)).
-    fn is_stopped(&self) -> bool {
+    pub(super) fn is_stopped(&self) -> bool {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid()));
         tasks.is_ok_and(|mut tasks| {
             tasks.all(|task| {
@@ -129,8 +136,8 @@ impl Child {
 /// Without pidfds: a thread waits, and the number is used for signals until it was reaped.
 #[cfg(not(target_os = "linux"))]
 impl Child {
-    pub(crate) fn new(pid: u32) -> io::Result<Self> {
-        Ok(Self { pid: to_pid(pid)? })
+    pub(crate) fn new(pid: u32, ends_group: bool) -> io::Result<Self> {
+        Ok(Self { pid: to_pid(pid)?, ends_group })
     }
 
     pub(crate) async fn wait(&self) -> io::Result<Exit> {
@@ -157,7 +164,7 @@ impl Child {
         Ok(rustix::process::kill_process(self.pid, signal)?)
     }
 
-    fn is_stopped(&self) -> bool {
+    pub(super) fn is_stopped(&self) -> bool {
         false
     }
 
@@ -171,6 +178,21 @@ impl Child {
 }
 
 impl Child {
+    /// Kills it, and what it started if that is not its own affair.
+    pub(crate) fn kill(&self) {
+        self.end_group(Signal::KILL);
+        // It may have ended in the meantime; then there is nothing to kill.
+        let _ = self.signal(Signal::KILL);
+    }
+
+    /// Only before it is reaped.
+    fn end_group(&self, signal: Signal) {
+        if self.ends_group {
+            // Nobody may be left, or it has made itself another group.
+            let _ = rustix::process::kill_process_group(self.pid, signal);
+        }
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }

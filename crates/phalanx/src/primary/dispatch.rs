@@ -37,6 +37,12 @@ pub(crate) struct Parked {
     pub(crate) room: Option<OwnedSemaphorePermit>,
 }
 
+impl Parked {
+    pub(super) fn new(fd: OwnedFd, from: Option<SocketAddr>) -> Self {
+        Self { fd: Arc::new(fd), source: from.as_ref().map(SocketAddr::ip), room: None }
+    }
+}
+
 /// A connection that was sent to a worker which did not answer yet.
 pub(crate) struct Handover {
     pub(super) port: String,
@@ -104,7 +110,8 @@ impl Shell {
     pub(super) fn can_be_handed(&self, port: &Port, worker: WorkerId, user: &User) -> bool {
         let holds_socket = port.policy != Policy::RoundRobin;
         let runtime = self.workers.get(&worker).map(Record::runtime);
-        user.serves && !user.slot_only && (!holds_socket || runtime == Some(Runtime::Node))
+        let takes = user.serves && !user.slot_only && !user.unasked;
+        takes && (!holds_socket || runtime == Some(Runtime::Node))
     }
 
     /// The workers that could get a connection of this port, and which may get one now.
@@ -114,19 +121,19 @@ impl Shell {
         } else {
             RESCUE_WINDOW
         };
-        let stuck = |slot| match &port.sockets {
-            Sockets::Slots(slots) => slots.iter().any(|s| s.slot == slot && s.watch.is_stuck()),
+        let stuck = |place| match &port.sockets {
+            Sockets::Slots(slots) => slots.iter().any(|s| s.place == place && s.watch.is_stuck()),
             Sockets::One(..) => false,
         };
         port.users
             .iter()
-            .filter(|(id, user)| self.can_be_handed(port, **id, user) && !stuck(user.slot))
+            .filter(|(id, user)| self.can_be_handed(port, **id, user) && !stuck(user.place))
             .filter_map(|(id, user)| {
                 let record = self.workers.get(id).filter(|record| !record.pinged)?;
                 let rested = record.refused_until.is_none_or(|until| until <= now);
                 Some(Candidate {
                     worker: *id,
-                    slot: user.slot,
+                    slot: user.place.slot,
                     free: rested && record.unanswered < window,
                     unanswered: record.unanswered,
                     silent: record.oldest.map_or(Duration::ZERO, |since| now.since(since)),

@@ -1,7 +1,11 @@
 //! The primary: forks workers, opens their ports, keeps the promise.
 
 mod child;
+mod connections;
 mod dispatch;
+#[cfg(target_os = "linux")]
+mod intercept;
+mod mute;
 mod ports;
 mod query;
 mod recall;
@@ -9,6 +13,7 @@ mod record;
 mod rescue;
 mod shell;
 mod spawn;
+mod systemd;
 
 use crate::address::Address;
 use crate::channel::Sender;
@@ -53,6 +58,8 @@ pub struct Options {
     /// `round-robin`: connections of a port that may wait in the primary for a worker with room.
     /// Beyond it they wait in the kernel's queue.
     pub waiting: usize,
+    /// How long a connection must have been idle, so that a worker that drains without knowing of it may be ended.
+    pub drain_idle: Duration,
     /// The longest message on a channel, in bytes.
     pub max_message: usize,
 }
@@ -69,6 +76,7 @@ impl Default for Options {
             patience: phalanx_core::rescue::PATIENCE,
             window: 1,
             waiting: 1024,
+            drain_idle: Duration::from_secs(5),
             max_message: DEFAULT_MAX_LINE,
         }
     }

@@ -16,19 +16,22 @@ use phalanx_core::time::Time;
 use phalanx_core::wire::{AddressType, Query, SockName, Value};
 use phalanx_core::worker::{SlotId, WorkerId};
 use rustix::fd::OwnedFd;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::dispatch::Parked;
+use super::mute::without_channel;
 
 /// The rules for new ports.
 #[derive(Clone, Debug)]
 pub(crate) struct PortRules {
     pub(crate) policy: Policy,
     pub(crate) balance: Balance,
+    /// Its workers can be handed connections: they have a channel.
+    pub(crate) handed: bool,
 }
 
 pub(crate) struct Port {
@@ -64,21 +67,49 @@ pub(crate) enum Sockets {
     One(Arc<OwnedFd>, Option<tokio::task::JoinHandle<()>>),
 }
 
-pub(crate) struct SlotSocket {
+/// Where a listening socket is: in a slot; and which of it. A worker on a channel and its successor share the
+/// first one, and the old one closes it. One that cannot be told to has its socket to itself, so its successor
+/// gets another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
     pub(crate) slot: SlotId,
+    pub(crate) spare: u32,
+}
+
+impl Place {
+    /// The slot's first socket.
+    pub(crate) const fn first(slot: SlotId) -> Self {
+        Self { slot, spare: 0 }
+    }
+}
+
+pub(crate) struct SlotSocket {
+    pub(crate) place: Place,
     pub(crate) fd: Arc<OwnedFd>,
+    /// When, of all sockets of the port, it was last given to a worker.
+    given: u64,
+    /// It was given to a program that may have made it blocking.
+    pub(crate) may_block: bool,
+    /// How many connections may wait in it.
+    backlog: i32,
     pub(crate) watch: Watch,
     /// The worker that the watch is about.
     pub(crate) watched: Option<WorkerId>,
     /// Since when it has been stuck, and whether that was said.
     pub(crate) stuck_since: Option<Time>,
     pub(crate) said: bool,
+    /// What its worker's processes had open when it was first suspected.
+    pub(crate) had_open: Option<BTreeSet<u64>>,
+    /// A thread takes what waits.
+    pub(crate) being_emptied: bool,
 }
 
 /// A worker that asked for the port.
 #[derive(Clone, Debug)]
 pub(crate) struct User {
-    pub(crate) slot: SlotId,
+    pub(crate) place: Place,
+    /// It did not ask on its channel: it bound for itself, or found the socket when it began.
+    pub(crate) unasked: bool,
     /// What it asked for.
     pub(crate) query: Query,
     /// It said that it listens, and it was not told to leave.
@@ -102,7 +133,10 @@ impl Port {
             None => (wish(query, address(query)?, udp), None),
         };
         let one_only = inherited.is_some() || matches!(wish.address, Address::Unix(_));
-        if policy == Policy::Direct && (one_only || !cfg!(target_os = "linux")) {
+        let one_only = one_only || !cfg!(target_os = "linux");
+        if !rules.handed {
+            policy = without_channel(policy, one_only);
+        } else if policy == Policy::Direct && one_only {
             policy = Policy::RoundRobin;
         }
         if policy == Policy::RoundRobin && udp {
@@ -127,7 +161,7 @@ impl Port {
         };
         if policy == Policy::Direct {
             // Now, so that an address in use is known now.
-            port.slot(SlotId(0))?;
+            port.socket_in(Place::first(SlotId(0)))?;
         } else {
             let fd = match inherited {
                 Some(fd) => fd,
@@ -149,21 +183,63 @@ impl Port {
         self.wish.udp
     }
 
-    /// The socket that a worker in `slot` listens on; `None` where the primary accepts.
-    pub(crate) fn socket_for(&mut self, slot: SlotId) -> Result<Option<Arc<OwnedFd>>> {
+    /// The socket that a worker listens on; `None` where the primary accepts.
+    pub(crate) fn socket_for(&mut self, place: Place) -> Result<Option<Arc<OwnedFd>>> {
         match (&self.sockets, self.policy) {
-            (Sockets::Slots(_), _) => self.slot(slot).map(Some),
+            (Sockets::Slots(_), _) => self.socket_in(place).map(Some),
             (Sockets::One(fd, _), Policy::Shared) => Ok(Some(Arc::clone(fd))),
             (Sockets::One(..), _) => Ok(None),
         }
     }
 
-    /// The socket of a slot, opened when it is first asked for.
-    fn slot(&mut self, slot: SlotId) -> Result<Arc<OwnedFd>> {
-        let Sockets::Slots(slots) = &self.sockets else {
+    /// A place in a slot that no worker has: the one that was left last, with what waits there, or a new one.
+    pub(crate) fn free_place(&self, slot: SlotId) -> Place {
+        let Sockets::Slots(slots) = &self.sockets else { return Place::first(slot) };
+        let in_slot = || slots.iter().filter(|s| s.place.slot == slot);
+        let free = in_slot().filter(|s| self.users.values().all(|u| u.place != s.place));
+        let last = free.max_by_key(|s| s.given).map(|s| s.place);
+        let next = || in_slot().map(|s| s.place.spare + 1).max().unwrap_or(0);
+        last.unwrap_or_else(|| Place { slot, spare: next() })
+    }
+
+    /// The socket is a program's now that does with it what it likes; it begins as sockets do.
+    pub(crate) fn give_away(&mut self, place: Place, nonblocking: bool) {
+        let Sockets::Slots(slots) = &mut self.sockets else { return };
+        if let Some(socket) = slots.iter_mut().find(|s| s.place == place) {
+            socket.may_block = true;
+            // It cannot fail on a descriptor that is open.
+            let _ = rustix::io::ioctl_fionbio(&socket.fd, nonblocking);
+        }
+    }
+
+    /// The socket is one again that nobody makes blocking.
+    pub(crate) fn make_own(&mut self, place: Place) {
+        let Sockets::Slots(slots) = &mut self.sockets else { return };
+        let lent = slots.iter_mut().find(|s| s.place == place && s.may_block);
+        if let Some(socket) = lent {
+            socket.may_block = rustix::io::ioctl_fionbio(&socket.fd, true).is_err();
+        }
+    }
+
+    /// A worker asks that so many connections may wait for it; there is always room for as many as by default.
+    pub(crate) fn deepen(&mut self, place: Place, backlog: i32) {
+        let Sockets::Slots(slots) = &mut self.sockets else { return };
+        let shallow = slots.iter_mut().find(|s| s.place == place && s.backlog < backlog);
+        if let Some(socket) = shallow
+            && rustix::net::listen(&socket.fd, backlog).is_ok()
+        {
+            socket.backlog = backlog;
+        }
+    }
+
+    /// The socket in a place, opened when it is first asked for.
+    fn socket_in(&mut self, place: Place) -> Result<Arc<OwnedFd>> {
+        let Sockets::Slots(slots) = &mut self.sockets else {
             return Err(Error::Unsupported("the port has no slots".into()));
         };
-        if let Some(known) = slots.iter().find(|s| s.slot == slot) {
+        let given = slots.iter().map(|s| s.given).max().unwrap_or(0) + 1;
+        if let Some(known) = slots.iter_mut().find(|s| s.place == place) {
+            known.given = given;
             return Ok(Arc::clone(&known.fd));
         }
         let sharing = if slots.is_empty() { Sharing::First } else { Sharing::Join };
@@ -173,8 +249,13 @@ impl Port {
         }
         if let Sockets::Slots(slots) = &mut self.sockets {
             slots.push(SlotSocket {
-                slot,
+                place,
                 fd: Arc::clone(&fd),
+                given,
+                may_block: false,
+                backlog: self.wish.backlog,
+                had_open: None,
+                being_emptied: false,
                 watch: Watch::default(),
                 watched: None,
                 stuck_since: None,
@@ -222,7 +303,7 @@ impl Port {
 
     /// Whether a worker serves this slot and keeps up.
     pub(crate) fn is_up(&self, socket: &SlotSocket) -> bool {
-        !socket.watch.is_stuck() && self.users.values().any(|u| u.serves && u.slot == socket.slot)
+        !socket.watch.is_stuck() && self.users.values().any(|u| u.serves && u.place == socket.place)
     }
 
     /// Tells the kernel which slots may get connections, if that changed.
@@ -232,7 +313,7 @@ impl Port {
         if let Sockets::Slots(slots) = &self.sockets {
             let shares: Vec<Share> = slots
                 .iter()
-                .map(|s| Share { weight: self.balance.weight(s.slot), up: self.is_up(s) })
+                .map(|s| Share { weight: self.balance.weight(s.place.slot), up: self.is_up(s) })
                 .collect();
             let Some(first) = slots.first() else { return };
             // A group of one needs no choice.
@@ -254,9 +335,9 @@ impl Port {
     }
 
     /// Whether a worker that is not stuck could take connections of other slots.
-    pub(crate) fn has_healthy(&self, but: SlotId) -> bool {
+    pub(crate) fn has_healthy(&self, but: Place) -> bool {
         let Sockets::Slots(slots) = &self.sockets else { return false };
-        slots.iter().any(|s| s.slot != but && self.is_up(s))
+        slots.iter().any(|s| s.place != but && self.is_up(s))
     }
 }
 

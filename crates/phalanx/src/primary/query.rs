@@ -1,14 +1,15 @@
 //! What workers say on their channels, and the answers.
 
-use super::Inner;
-use super::ports::{Port, PortRules, Sockets, User, key_of};
+use super::ports::{Place, Port, PortRules, Sockets, User, key_of};
 use super::record::{Runtime, Trouble};
 use super::shell::Shell;
+use super::{Inner, Options};
 use crate::address::Address;
 use crate::channel::Tag;
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::policy::Policy;
+use crate::settings::Knows;
 use phalanx_core::cluster::{Cluster as Core, Event as CoreEvent};
 use phalanx_core::time::Time;
 use phalanx_core::wire::{
@@ -98,7 +99,7 @@ impl Shell {
     }
 
     /// A worker came one step further; said when it is ready.
-    fn came_up(&mut self, now: Time, event: CoreEvent, worker: WorkerId) {
+    pub(super) fn came_up(&mut self, now: Time, event: CoreEvent, worker: WorkerId) {
         let ready = |core: &Core| core.worker(worker).is_some_and(|w| w.is_ready());
         let before = ready(&self.core);
         self.core.observe(now, event);
@@ -125,8 +126,9 @@ impl Shell {
 
     /// A worker wants to listen. One that was told to leave gets no answer, as in Node.
     fn query(&mut self, worker: WorkerId, seq: Option<u64>, query: &Query) {
-        let Some(record) = self.workers.get(&worker).filter(|r| !r.leaving) else { return };
-        let slot = record.handle.slot();
+        if self.workers.get(&worker).is_none_or(|r| r.leaving) {
+            return;
+        }
         let key = key_of(query);
         let mut given = if is_reasonable(query) {
             self.give_port(worker, &key, query)
@@ -135,27 +137,7 @@ impl Shell {
         };
         let errno = match &given {
             Ok(_) => 0,
-            Err(error) => {
-                let text: Arc<str> = format!("worker {worker} {error}").into();
-                let address = match error {
-                    Error::Listen { address, source } => {
-                        Some((address.clone(), source.raw_os_error().unwrap_or(libc::EINVAL)))
-                    }
-                    _ => None,
-                };
-                self.last_trouble = Some(Trouble { worker, what: error.to_string(), address });
-                tracing::warn!(%worker, %slot, "{error}{}", hint(error));
-                if let Some(record) = self.workers.get_mut(&worker) {
-                    record.failures += 1;
-                    self.audience.tell(&Event::Error(record.handle.clone(), text));
-                    if record.failures > MAX_FAILURES {
-                        let why = format!("{MAX_FAILURES} times it asked for what it cannot have");
-                        let now = self.now();
-                        self.core.observe(now, CoreEvent::Broken { worker, why });
-                    }
-                }
-                -errno(error)
-            }
+            Err(error) => -self.cannot_listen(worker, error),
         };
         let port = self.ports.get(&key);
         let answer = Answer {
@@ -189,6 +171,54 @@ impl Shell {
         }
     }
 
+    /// A worker cannot have what it asked for: said, and the errno for it.
+    pub(super) fn cannot_listen(&mut self, worker: WorkerId, error: &Error) -> i32 {
+        let text: Arc<str> = format!("worker {worker} {error}").into();
+        let address = match error {
+            Error::Listen { address, source } => {
+                Some((address.clone(), source.raw_os_error().unwrap_or(libc::EINVAL)))
+            }
+            _ => None,
+        };
+        self.last_trouble = Some(Trouble { worker, what: error.to_string(), address });
+        if let Some(record) = self.workers.get_mut(&worker) {
+            let slot = record.handle.slot();
+            tracing::warn!(%worker, %slot, "{error}{}", hint(error));
+            record.failures += 1;
+            self.audience.tell(&Event::Error(record.handle.clone(), text));
+            if record.failures > MAX_FAILURES {
+                let why = format!("{MAX_FAILURES} times it asked for what it cannot have");
+                let now = self.now();
+                self.core.observe(now, CoreEvent::Broken { worker, why });
+            }
+        }
+        errno(error)
+    }
+
+    /// Whether a worker may have that port, beside those it has.
+    pub(super) fn check_port_count(&self, worker: WorkerId, key: &str) -> Result<()> {
+        let held = self.ports.values().filter(|p| p.users.contains_key(&worker)).count();
+        // Those it opened and closed again count as long as they are there.
+        let opened = self.ports.values().filter(|p| p.opened_by == Some(worker)).count();
+        let new = !self.ports.contains_key(key);
+        if held >= MAX_PORTS_PER_WORKER || new && opened >= MAX_PORTS_PER_WORKER {
+            return Err(Error::Unsupported(format!("listens on {held} ports already: no more")));
+        }
+        Ok(())
+    }
+
+    pub(super) fn rules(&self) -> PortRules {
+        let Options { policy, balance, .. } = &self.options;
+        PortRules { policy: *policy, balance: balance.clone(), handed: true }
+    }
+
+    /// A port that a worker asked for first.
+    pub(super) fn add_port(&mut self, mut port: Port, worker: WorkerId) {
+        port.opened_by = Some(worker);
+        tracing::info!(address = %port.address, policy = %port.policy, "listening");
+        self.ports.insert(port.key.clone(), port);
+    }
+
     /// The port of a query, opened if need be, and the socket for the worker to accept from.
     fn give_port(
         &mut self,
@@ -202,22 +232,15 @@ impl Shell {
             address,
             source: std::io::Error::from_raw_os_error(libc::EADDRINUSE),
         };
-        let held = self.ports.values().filter(|p| p.users.contains_key(&worker)).count();
-        // Those it opened and closed again count as long as they are there.
-        let opened = self.ports.values().filter(|p| p.opened_by == Some(worker)).count();
-        let new = !self.ports.contains_key(key);
-        if held >= MAX_PORTS_PER_WORKER || new && opened >= MAX_PORTS_PER_WORKER {
-            return Err(Error::Unsupported(format!("listens on {held} ports already: no more")));
-        }
+        self.check_port_count(worker, key)?;
         if !self.ports.contains_key(key) {
-            let rules =
-                PortRules { policy: self.options.policy, balance: self.options.balance.clone() };
-            let mut port = Port::open(key.to_owned(), query, &rules)?;
-            port.opened_by = Some(worker);
-            tracing::info!(address = %port.address, policy = %port.policy, "listening");
-            self.ports.insert(key.to_owned(), port);
+            self.add_port(Port::open(key.to_owned(), query, &self.rules())?, worker);
         }
         let Some(port) = self.ports.get_mut(key) else { return Err(Error::Stopping) };
+        // A program on the crate finds sockets as any other does, before it is known what it is.
+        if port.users.get(&worker).is_some_and(|user| user.unasked) {
+            port.users.remove(&worker);
+        }
         // A UDP socket of the crate's is closed without a word: it may ask again.
         let again = port.is_udp() && query.extras.slot_only;
         if port.users.contains_key(&worker) && !again {
@@ -226,14 +249,17 @@ impl Shell {
         if port.data.is_null() {
             port.data = query.data.clone();
         }
-        let fd = port.socket_for(slot)?;
+        let place = Place::first(slot);
+        let fd = port.socket_for(place)?;
+        port.make_own(place);
         port.steer();
         let queued = matches!(port.sockets, Sockets::Slots(_)) && !port.is_udp();
         let slot_only = query.extras.slot_only;
         port.users.insert(
             worker,
             User {
-                slot,
+                place,
+                unasked: false,
                 query: Query { data: Value::Null, ..query.clone() },
                 serves: false,
                 slot_only,
@@ -323,8 +349,10 @@ impl Shell {
         let query = query_for(address, policy);
         let key = key_of(&query);
         if !self.ports.contains_key(&key) {
-            let rules =
-                PortRules { policy: self.options.policy, balance: self.options.balance.clone() };
+            let handed = self.next_knows() == Knows::Channel;
+            let mut rules = self.rules();
+            // Who may be handed nothing shares a unix socket; by default, for `round-robin` is a wish.
+            rules.handed = handed || rules.policy == Policy::RoundRobin;
             let mut port = Port::open(key.clone(), &query, &rules)?;
             port.pinned = true;
             self.ports.insert(key.clone(), port);

@@ -10,7 +10,6 @@ use super::child::Paused;
 use super::dispatch::Handover;
 use super::record::Record;
 use super::shell::Shell;
-use crate::sys;
 use crate::sys::portable::cookie;
 use phalanx_core::time::Time;
 use phalanx_core::worker::WorkerId;
@@ -105,7 +104,7 @@ impl Record {
 
 /// Takes the hand-overs with these lines out of what a worker did not read.
 fn take_unread(record: &Record, lines: &[(u64, &[u8])]) -> std::io::Result<Vec<u64>> {
-    let end = record.handle.inner.child.descriptor(sys::CHANNEL_FD)?;
+    let end = record.handle.inner.child.descriptor(record.channel_fd)?;
     // The worker may have put something else there.
     if cookie(&end)? != record.peer_cookie {
         return Err(std::io::ErrorKind::NotFound.into());

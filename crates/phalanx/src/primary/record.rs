@@ -3,15 +3,23 @@
 use super::WorkerHandle;
 use super::child::Paused;
 use super::dispatch::Parked;
+#[cfg(target_os = "linux")]
+use super::intercept::Question;
+use super::ports::Place;
 use crate::channel::{Incoming, Receiver, Sender};
 use crate::event::Event;
 use crate::message::{Handle, Message};
+use crate::settings::{Intercept, Knows};
+use phalanx_core::drain::Drain;
 use phalanx_core::time::Time;
 use phalanx_core::wire::{Dialect, Frame, Handle as HandleFrame, Note};
 use phalanx_core::worker::{Exit, WorkerId};
 use rustix::fd::OwnedFd;
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 /// Buckets of a latency that are kept.
 const MAX_BUCKETS: usize = 64;
@@ -26,10 +34,23 @@ pub(super) enum Fact {
     Exited(WorkerId, Exit),
     /// The channel of a dead worker did not end in time.
     Lingered(WorkerId),
+    /// A worker has been there for a while.
+    Alive(WorkerId),
     /// A worker has had time to listen.
     Slow(WorkerId),
     /// A worker has had time to end after its channel did.
     Outlived(WorkerId),
+    /// Connections were taken from a queue that may block.
+    Taken(String, Place, Taken),
+    /// A worker's process wants to bind or listen.
+    #[cfg(target_os = "linux")]
+    Asks(WorkerId, Question),
+    /// A worker spoke by systemd's protocol.
+    Notified(WorkerId, Vec<u8>),
+    /// How busy a worker is that drains without knowing of it.
+    Seen(WorkerId, u32),
+    /// A worker has had time to listen on all of its ports.
+    Settled(WorkerId),
     /// A connection was accepted on a port.
     Accepted(String, Parked),
     /// An exception of a worker's that its program did not catch.
@@ -37,6 +58,9 @@ pub(super) enum Fact {
     /// Something to be said.
     Trouble(String),
 }
+
+/// What a thread took from a queue.
+pub(super) type Taken = std::io::Result<Vec<(OwnedFd, Option<rustix::net::SocketAddrAny>)>>;
 
 /// What kept a worker from being ready.
 pub(super) struct Trouble {
@@ -82,6 +106,21 @@ pub(super) struct Record {
     pub(super) refused_until: Option<Time>,
     /// What tells its end of the channel from any other socket.
     pub(super) peer_cookie: u64,
+    /// The number that end had in its process.
+    pub(super) channel_fd: i32,
+    /// What it was expected to know when it was started.
+    pub(super) knows: Knows,
+    /// Which of its calls of bind(2) the primary answers.
+    pub(super) intercept: Intercept,
+    /// It drains without knowing of it.
+    pub(super) drain: Option<Drain>,
+    /// How often it has to give a sign of life, and when it last did, once it has to.
+    pub(super) watchdog: Option<Duration>,
+    pub(super) last_sign: Option<Time>,
+    /// What it asked for by systemd's protocol and is not done.
+    pub(super) refused: BTreeSet<String>,
+    /// Who listens to it by that protocol, as long as it is there.
+    pub(super) _notifications: JoinSet<()>,
     /// It is held still, or will be.
     pub(super) paused: Option<Paused>,
     /// Its end, until the end of its channel was seen too.
@@ -90,6 +129,11 @@ pub(super) struct Record {
 }
 
 impl Record {
+    /// It may know nothing of its primary, and has not said that it does.
+    pub(super) fn is_mute(&self) -> bool {
+        self.knows != Knows::Channel && !self.online
+    }
+
     /// What it is. Bun shows in the way it writes.
     pub(super) fn runtime(&self) -> Runtime {
         match self.channel.dialect() {

@@ -4,9 +4,10 @@
 //! however many connections there are. When no queue had anything in it for a while, the kernel is asked
 //! to say when one has, and nothing is done until then.
 
+use super::connections;
 use super::dispatch::Parked;
-use super::ports::{Port, SlotSocket, Sockets};
-use super::record::Runtime;
+use super::ports::{Place, Port, SlotSocket, Sockets, User};
+use super::record::{Fact, Record, Runtime, Taken};
 use super::shell::Shell;
 use crate::address::Address;
 use crate::policy::Balance;
@@ -14,8 +15,9 @@ use crate::socket;
 use crate::sys;
 use phalanx_core::rescue::Verdict;
 use phalanx_core::time::Time;
-use phalanx_core::worker::{SlotId, WorkerId};
+use phalanx_core::worker::WorkerId;
 use rustix::fd::OwnedFd;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -31,6 +33,9 @@ const STICKY_PATIENCE: u32 = 20;
 
 /// How long a worker must have been stuck before it is said.
 const WORTH_A_WORD: Duration = Duration::from_secs(1);
+
+/// How often it is said that the primary carries connections.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// How long every queue must have been empty before sampling pauses.
 const QUIET: Duration = Duration::from_secs(1);
@@ -126,23 +131,95 @@ impl Shell {
             let Some(mut port) = self.ports.remove(&key) else { continue };
             let standing = self.sample_port(now, &mut port, &mut busy);
             port.steer();
-            let taken = standing.into_iter().flat_map(|slot| take(&port, slot)).collect::<Vec<_>>();
-            let can_hand = port.users.iter().any(|(id, u)| self.can_be_handed(&port, *id, u));
-            let address = port.address.clone();
+            let taken: Vec<_> =
+                standing.into_iter().flat_map(|place| self.take(&mut port, place)).collect();
             self.ports.insert(key.clone(), port);
-            for connection in taken {
-                if can_hand {
-                    self.dispatch(now, &key, connection);
-                } else {
-                    carry(&address, connection);
-                }
-            }
+            self.rehome(now, &key, taken);
         }
         busy
     }
 
-    /// The slots of the port from whose queues connections are to be taken.
-    fn sample_port(&mut self, now: Time, port: &mut Port, busy: &mut bool) -> Vec<SlotId> {
+    /// Takes what waits in a queue, or has a thread take it.
+    fn take(&self, port: &mut Port, place: Place) -> Vec<Parked> {
+        let room = TAKE.saturating_sub(port.parked.len());
+        let Sockets::Slots(slots) = &mut port.sockets else { return Vec::new() };
+        let Some(socket) = slots.iter_mut().find(|s| s.place == place) else { return Vec::new() };
+        #[cfg(target_os = "linux")]
+        if socket.may_block {
+            if !std::mem::replace(&mut socket.being_emptied, true) {
+                let (fd, key) = (Arc::clone(&socket.fd), port.key.clone());
+                let facts = self.facts.clone();
+                tokio::spawn(async move {
+                    let taking = move || sys::lift::accept_waiting(&fd, room);
+                    let taken = tokio::task::spawn_blocking(taking).await;
+                    let taken = taken.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+                    let _ = facts.send(Fact::Taken(key, place, taken)).await;
+                });
+            }
+            return Vec::new();
+        }
+        let mut taken = Vec::new();
+        while taken.len() < room {
+            match socket::accept(&socket.fd) {
+                Ok((fd, from)) => taken.push(Parked::new(fd, from)),
+                Err(error) => {
+                    if error.kind() != std::io::ErrorKind::WouldBlock {
+                        let slot = place.slot;
+                        tracing::warn!("cannot take connections from slot {slot} for now: {error}");
+                    }
+                    break;
+                }
+            }
+        }
+        taken
+    }
+
+    /// What a thread took from a queue.
+    pub(super) fn taken(&mut self, now: Time, key: &str, place: Place, taken: Taken) {
+        if let Some(port) = self.ports.get_mut(key)
+            && let Sockets::Slots(slots) = &mut port.sockets
+        {
+            for socket in slots.iter_mut().filter(|s| s.place == place) {
+                socket.being_emptied = false;
+            }
+        }
+        match taken {
+            Ok(taken) => {
+                let parked = |(fd, from): (_, Option<rustix::net::SocketAddrAny>)| {
+                    Parked::new(fd, from.and_then(|from| SocketAddr::try_from(from).ok()))
+                };
+                self.rehome(now, key, taken.into_iter().map(parked).collect());
+            }
+            Err(error) => {
+                let slot = place.slot;
+                tracing::warn!("cannot take connections from slot {slot} for now: {error}");
+            }
+        }
+    }
+
+    /// Connections that a worker did not take go to the others.
+    fn rehome(&mut self, now: Time, key: &str, taken: Vec<Parked>) {
+        let Some(port) = self.ports.get(key).filter(|_| !taken.is_empty()) else { return };
+        if port.users.iter().any(|(id, u)| self.can_be_handed(port, *id, u)) {
+            for connection in taken {
+                self.dispatch(now, key, connection);
+            }
+            return;
+        }
+        let address = port.address.clone();
+        if self.said_carried.is_none_or(|said| now.since(said) >= SAY_EVERY) {
+            self.said_carried = Some(now);
+            tracing::warn!(
+                "connections on {address} that nobody took are carried to other workers by the primary: there they come from its address instead of their client's"
+            );
+        }
+        for connection in taken {
+            carry(&address, connection);
+        }
+    }
+
+    /// The places of the port from whose queues connections are to be taken.
+    fn sample_port(&mut self, now: Time, port: &mut Port, busy: &mut bool) -> Vec<Place> {
         let mut standing = Vec::new();
         let mut to_say = Vec::new();
         let Port { sockets, users, .. } = port;
@@ -150,11 +227,14 @@ impl Shell {
         for socket in slots {
             let Ok(waiting) = sys::accept_queue(&socket.fd) else { continue };
             *busy |= waiting > 0 || socket.watch.is_stuck();
-            let served = users.iter().filter(|(_, u)| u.serves && u.slot == socket.slot);
+            let served = users.iter().filter(|(_, u)| u.serves && u.place == socket.place);
             let Some((worker, _)) = served.max_by_key(|(id, _)| **id) else {
                 socket.forget();
-                if waiting > 0 {
-                    standing.push(socket.slot);
+                // One that drains without knowing of it takes what is in its queue.
+                let mut users = users.iter().filter(|(_, u)| u.place == socket.place && u.unasked);
+                let drains = users.any(|(id, _)| self.is_draining(*id));
+                if waiting > 0 && !drains {
+                    standing.push(socket.place);
                 }
                 continue;
             };
@@ -166,25 +246,35 @@ impl Shell {
                 Verdict::Fine => {}
                 Verdict::Ask => {
                     if let Some(record) = self.workers.get_mut(worker) {
-                        record.ping();
+                        if record.is_mute() {
+                            socket.look_at(now, record);
+                        } else {
+                            record.ping();
+                        }
                     }
                 }
                 Verdict::Stuck => {
+                    let record = self.workers.get(worker).filter(|record| record.is_mute());
+                    if record.is_some_and(|record| socket.moves(now, record)) {
+                        continue;
+                    }
                     let since = *socket.stuck_since.get_or_insert(now);
                     // A moment's pause is not worth a word.
                     if !socket.said && now.since(since) >= WORTH_A_WORD {
                         socket.said = true;
-                        to_say.push((*worker, socket.slot, waiting));
+                        to_say.push((*worker, socket.place.slot, waiting));
                     }
                     if waiting > 0 {
-                        standing.push(socket.slot);
+                        standing.push(socket.place);
                     }
                 }
             }
         }
-        standing.retain(|slot| port.has_healthy(*slot));
+        standing.retain(|place| port.has_healthy(*place));
         for (worker, slot, waiting) in to_say {
-            let then = if port.has_healthy(slot) {
+            let elsewhere =
+                |(id, u): (&WorkerId, &User)| *id != worker && port.has_healthy(u.place);
+            let then = if port.users.iter().any(elsewhere) {
                 "what waits goes to other workers until it does"
             } else {
                 "and there is no other worker to take what waits"
@@ -225,34 +315,56 @@ impl Shell {
 }
 
 impl SlotSocket {
+    /// A worker without a channel answers nothing. That it runs is its sign of life, and that its processes
+    /// open other sockets than they had shows that its queue moves, though it does not get shorter.
+    fn look_at(&mut self, now: Time, record: &Record) {
+        if !record.handle.inner.child.is_stopped() {
+            self.watch.answered(now);
+        }
+        self.had_open = open_sockets(record);
+    }
+
+    /// Whether it is not stuck after all.
+    fn moves(&mut self, now: Time, record: &Record) -> bool {
+        if record.handle.inner.child.is_stopped() {
+            return false;
+        }
+        let moved = match self.had_open.take() {
+            // It was found stuck before: it is left alone for a while, unless it had been stopped.
+            None => {
+                self.watch.answered(now);
+                !self.watch.is_stuck()
+            }
+            Some(had) => {
+                let moved = open_sockets(record).is_some_and(|has| has != had);
+                if moved {
+                    self.watch.moved(now);
+                }
+                moved
+            }
+        };
+        if moved && std::mem::take(&mut self.said) {
+            let (worker, slot) = (record.handle.id(), record.handle.slot());
+            tracing::info!("worker {worker} in slot {slot} goes on");
+        }
+        if moved {
+            self.stuck_since = None;
+        }
+        moved
+    }
+
     /// Another worker is to be looked at, or none.
     fn forget(&mut self) {
         self.watch.forget();
         self.stuck_since = None;
         self.said = false;
+        self.had_open = None;
     }
 }
 
-/// Takes what waits in a slot's queue.
-fn take(port: &Port, slot: SlotId) -> Vec<Parked> {
-    let Sockets::Slots(slots) = &port.sockets else { return Vec::new() };
-    let Some(socket) = slots.iter().find(|s| s.slot == slot) else { return Vec::new() };
-    let mut taken = Vec::new();
-    while taken.len() + port.parked.len() < TAKE {
-        match socket::accept(&socket.fd) {
-            Ok((fd, from)) => {
-                let source = from.as_ref().map(SocketAddr::ip);
-                taken.push(Parked { fd: Arc::new(fd), source, room: None });
-            }
-            Err(error) => {
-                if error.kind() != std::io::ErrorKind::WouldBlock {
-                    tracing::warn!("cannot take connections from slot {slot} for now: {error}");
-                }
-                break;
-            }
-        }
-    }
-    taken
+/// The sockets that a worker's processes have open, if that may be known.
+fn open_sockets(record: &Record) -> Option<BTreeSet<u64>> {
+    connections::sockets(&connections::processes(record.handle.pid())).ok()
 }
 
 /// No worker can be handed a connection: the primary carries this one itself, to whichever slot the

@@ -7,27 +7,29 @@ use super::dispatch::Handover;
 use super::ports::Port;
 use super::record::{Fact, Record, Runtime, Trouble, listen_to, reap};
 use super::rescue::Sampling;
+use super::systemd::Notifications;
 use super::{
     Command, Inner, Options, Over, Primary, Reloaded, Status, WorkerHandle, WorkerState,
-    WorkerStatus, spawn,
+    WorkerStatus, spawn, systemd,
 };
 use crate::address::printable;
 use crate::channel::{self};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::fan::Fan;
-use crate::settings::Settings;
+use crate::settings::{Knows, Settings};
 use phalanx_core::cluster::{Action, Cluster, Event as CoreEvent};
 use phalanx_core::report::Report;
 use phalanx_core::time::Time;
 use phalanx_core::wire::{Act, Cluster as ClusterFrame, Frame, Note};
 use phalanx_core::worker::{End, Exit, Phase, SlotId, WorkerId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 
 /// Facts that may wait for the loop; beyond it their reporters wait.
 const FACTS: usize = 1024;
@@ -63,6 +65,10 @@ pub(super) struct Shell {
     /// A port may have lost its last worker.
     pub(super) idle_ports: bool,
     failed_start: Option<Over>,
+    /// When it was last said that the primary carries connections.
+    pub(super) said_carried: Option<Time>,
+    /// It was said that binds cannot be intercepted.
+    pub(super) said_no_intercept: bool,
 }
 
 /// Who asked for a fork, and the environment for it.
@@ -97,6 +103,8 @@ impl Shell {
             // What was opened before any worker is looked at when all are there.
             idle_ports: true,
             failed_start: None,
+            said_carried: None,
+            said_no_intercept: false,
         }
     }
 
@@ -115,7 +123,8 @@ impl Shell {
             if self.core.is_stopped() && self.workers.is_empty() {
                 break;
             }
-            let wake = self.core.wake().into_iter().chain(self.retry).min();
+            let wake =
+                [self.core.wake(), self.retry, self.next_silence()].into_iter().flatten().min();
             // What is beyond the end of time never comes.
             let wake = wake.and_then(|at| self.start.checked_add(at.since_start()));
             let wake = wake.map(tokio::time::Instant::from_std);
@@ -147,6 +156,11 @@ impl Shell {
         self.audience.close();
     }
 
+    /// What the next workers are expected to know.
+    pub(super) fn next_knows(&self) -> Knows {
+        self.settings.lock().unwrap_or_else(std::sync::PoisonError::into_inner).knows
+    }
+
     pub(super) fn now(&self) -> Time {
         Time::new(self.start.elapsed())
     }
@@ -163,6 +177,7 @@ impl Shell {
             self.recall_overdue(now);
             self.pump_all(now);
         }
+        self.check_silence(now);
     }
 
     /// Offers every connection that waits.
@@ -224,8 +239,15 @@ impl Shell {
             Fact::Trouble(what) => tracing::warn!("{what}"),
             Fact::Closed(worker, why) => self.closed(now, worker, why.as_deref()),
             Fact::Exited(worker, exit) => self.exited(now, worker, exit),
-            Fact::Slow(worker) => self.slow(worker),
+            Fact::Slow(worker) => self.slow(now, worker),
             Fact::Outlived(worker) => self.outlived(worker),
+            Fact::Taken(port, place, taken) => self.taken(now, &port, place, taken),
+            #[cfg(target_os = "linux")]
+            Fact::Asks(worker, question) => self.asks(now, worker, question),
+            Fact::Notified(worker, text) => self.notified(now, worker, &text),
+            Fact::Seen(worker, busy) => self.seen(now, worker, busy),
+            Fact::Settled(worker) => self.settled(now, worker),
+            Fact::Alive(worker) => self.alive(now, worker),
             Fact::Lingered(worker) => {
                 if let Some(record) = self.workers.get_mut(&worker).filter(|r| !r.closed) {
                     record.closed = true;
@@ -256,8 +278,13 @@ impl Shell {
 
     fn closed(&mut self, now: Time, worker: WorkerId, why: Option<&str>) {
         let Some(record) = self.workers.get_mut(&worker) else { return };
-        record.closed = true;
         record.handle.inner.connected.store(false, Ordering::Relaxed);
+        if record.is_mute() && record.exit.is_none() {
+            // It closed a descriptor that it knows nothing of. Its end is its process's.
+            record.channel.close();
+            return;
+        }
+        record.closed = true;
         record.handle.inner.has_left(false);
         let handle = record.handle.clone();
         if why.is_none() {
@@ -277,11 +304,11 @@ impl Shell {
     }
 
     /// Somebody may wait in vain for it.
-    fn slow(&self, worker: WorkerId) {
+    fn slow(&mut self, now: Time, worker: WorkerId) {
         let starting =
             |w: &&phalanx_core::worker::Worker| matches!(w.phase, Phase::Starting { .. });
-        if let Some(w) = self.core.worker(worker).filter(starting) {
-            let slot = w.slot;
+        let Some(slot) = self.core.worker(worker).filter(starting).map(|w| w.slot) else { return };
+        if !self.never_listens(now, worker) {
             tracing::info!(
                 "worker {worker} in slot {slot} runs, but does not listen yet (a program that never listens is ready when it is online: `--ready online`)"
             );
@@ -292,7 +319,9 @@ impl Shell {
     fn outlived(&self, worker: WorkerId) {
         let Some(record) = self.workers.get(&worker).filter(|r| r.exit.is_none()) else { return };
         let slot = record.handle.slot();
-        if matches!(record.runtime(), Runtime::Deno | Runtime::Bun) {
+        if record.drain.is_some() {
+            // It is waited for until its connections are finished.
+        } else if matches!(record.runtime(), Runtime::Deno | Runtime::Bun) {
             // Only a signal ends servers of their own.
             tracing::info!("worker {worker} in slot {slot} goes on without its channel: SIGTERM");
             // It may have ended in the meantime.
@@ -305,7 +334,7 @@ impl Shell {
     }
 
     /// A fact of its own making, after a while.
-    fn later(&self, wait: Duration, fact: Fact) {
+    pub(super) fn later(&self, wait: Duration, fact: Fact) {
         let facts = self.facts.clone();
         tokio::spawn(async move {
             tokio::time::sleep(wait).await;
@@ -317,6 +346,11 @@ impl Shell {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         record.exit = Some(exit);
         record.handle.inner.has_left(false);
+        if record.is_mute() && !std::mem::replace(&mut record.closed, true) {
+            // It has said nothing, and there is nothing to wait for.
+            record.handle.inner.connected.store(false, Ordering::Relaxed);
+            self.audience.tell(&Event::Disconnect(record.handle.clone()));
+        }
         self.core.observe(now, CoreEvent::Exited { worker, exit });
         self.serves_no_more(worker);
         // What the dead worker still said is read first: late acknowledgements count.
@@ -404,8 +438,7 @@ impl Shell {
             Action::Kill { worker } => {
                 self.serves_no_more(worker);
                 if let Some(record) = self.workers.get(&worker) {
-                    // It may have ended in the meantime; then there is nothing to kill.
-                    let _ = record.handle.inner.child.signal(rustix::process::Signal::KILL);
+                    record.handle.inner.child.kill();
                 }
             }
             Action::Report(report) => self.report(report),
@@ -414,6 +447,10 @@ impl Shell {
 
     fn disconnect(&mut self, worker: WorkerId) {
         self.leaves(worker);
+        if self.drains_unknowing(worker) {
+            let now = self.now();
+            self.begin_drain(now, worker);
+        }
         let seq = self.next_seq();
         if let Some(record) = self.workers.get(&worker) {
             let grace = self.options.spec.grace.and_then(|g| u64::try_from(g.as_millis()).ok());
@@ -430,16 +467,25 @@ impl Shell {
         let env = asked.as_ref().map_or(&[][..], |(env, _)| env);
         let inspectors: Vec<_> =
             self.workers.values().filter_map(|r| r.handle.inspector()).collect();
-        let forked = spawn::spawn(&settings, env, worker, slot, &inspectors).and_then(
-            |(channel, spawned)| {
-                channel::open(channel, self.options.max_message)
-                    .map(|ends| (ends, spawned))
-                    .map_err(Error::os("cannot open a worker's channel"))
-            },
-        );
+        let notifications = (settings.knows != Knows::Channel).then(Notifications::open);
+        let notifications = notifications.transpose().unwrap_or_else(|error| {
+            tracing::warn!("worker {worker} gets no NOTIFY_SOCKET: {error}");
+            None
+        });
+        let forked = self.descriptors_for(&settings, worker, slot).and_then(|descriptors| {
+            let notify = notifications.as_ref().map(|n| n.name.clone());
+            let inspectors = &inspectors;
+            let given = spawn::Given { worker, slot, env, inspectors, descriptors, notify };
+            let (channel, spawned) = spawn::spawn(&settings, given)?;
+            channel::open(channel, self.options.max_message)
+                .map(|ends| (ends, spawned))
+                .map_err(Error::os("cannot open a worker's channel"))
+        });
         let now = self.now();
         match forked {
             Ok(((sender, receiver), spawned)) => {
+                #[cfg(target_os = "linux")]
+                self.hear_binds(worker, &settings, spawned.listener);
                 let pid = spawned.child.pid();
                 let inner = Inner {
                     id: worker,
@@ -459,6 +505,11 @@ impl Shell {
                     audience: self.audience.clone(),
                 };
                 let handle = WorkerHandle { inner: Arc::new(inner) };
+                let mut listening = JoinSet::new();
+                if let Some(notifications) = notifications {
+                    let facts = self.facts.clone();
+                    listening.spawn(systemd::listen(worker, pid, notifications, facts));
+                }
                 tokio::spawn(listen_to(handle.clone(), receiver, self.facts.clone()));
                 tokio::spawn(reap(handle.clone(), self.facts.clone()));
                 let record = Record {
@@ -476,18 +527,33 @@ impl Shell {
                     refused_until: None,
                     peer_cookie: spawned.peer_cookie,
                     paused: None,
+                    channel_fd: spawned.channel_fd,
+                    knows: settings.knows,
+                    intercept: settings.intercept,
+                    drain: None,
+                    watchdog: settings.watchdog.filter(|_| settings.knows != Knows::Channel),
+                    last_sign: None,
+                    refused: BTreeSet::new(),
+                    _notifications: listening,
                     exit: None,
                     closed: false,
                 };
                 self.workers.insert(worker, record);
                 self.core.observe(now, CoreEvent::Forked { worker, pid });
                 self.later(SLOW, Fact::Slow(worker));
+                if settings.knows != Knows::Channel {
+                    self.begin_mute(now, worker);
+                }
                 self.audience.tell(&Event::Fork(handle.clone()));
                 if let Some((_, reply)) = asked {
                     let _ = reply.send(Ok(handle));
                 }
             }
             Err(error) => {
+                // It was to find sockets.
+                for port in self.ports.values_mut() {
+                    port.users.remove(&worker);
+                }
                 let (permanent, why) = (spawn::is_permanent(&error), error.to_string());
                 self.core.observe(now, CoreEvent::ForkFailed { worker, why, permanent });
                 if let Some((_, reply)) = asked {
@@ -497,7 +563,7 @@ impl Shell {
         }
     }
 
-    fn report(&mut self, report: Report) {
+    pub(super) fn report(&mut self, report: Report) {
         match &report {
             Report::Ended { asked: Some(_), .. }
             | Report::ReloadBegun { .. }

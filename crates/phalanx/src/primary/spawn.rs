@@ -3,26 +3,61 @@
 use super::child::Child;
 use crate::error::{Error, Result};
 use crate::program::directory;
-use crate::settings::{Settings, Stdio};
-use crate::sys::{
-    self,
-    portable::{cookie, new_pair},
-};
+use crate::settings::{Intercept, Knows, Settings, Stdio};
+use crate::sys::launch::{FIRST_FD, Image, Inheritance, bequeath};
+use crate::sys::portable::{cookie, new_pair};
+#[cfg(target_os = "linux")]
+use crate::sys::{launch::receive_listener, seccomp::Listener};
 use phalanx_core::worker::{SlotId, WorkerId};
 use rustix::fd::OwnedFd;
-use std::ffi::OsString;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStderr, ChildStdout, Command};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// How far beyond its own port a free one is looked for; else the system chooses.
 const INSPECTOR_PORTS: u32 = 1024;
 
+/// What a worker gets beside its settings.
+pub(crate) struct Given<'a> {
+    pub(crate) worker: WorkerId,
+    pub(crate) slot: SlotId,
+    pub(crate) env: &'a [(OsString, OsString)],
+    /// Where the others' inspectors are.
+    pub(crate) inspectors: &'a [SocketAddr],
+    /// Sockets for descriptor 3 and the following, by name.
+    pub(crate) descriptors: Vec<(String, OwnedFd)>,
+    /// Where it may say that it is ready.
+    pub(crate) notify: Option<OsString>,
+}
+
+/// Variables of a service manager for this process, and of a primary that this one may be a worker of.
+const NOT_INHERITED: [&str; 11] = [
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "NODE_UNIQUE_ID",
+    "NODE_CHANNEL_FD",
+    "NODE_CHANNEL_SERIALIZATION_MODE",
+    "PHALANX_UNIQUE_ID",
+    "PHALANX_CHANNEL_FD",
+];
+
 pub(crate) struct Spawned {
     pub(crate) child: Child,
+    /// The number of its channel.
+    pub(crate) channel_fd: i32,
+    /// What tells of its bind(2) calls, or why nothing does.
+    #[cfg(target_os = "linux")]
+    pub(crate) listener: Option<io::Result<Listener>>,
     /// What tells the other side's socket from any other.
     pub(crate) peer_cookie: u64,
     pub(crate) inspector: Option<SocketAddr>,
@@ -32,13 +67,7 @@ pub(crate) struct Spawned {
 
 /// Starts a worker; the first is this side of its channel. No fork without exec: the child shares nothing with the primary but what is
 /// given to it here. std resets the signal mask and SIGPIPE in the child.
-pub(crate) fn spawn(
-    settings: &Settings,
-    extra_env: &[(OsString, OsString)],
-    worker: WorkerId,
-    slot: SlotId,
-    inspectors: &[SocketAddr],
-) -> Result<(OwnedFd, Spawned)> {
+pub(crate) fn spawn(settings: &Settings, given: Given<'_>) -> Result<(OwnedFd, Spawned)> {
     let program = match &settings.exec {
         Some(program) => program.clone(),
         None => this_program()?,
@@ -51,18 +80,16 @@ pub(crate) fn spawn(
     if settings.exec.is_none() && settings.args.is_empty() {
         command.args(std::env::args_os().skip(1));
     }
-    let inspect = settings.inspect.map(|base| free_from(base, slot, inspectors));
+    let inspect = settings.inspect.map(|base| free_from(base, given.slot, given.inspectors));
+    let count = i32::try_from(given.descriptors.len()).unwrap_or(i32::MAX);
+    let channel_fd = FIRST_FD.saturating_add(count);
     command
         .args(&settings.exec_args)
         .args(preload(settings))
         .args(inspect.map(|address| format!("--inspect={address}")))
         .args(&settings.args)
-        .envs(settings.env.iter().map(|(k, v)| (k, v)))
-        .envs(extra_env.iter().map(|(k, v)| (k, v)))
-        .env("NODE_UNIQUE_ID", worker.to_string())
-        .env("NODE_CHANNEL_FD", sys::CHANNEL_FD.to_string())
-        .env("NODE_CHANNEL_SERIALIZATION_MODE", "json")
-        .env("NODE_APP_INSTANCE", slot.to_string())
+        .env_clear()
+        .envs(environment(settings, &given, channel_fd))
         // The terminal's Ctrl-C is for the primary; it tells its workers.
         .process_group(0)
         .stdin(std::process::Stdio::null());
@@ -81,9 +108,28 @@ pub(crate) fn spawn(
     if let Some(uid) = settings.uid {
         command.uid(uid);
     }
-    sys::give_channel(&mut command, theirs).map_err(failed)?;
+    let mut pids = Vec::new();
+    pids.extend((!given.descriptors.is_empty()).then_some("LISTEN_PID"));
+    pids.extend(watchdog(settings).map(|_| "WATCHDOG_PID"));
+    let image = (!pids.is_empty()).then(|| Image::of(&command, &pids)).transpose();
+    let mut descriptors: Vec<OwnedFd> = given.descriptors.into_iter().map(|(_, fd)| fd).collect();
+    descriptors.push(theirs);
+    #[cfg(target_os = "linux")]
+    let (listener_end, filter) = match settings.intercept {
+        Intercept::Off => (None, None),
+        _ => new_pair().map(|(a, b)| (Some(a), Some(b))).map_err(|e| failed(e.into()))?,
+    };
+    let inheritance = Inheritance {
+        descriptors,
+        image: image.map_err(failed)?,
+        #[cfg(target_os = "linux")]
+        filter,
+    };
+    bequeath(&mut command, inheritance).map_err(failed)?;
     let mut process = command.spawn().map_err(failed)?;
-    let child = Child::new(process.id()).map_err(|error| {
+    // What was given to it is held by it alone now.
+    drop(command);
+    let child = Child::new(process.id(), settings.knows != Knows::Channel).map_err(|error| {
         // Without a hold on it, it must not live.
         let _ = process.kill();
         let _ = process.wait();
@@ -91,12 +137,60 @@ pub(crate) fn spawn(
     })?;
     let spawned = Spawned {
         child,
+        channel_fd,
+        #[cfg(target_os = "linux")]
+        listener: listener_end.map(|end| receive_listener(&end)),
         peer_cookie,
         inspector: inspect.filter(|at| at.port() != 0),
         stdout: process.stdout.take(),
         stderr: process.stderr.take(),
     };
     Ok((ours, spawned))
+}
+
+/// All that is in a worker's environment.
+fn environment(
+    settings: &Settings,
+    given: &Given<'_>,
+    channel_fd: i32,
+) -> BTreeMap<OsString, OsString> {
+    let mut all: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+    for name in NOT_INHERITED {
+        all.remove(OsStr::new(name));
+    }
+    all.extend(settings.env.iter().cloned());
+    all.extend(given.env.iter().cloned());
+    let mut set = |name: &str, value: String| all.insert(name.into(), value.into());
+    set("NODE_APP_INSTANCE", given.slot.to_string());
+    if settings.knows == Knows::Nothing {
+        // A Node program that it runs for its own purposes is no worker.
+        set("PHALANX_UNIQUE_ID", given.worker.to_string());
+        set("PHALANX_CHANNEL_FD", channel_fd.to_string());
+    } else {
+        set("NODE_UNIQUE_ID", given.worker.to_string());
+        set("NODE_CHANNEL_FD", channel_fd.to_string());
+        set("NODE_CHANNEL_SERIALIZATION_MODE", "json".into());
+    }
+    if let Some(base) = settings.port_base {
+        set("PORT", (u32::from(base) + given.slot.0).to_string());
+    }
+    if !given.descriptors.is_empty() {
+        let names: Vec<&str> = given.descriptors.iter().map(|(name, _)| name.as_str()).collect();
+        set("LISTEN_FDS", names.len().to_string());
+        set("LISTEN_FDNAMES", names.join(":"));
+    }
+    if let Some(watchdog) = watchdog(settings) {
+        set("WATCHDOG_USEC", watchdog.as_micros().to_string());
+    }
+    if let Some(socket) = &given.notify {
+        all.insert("NOTIFY_SOCKET".into(), socket.clone());
+    }
+    all
+}
+
+/// Only who may speak systemd's protocol is expected to.
+fn watchdog(settings: &Settings) -> Option<Duration> {
+    settings.watchdog.filter(|_| settings.knows != Knows::Channel)
 }
 
 /// Node's flags for the preload. Its file is looked at each time: others clean up where it is.

@@ -7,7 +7,8 @@ mod npm;
 mod tests;
 
 use crate::error::{Error, Result};
-use crate::settings::Settings;
+use crate::settings::{Intercept, Knows, Settings};
+use crate::sys;
 use interpreter::{Interpreter, Kind};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
@@ -50,6 +51,7 @@ pub struct Program {
     interpreter_args: Vec<OsString>,
     preload: bool,
     inspect: Option<SocketAddr>,
+    intercept: Intercept,
 }
 
 impl Program {
@@ -62,6 +64,7 @@ impl Program {
             interpreter_args: Vec::new(),
             preload: true,
             inspect: None,
+            intercept: if sys::can_intercept() { Intercept::All } else { Intercept::Off },
         }
     }
 
@@ -95,6 +98,13 @@ impl Program {
     /// one that is free.
     pub const fn inspect(mut self, address: Option<SocketAddr>) -> Self {
         self.inspect = address;
+        self
+    }
+
+    /// Which ports that it binds itself are shared. All where that is possible; for Node none: its programs share
+    /// what they do not say to be `exclusive`.
+    pub fn intercept(mut self, intercept: Intercept) -> Self {
+        self.intercept = intercept;
         self
     }
 
@@ -175,7 +185,14 @@ impl Program {
     }
 
     fn directly(self, program: PathBuf) -> Settings {
-        Settings { exec: Some(program), args: self.args, ..Settings::default() }
+        let knows = if runs_a_shell(&program) { Knows::Perhaps } else { Knows::Nothing };
+        Settings {
+            exec: Some(program),
+            args: self.args,
+            knows,
+            intercept: self.intercept,
+            ..Settings::default()
+        }
     }
 
     /// `script: None`: the arguments are the interpreter's own, script and all.
@@ -187,6 +204,10 @@ impl Program {
         };
         let flags = &mut settings.exec_args;
         flags.extend(interpreter.command().iter().map(OsString::from));
+        if interpreter.version.is_none() {
+            // Their own servers ask no primary.
+            settings.intercept = self.intercept;
+        }
         if let Some(version) = interpreter.version {
             settings.preload = self.preload;
             settings.env.extend(directory::compile_cache(version));
@@ -274,8 +295,25 @@ fn executable(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Shells, by the names of their programs.
+const SHELLS: [&str; 7] = ["sh", "bash", "dash", "zsh", "ksh", "ash", "fish"];
+
+/// Whether a program is a shell or a script of one's.
+fn runs_a_shell(program: &Path) -> bool {
+    let is_shell = |path: &Path| {
+        path.file_name().is_some_and(|name| SHELLS.iter().any(|shell| name == *shell))
+    };
+    is_shell(program) || shebang(program).is_some_and(|(name, _)| is_shell(Path::new(&name)))
+}
+
 /// Node's flags in a file's first line, if that line names Node.
 fn node_shebang(file: &Path) -> Option<Vec<OsString>> {
+    let (program, words) = shebang(file)?;
+    (Kind::of(Path::new(&program)) == Kind::Node).then_some(words)
+}
+
+/// The program that a file's first line names, and its flags.
+fn shebang(file: &Path) -> Option<(OsString, Vec<OsString>)> {
     let mut head = [0; 256];
     let got = std::fs::File::open(file).and_then(|mut file| file.read(&mut head)).ok()?;
     let line = head.get(..got)?.split(|b| *b == b'\n').next()?.strip_prefix(b"#!")?;
@@ -290,5 +328,5 @@ fn node_shebang(file: &Path) -> Option<Vec<OsString>> {
             program = words.next()?;
         }
     }
-    (Kind::of(Path::new(&program)) == Kind::Node).then(|| words.collect())
+    Some((program, words.collect()))
 }

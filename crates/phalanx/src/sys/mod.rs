@@ -4,40 +4,20 @@
 //! call in a safe function of its own.
 #![allow(unsafe_code)]
 
+pub(crate) mod launch;
+#[cfg(target_os = "linux")]
+pub(crate) mod lift;
+#[cfg(target_os = "linux")]
+pub(crate) mod options;
 pub(crate) mod portable;
+#[cfg(target_os = "linux")]
+pub(crate) mod seccomp;
 
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::io;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 use std::sync::Arc;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-
-/// The descriptor a worker finds its channel at. Node marks inherited descriptors close-on-exec for the
-/// contiguous run from 0 only, so it must be the first after the standard ones.
-pub(crate) const CHANNEL_FD: i32 = 3;
-
-/// Makes the child of `command` find `channel` at [`CHANNEL_FD`].
-pub(crate) fn give_channel(command: &mut Command, channel: OwnedFd) -> io::Result<()> {
-    // Were descriptor 3 free in this process, std could open its own pipe to the child there and
-    // the child would overwrite it.
-    reserve(CHANNEL_FD)?;
-    // SAFETY: the closure runs in the child between fork and exec. It only calls dup2 and fcntl,
-    // which are async-signal-safe, and touches no memory but its own captured descriptor.
-    unsafe {
-        command.pre_exec(move || {
-            let from = channel.as_raw_fd();
-            let done = if from == CHANNEL_FD {
-                libc::fcntl(from, libc::F_SETFD, 0)
-            } else {
-                libc::dup2(from, CHANNEL_FD)
-            };
-            if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-        });
-    }
-    Ok(())
-}
 
 /// Sees to it that a descriptor number is in use, so that nothing is opened there by chance.
 fn reserve(number: i32) -> io::Result<()> {
@@ -99,6 +79,11 @@ pub(crate) fn borrow(number: i32) -> io::Result<BorrowedFd<'static>> {
     // nobody in it owns or closes; for any other number the next call on it may fail or tell of
     // another socket, which is an error for the caller and nothing worse.
     Ok(unsafe { BorrowedFd::borrow_raw(number) })
+}
+
+/// Whether calls of bind(2) can be intercepted on this kind of machine.
+pub(crate) const fn can_intercept() -> bool {
+    cfg!(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))
 }
 
 /// Watches a descriptor for readiness on the current tokio runtime.

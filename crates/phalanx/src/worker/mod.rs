@@ -56,19 +56,28 @@ struct Identity {
 
 static IDENTITY: OnceLock<Identity> = OnceLock::new();
 
-/// The variables that make a process a worker. They are this process's alone.
-const OURS: [&str; 3] = ["NODE_UNIQUE_ID", "NODE_CHANNEL_FD", "NODE_CHANNEL_SERIALIZATION_MODE"];
+/// The variables that make a process a worker. They are this process's alone. Node's names are for Node, and for
+/// what may become Node; a program that may be anything finds the others.
+const OURS: [&str; 5] = [
+    "PHALANX_UNIQUE_ID",
+    "PHALANX_CHANNEL_FD",
+    "NODE_UNIQUE_ID",
+    "NODE_CHANNEL_FD",
+    "NODE_CHANNEL_SERIALIZATION_MODE",
+];
 
 fn identity() -> Option<Identity> {
     if let Some(known) = IDENTITY.get() {
         return Some(*known);
     }
     let number = |name| std::env::var(name).ok()?.parse::<u32>().ok();
-    std::env::var_os("NODE_UNIQUE_ID")?;
+    let names =
+        [("PHALANX_UNIQUE_ID", "PHALANX_CHANNEL_FD"), ("NODE_UNIQUE_ID", "NODE_CHANNEL_FD")];
+    let (id, channel) = names.into_iter().find(|(id, _)| std::env::var_os(id).is_some())?;
     Some(Identity {
-        id: number("NODE_UNIQUE_ID").unwrap_or(0),
+        id: number(id).unwrap_or(0),
         slot: number("NODE_APP_INSTANCE").unwrap_or(0),
-        channel: i32::try_from(number("NODE_CHANNEL_FD")?).ok()?,
+        channel: i32::try_from(number(channel)?).ok()?,
     })
 }
 

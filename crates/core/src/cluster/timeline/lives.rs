@@ -589,12 +589,12 @@ fn a_broken_channel() {
                  kill 0#1
                  fork 0#3
         t=25     exit 0#1 SIGKILL
-                 gone 0#1 (broken channel)
+                 gone 0#1 (broken)
         t=30     broken 0#3
                  kill 0#3
                  slot 0 waits 100ms, 2 crashes
         t=35     exit 0#3 SIGKILL
-                 gone 0#3 (broken channel)
+                 gone 0#3 (broken)
         t=130    fork 0#4
         t=130    pass
         ",

@@ -167,7 +167,7 @@ fn whose_new_worker_breaks_the_channel_stops_there() {
                  FAILED: reload 1 in slot 0: not JSON; 0 replaced, 2 kept
                  kill 0#3
         t=115    exit 0#3 SIGKILL
-                 gone 0#3 (broken channel)
+                 gone 0#3 (broken)
         t=9000   look
                  = 0#1 ready, 1#2 ready; 2 wanted, settled
         ",
@@ -617,7 +617,7 @@ fn does_not_care_about_manual_workers_that_fail() {
         t=142    broken 1#5*
                  kill 1#5*
         t=143    exit 1#5* SIGKILL
-                 gone 1#5 (broken channel)
+                 gone 1#5 (broken)
         t=150    ready 0#2
                  tell 0#1
                  done: reload 1, 1 replaced in 50ms

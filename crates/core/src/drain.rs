@@ -1,0 +1,137 @@
+//! When a worker that cannot be told to drain may be ended.
+//!
+//! It gets nothing new any more: its slots are steered around. What is in their queues it still takes, and
+//! what it has it finishes, without knowing that it is to leave. It is *quiet* when its queues are empty
+//! and its connections are gone or have been idle for long enough. When it stays quiet for a moment (a
+//! handshake may have been under way to its slot), or the time is over, it is sent SIGTERM.
+
+use crate::time::Time;
+use core::time::Duration;
+
+/// How long it must have been quiet.
+pub const SETTLED: Duration = Duration::from_millis(100);
+/// The part of the grace time that is left for the program's own end after SIGTERM: so much, or a quarter.
+const LAST_PART: Duration = Duration::from_secs(5);
+/// How often it is looked at, at first and at last.
+const EVERY: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(500));
+
+/// What was seen of a worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Connections in the queues of its slots.
+    pub waiting: u32,
+    /// Connections it has that are not idle.
+    pub busy: u32,
+}
+
+/// What follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It is to be looked at again after this time.
+    Again(Duration),
+    /// It is to be sent SIGTERM; so many connections are cut, unless the program finishes them by itself.
+    End {
+        /// Connections that were busy.
+        cut: u32,
+    },
+}
+
+/// A worker that drains.
+///
+/// ```
+/// use core::time::Duration;
+/// use phalanx_core::drain::{Drain, Seen, Step};
+/// use phalanx_core::time::Time;
+/// let at = Time::from_millis;
+/// let mut drain = Drain::new(at(0), Some(Duration::from_secs(30)));
+/// let busy = Seen { waiting: 0, busy: 1 };
+/// assert!(matches!(drain.look(at(0), busy), Step::Again(_)));
+/// assert!(matches!(drain.look(at(500), Seen::default()), Step::Again(_)));
+/// assert_eq!(drain.look(at(600), Seen::default()), Step::End { cut: 0 });
+/// ```
+#[derive(Clone, Debug)]
+pub struct Drain {
+    since: Time,
+    quiet: Option<Time>,
+    deadline: Option<Time>,
+}
+
+impl Drain {
+    /// Begins now; `grace` is all the time it has until it is killed, `None` if that is never.
+    #[must_use]
+    pub fn new(now: Time, grace: Option<Duration>) -> Self {
+        let deadline = grace.map(|grace| now.after(grace - (grace / 4).min(LAST_PART)));
+        Self { since: now, quiet: None, deadline }
+    }
+
+    /// What follows from what was seen.
+    pub fn look(&mut self, now: Time, seen: Seen) -> Step {
+        let is_quiet = seen.waiting == 0 && seen.busy == 0;
+        self.quiet = self.quiet.filter(|_| is_quiet).or(is_quiet.then_some(now));
+        if self.quiet.is_some_and(|since| now.since(since) >= SETTLED) {
+            return Step::End { cut: 0 };
+        }
+        if self.deadline.is_some_and(|at| at <= now) {
+            return Step::End { cut: seen.busy.saturating_add(seen.waiting) };
+        }
+        let (first, last) = EVERY;
+        let pause = if is_quiet { first } else { (now.since(self.since) / 8).clamp(first, last) };
+        let left = self.deadline.map_or(last, |at| at.since(now));
+        Step::Again(pause.min(left))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const BUSY: Seen = Seen { waiting: 1, busy: 2 };
+    const QUIET: Seen = Seen { waiting: 0, busy: 0 };
+
+    #[test]
+    fn one_that_becomes_busy_again_is_waited_for() {
+        let at = Time::from_millis;
+        let mut drain = Drain::new(at(0), None);
+        assert!(matches!(drain.look(at(0), QUIET), Step::Again(_)));
+        assert!(matches!(drain.look(at(90), BUSY), Step::Again(_)));
+        assert!(matches!(drain.look(at(180), QUIET), Step::Again(_)));
+        assert!(matches!(drain.look(at(270), QUIET), Step::Again(_)));
+        assert_eq!(drain.look(at(280), QUIET), Step::End { cut: 0 });
+    }
+
+    #[test]
+    fn the_end_of_the_grace_time_is_the_programs_own() {
+        let at = Time::from_millis;
+        for (grace, end) in [(30_000, 25_000), (4_000, 3_000), (0, 0)] {
+            let mut drain = Drain::new(at(0), Some(Duration::from_millis(grace)));
+            if end > 0 {
+                assert!(matches!(drain.look(at(end - 1), BUSY), Step::Again(_)), "{grace}");
+            }
+            assert_eq!(drain.look(at(end), BUSY), Step::End { cut: 3 }, "{grace}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_ends_in_time(grace in 0u64..60_000, seen in proptest::collection::vec(0u32..3, 1..50)) {
+            let mut now = Time::ZERO;
+            let mut drain = Drain::new(now, Some(Duration::from_millis(grace)));
+            let mut busy = seen.into_iter().cycle();
+            loop {
+                let busy = busy.next().unwrap_or(0);
+                match drain.look(now, Seen { waiting: 0, busy }) {
+                    Step::End { cut } => {
+                        prop_assert!(cut == 0 || cut == busy);
+                        break;
+                    }
+                    Step::Again(pause) => {
+                        prop_assert!(pause <= EVERY.1);
+                        now = now.after(pause);
+                    }
+                }
+                prop_assert!(now <= Time::from_millis(grace));
+            }
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! Programs that bind for themselves: what a call of bind(2) or listen(2) is about.
+//!
+//! A worker under the filter stops at these two calls until they are answered. Here is read what it asks, from
+//! its memory and its descriptors; what is plainly its own affair is let pass at once. The rest is for the
+//! shell to decide. What was read counts only if the call still waits afterwards (`seccomp_unotify(2))`: else
+//! the number of the thread may be somebody else's.
+
+use super::record::Fact;
+use crate::settings::Intercept;
+use crate::sys::seccomp::{self, Call, Listener, Notice, Verdict};
+use crate::sys::{self, options};
+use phalanx_core::worker::WorkerId;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketType, getsockname, ipproto, sockopt};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
+use tokio::io::Interest;
+use tokio::sync::mpsc;
+
+/// `sockaddr_in6` without its scope, as it once was (RFC 2133), and whole.
+const V6_LENGTHS: (usize, usize) = (24, 28);
+/// `sockaddr_in`.
+const V4_LENGTH: usize = 16;
+/// `CAP_NET_BIND_SERVICE` (linux/capability.h).
+const BIND_SERVICE: u32 = 10;
+
+/// A call of a worker's that waits for its answer. Dropped without one, it is let pass.
+pub(super) struct Question {
+    listener: Arc<Listener>,
+    id: u64,
+    pub(super) what: What,
+    /// The socket that it is about, and its number there.
+    pub(super) socket: OwnedFd,
+    number: i32,
+    close_on_exec: bool,
+    pub(super) nonblocking: bool,
+    answered: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    Bind {
+        address: SocketAddr,
+        udp: bool,
+        /// IPv6 only.
+        v6_only: bool,
+        /// It would share its address with others of its own.
+        reuse_port: bool,
+        /// The kernel would let it have that port.
+        may: bool,
+        /// The socket is bound already.
+        again: bool,
+    },
+    Listen {
+        backlog: i32,
+    },
+}
+
+impl Question {
+    pub(super) fn answer(mut self, verdict: Verdict) {
+        self.answered = true;
+        // It may have been killed meanwhile.
+        let _ = seccomp::answer(&self.listener.fd, self.id, verdict);
+    }
+
+    /// Puts a socket in the place of the program's own.
+    pub(super) fn replace(&self, socket: &OwnedFd) -> io::Result<()> {
+        seccomp::replace(&self.listener.fd, self.id, socket, self.number, self.close_on_exec)
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        if !self.answered {
+            let _ = seccomp::answer(&self.listener.fd, self.id, Verdict::Continue);
+        }
+    }
+}
+
+/// Passes on what a worker's processes ask, until the last of them has ended.
+pub(super) async fn watch(
+    worker: WorkerId,
+    listener: Listener,
+    ports: Intercept,
+    facts: mpsc::Sender<Fact>,
+) {
+    let listener = Arc::new(listener);
+    let duplicate = listener.fd.try_clone().map(Arc::new);
+    let watched = duplicate.and_then(|fd| sys::watch(fd, Interest::READABLE));
+    let watched = match watched {
+        Ok(watched) => watched,
+        Err(error) => {
+            let what = format!("worker {worker} cannot be heard when it binds: {error}");
+            let _ = facts.send(Fact::Trouble(what)).await;
+            return;
+        }
+    };
+    let mut said = false;
+    loop {
+        // A worker that does nothing but bind must not keep the loop from its other work.
+        tokio::task::consume_budget().await;
+        let Ok(mut guard) = watched.readable().await else { return };
+        let mut polled = [PollFd::new(&listener.fd, PollFlags::IN)];
+        match poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+            Ok(0) => {
+                guard.clear_ready();
+                continue;
+            }
+            Ok(_) if polled[0].revents().contains(PollFlags::IN) => {}
+            // Nobody is under the filter any more.
+            Ok(_) => return,
+            Err(_) => continue,
+        }
+        // An error: it was killed before it could be heard.
+        let Ok(notice) = seccomp::receive(&listener.fd) else { continue };
+        match look(&listener, notice, &ports) {
+            Ok(Some(question)) => {
+                if facts.send(Fact::Asks(worker, question)).await.is_err() {
+                    return;
+                }
+            }
+            looked => {
+                let _ = seccomp::answer(&listener.fd, notice.id, Verdict::Continue);
+                let denied = looked.is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied);
+                if denied && !std::mem::replace(&mut said, true) {
+                    let what = format!(
+                        "worker {worker} binds, but this process may not look at it (has it other rights?): its ports are its own"
+                    );
+                    let _ = facts.send(Fact::Trouble(what)).await;
+                }
+            }
+        }
+    }
+}
+
+/// What a call is about; `None` if it is the program's own affair.
+fn look(
+    listener: &Arc<Listener>,
+    notice: Notice,
+    ports: &Intercept,
+) -> io::Result<Option<Question>> {
+    let Notice { id, thread, call } = notice;
+    let (Call::Bind(number, ..) | Call::Listen(number, _)) = call;
+    let status = fs::read_to_string(format!("/proc/{thread}/status"))?;
+    let (socket, flags) = descriptor(&status, number)?;
+    let domain = sockopt::socket_domain(&socket)?;
+    let Some(udp) = is_udp(&socket)? else { return Ok(None) };
+    let what = match call {
+        Call::Listen(_, backlog) => What::Listen { backlog },
+        Call::Bind(_, place, length) => {
+            let Some(address) = address(thread, place, length)? else { return Ok(None) };
+            let fits = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+            let own = domain != fits
+                || !ports.covers(address.port())
+                || udp && address.ip().is_multicast()
+                || options::is_bound_otherwise(&socket)
+                || !same_namespace(thread, "net")?;
+            if own {
+                return Ok(None);
+            }
+            let bound = SocketAddr::try_from(getsockname(&socket)?).map(|at| at.port() != 0);
+            What::Bind {
+                address,
+                udp,
+                v6_only: address.is_ipv6() && sockopt::ipv6_v6only(&socket)?,
+                reuse_port: sockopt::socket_reuseport(&socket)?,
+                may: may_bind(&status, thread, address.port())?,
+                again: bound.unwrap_or(true),
+            }
+        }
+    };
+    if matches!(what, What::Bind { again: true, .. }) && !listener.interruptible {
+        return Ok(None);
+    }
+    if !seccomp::still_waits(&listener.fd, id) {
+        return Ok(None);
+    }
+    Ok(Some(Question {
+        listener: Arc::clone(listener),
+        id,
+        what,
+        socket,
+        number,
+        close_on_exec: flags & libc::O_CLOEXEC.cast_unsigned() != 0,
+        nonblocking: flags & libc::O_NONBLOCK.cast_unsigned() != 0,
+        answered: false,
+    }))
+}
+
+/// The value of a line of /proc/PID/status or /proc/PID/fdinfo/N (proc(5)), in that base.
+fn field(text: &str, name: &str, base: u32) -> io::Result<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.and_then(|value| u64::from_str_radix(value.trim(), base).ok())
+        .ok_or_else(|| io::Error::other(format!("/proc tells no {name}")))
+}
+
+/// A duplicate of a process's descriptor, and its flags.
+fn descriptor(status: &str, number: i32) -> io::Result<(OwnedFd, u32)> {
+    // A pidfd is of a process, and threads have their descriptors in common.
+    let process = field(status, "Tgid", 10)?;
+    let pid = i32::try_from(process).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+    let socket = pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty())?;
+    let about = fs::read_to_string(format!("/proc/{process}/fdinfo/{number}"))?;
+    let flags = u32::try_from(field(&about, "flags", 8)?).unwrap_or(0);
+    Ok((socket, flags))
+}
+
+/// Whether a socket is UDP's, or TCP's; `None` if it is neither's.
+fn is_udp(socket: &OwnedFd) -> io::Result<Option<bool>> {
+    let domain = sockopt::socket_domain(socket)?;
+    if domain != AddressFamily::INET && domain != AddressFamily::INET6 {
+        return Ok(None);
+    }
+    let protocol = sockopt::socket_protocol(socket)?;
+    Ok(match sockopt::socket_type(socket)? {
+        SocketType::DGRAM if protocol == Some(ipproto::UDP) => Some(true),
+        SocketType::STREAM if [ipproto::TCP, ipproto::MPTCP].map(Some).contains(&protocol) => {
+            Some(false)
+        }
+        _ => None,
+    })
+}
+
+/// The address that a thread passed to bind(2); `None` if it is not one of TCP's.
+fn address(thread: u32, place: u64, length: u32) -> io::Result<Option<SocketAddr>> {
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    let mut bytes = [0; V6_LENGTHS.1];
+    let Some(part) = bytes.get_mut(..length.min(V6_LENGTHS.1)).filter(|_| length >= V4_LENGTH)
+    else {
+        return Ok(None);
+    };
+    File::open(format!("/proc/{thread}/mem"))?.read_exact_at(part, place)?;
+    Ok(parse(part))
+}
+
+/// An address as bind(2) takes it: `sockaddr_in` or `sockaddr_in6` (ip(7), ipv6(7)).
+fn parse(bytes: &[u8]) -> Option<SocketAddr> {
+    let (family, rest) = bytes.split_first_chunk()?;
+    let (port, rest) = rest.split_first_chunk()?;
+    let port = u16::from_be_bytes(*port);
+    match i32::from(u16::from_ne_bytes(*family)) {
+        libc::AF_INET if bytes.len() >= V4_LENGTH => {
+            let ip = Ipv4Addr::from(*rest.first_chunk::<4>()?);
+            Some(SocketAddr::from((ip, port)))
+        }
+        libc::AF_INET6 if bytes.len() >= V6_LENGTHS.0 => {
+            let (_flow, rest) = rest.split_first_chunk::<4>()?;
+            let (ip, rest) = rest.split_first_chunk::<16>()?;
+            let scope = rest.first_chunk().map_or(0, |scope| u32::from_ne_bytes(*scope));
+            let address = SocketAddrV6::new(Ipv6Addr::from(*ip), port, 0, scope);
+            // An address of one network only is not one that is written without it.
+            (scope == 0).then_some(SocketAddr::V6(address))
+        }
+        _ => None,
+    }
+}
+
+/// Whether a thread is in the same namespace as this process.
+fn same_namespace(thread: u32, kind: &str) -> io::Result<bool> {
+    let its = fs::metadata(format!("/proc/{thread}/ns/{kind}"))?;
+    let ours = fs::metadata(format!("/proc/self/ns/{kind}"))?;
+    Ok((its.dev(), its.ino()) == (ours.dev(), ours.ino()))
+}
+
+/// Whether the kernel would let a thread have the port (ip(7), `ip_unprivileged_port_start`). It gets none by
+/// the rights of this process.
+fn may_bind(status: &str, thread: u32, port: u16) -> io::Result<bool> {
+    let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    let first = first.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024);
+    if port >= first {
+        return Ok(true);
+    }
+    let capable = field(status, "CapEff", 16)? & (1 << BIND_SERVICE) != 0;
+    Ok(capable && same_namespace(thread, "user")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn addresses() {
+        let mut bytes = [0; 28];
+        bytes[..2].copy_from_slice(&u16::try_from(libc::AF_INET).expect("small").to_ne_bytes());
+        bytes[2..8].copy_from_slice(&[0x1f, 0x90, 127, 0, 0, 1]);
+        let v4 = Some("127.0.0.1:8080".parse().expect("an address"));
+        assert_eq!(parse(&bytes[..16]), v4);
+        assert_eq!(parse(&bytes), v4);
+        assert_eq!(parse(&bytes[..15]), None);
+        bytes[..2].copy_from_slice(&u16::try_from(libc::AF_INET6).expect("small").to_ne_bytes());
+        bytes[4..24].fill(0);
+        bytes[23] = 1;
+        let v6 = Some("[::1]:8080".parse().expect("an address"));
+        assert_eq!((parse(&bytes), parse(&bytes[..24])), (v6, v6));
+        bytes[24] = 2;
+        assert_eq!(parse(&bytes), None, "of one interface");
+        assert_eq!((parse(&[]), parse(&[1, 0, 3])), (None, None));
+    }
+
+    #[test]
+    fn what_the_kernel_tells() {
+        assert_eq!(field("A:\t1\nflags:\t02004002\n", "flags", 8).expect("there"), 0o2_004_002);
+        assert!(field("flagsX:\t1", "flags", 8).is_err());
+        let me = std::process::id();
+        let status = fs::read_to_string("/proc/self/status").expect("there");
+        assert!(may_bind(&status, me, 8000).expect("told"));
+        let nobody = "CapEff:\t0000000000000000\n";
+        let low = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+        if low.expect("there").trim() != "0" {
+            assert!(!may_bind(nobody, me, 1).expect("told"));
+        }
+        assert!(same_namespace(me, "net").expect("told"));
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let fd = OwnedFd::from(listener);
+        let number = rustix::fd::AsRawFd::as_raw_fd(&fd);
+        let (_, flags) = descriptor(&status, number).expect("its own");
+        assert_ne!(flags & libc::O_CLOEXEC.cast_unsigned(), 0);
+        assert_eq!(is_udp(&fd).expect("a socket"), Some(false));
+    }
+}

@@ -1,0 +1,569 @@
+//! Workers that may know nothing of their primary: any program.
+//!
+//! They are drained by steering around them, ended by SIGTERM, and known by what can be seen from outside: that
+//! they bind, listen, hold connections, or speak systemd's protocol.
+
+use super::connections;
+#[cfg(target_os = "linux")]
+use super::intercept::{Question, What};
+use super::ports::{Place, Port, PortRules, Sockets, User, key_of};
+use super::query::query_for;
+use super::record::{Fact, Record};
+use super::shell::Shell;
+use crate::address::{Address, printable};
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::policy::Policy;
+use crate::settings::{Intercept, Knows, Settings};
+use crate::sys;
+use phalanx_core::cluster::Event as CoreEvent;
+use phalanx_core::drain::{Drain, Seen, Step};
+use phalanx_core::notify::{Word, words};
+use phalanx_core::report::Report;
+use phalanx_core::spec::ReadyWhen;
+use phalanx_core::time::Time;
+use phalanx_core::wire::{AddressType, Query};
+use phalanx_core::worker::{Phase, SlotId, WorkerId};
+use rustix::fd::OwnedFd;
+use rustix::process::Signal;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a program that found its sockets when it began is given to be ready, if it does not say when it is.
+pub(super) const ALIVE: Duration = Duration::from_secs(1);
+/// How long after its first listen(2) a program may take to listen on the other ports of its kind.
+const ALL_PORTS: Duration = Duration::from_secs(1);
+/// When the whole cluster stops, idle connections are not waited for longer than that.
+const IDLE_AT_STOP: Duration = Duration::from_secs(1);
+
+impl Shell {
+    /// The sockets that a worker finds when it begins, with their names.
+    pub(super) fn descriptors_for(
+        &mut self,
+        settings: &Settings,
+        worker: WorkerId,
+        slot: SlotId,
+    ) -> Result<Vec<(String, OwnedFd)>> {
+        let mut found = Vec::new();
+        if settings.knows == Knows::Channel {
+            return Ok(found);
+        }
+        for (name, address) in &settings.descriptors {
+            self.open_port(address, None)?;
+            let query = query_for(address, None);
+            let Some(port) = self.ports.get_mut(&key_of(&query)) else { continue };
+            let place = port.free_place(slot);
+            let Some(fd) = port.socket_for(place)? else {
+                tracing::warn!(
+                    "{address} is not in LISTEN_FDS: with round-robin the primary accepts there (use --policy direct)"
+                );
+                continue;
+            };
+            port.give_away(place, false);
+            let shared = fd.try_clone().map_err(Error::os("cannot duplicate a socket"))?;
+            found.push((name.clone(), shared));
+            port.users.insert(worker, User::unasked(place, query));
+        }
+        Ok(found)
+    }
+
+    /// A worker's process runs; what can be known of it is awaited.
+    pub(super) fn begin_mute(&mut self, now: Time, worker: WorkerId) {
+        // It could be told to leave at any time: by a signal.
+        if self.options.spec.ready == ReadyWhen::Listening {
+            self.core.observe(now, CoreEvent::Online { worker });
+        }
+        self.later(ALIVE, Fact::Alive(worker));
+    }
+
+    /// It has been there for a while.
+    pub(super) fn alive(&mut self, now: Time, worker: WorkerId) {
+        if !self.workers.get(&worker).is_some_and(|record| record.is_mute()) {
+            return;
+        }
+        match self.options.spec.ready {
+            ReadyWhen::Online => self.came_up(now, CoreEvent::Online { worker }, worker),
+            ReadyWhen::Listening if self.found_sockets(worker) => self.serves_all(now, worker),
+            ReadyWhen::Listening | ReadyWhen::Notified => {}
+        }
+    }
+
+    /// Whether it found sockets when it began and has bound none for itself.
+    fn found_sockets(&self, worker: WorkerId) -> bool {
+        let mut used =
+            self.ports.values().filter(|port| port.users.contains_key(&worker)).peekable();
+        used.peek().is_some() && used.all(|port| port.pinned)
+    }
+
+    /// It does not listen, though it has had time to. Whether it is ready all the same.
+    pub(super) fn never_listens(&mut self, now: Time, worker: WorkerId) -> bool {
+        let Some(record) = self.workers.get(&worker).filter(|record| record.is_mute()) else {
+            return false;
+        };
+        let any_port = self.ports.values().any(|port| !port.users.is_empty());
+        if self.options.spec.ready != ReadyWhen::Listening || any_port {
+            return false;
+        }
+        let slot = record.handle.slot();
+        tracing::info!(
+            "worker {worker} in slot {slot} runs and does not listen on a port that is shared: it counts as ready (a program that says when it is: `--ready notify`)"
+        );
+        self.came_up(now, CoreEvent::Listening { worker }, worker);
+        true
+    }
+
+    /// It serves on everything that it has.
+    fn serves_all(&mut self, now: Time, worker: WorkerId) {
+        let keys: Vec<String> = self
+            .ports
+            .values()
+            .filter(|port| port.users.contains_key(&worker))
+            .map(|port| port.key.clone())
+            .collect();
+        for key in keys {
+            self.serves(&key, worker);
+        }
+        self.came_up(now, CoreEvent::Listening { worker }, worker);
+        self.sign_of_life(now, worker);
+    }
+
+    /// It serves on a port.
+    fn serves(&mut self, key: &str, worker: WorkerId) {
+        let Some(record) = self.workers.get(&worker).filter(|record| !record.leaving) else {
+            return;
+        };
+        let handle = record.handle.clone();
+        let Some(port) = self.ports.get_mut(key) else { return };
+        let Some(user) = port.users.get_mut(&worker) else { return };
+        if !std::mem::replace(&mut user.serves, true) {
+            port.steer();
+            self.audience.tell(&Event::Listening(handle, port.address.clone()));
+        }
+    }
+
+    /// Hears a worker's calls of bind(2), if the kernel lets it.
+    #[cfg(target_os = "linux")]
+    pub(super) fn hear_binds(
+        &mut self,
+        worker: WorkerId,
+        settings: &Settings,
+        listener: Option<std::io::Result<sys::seccomp::Listener>>,
+    ) {
+        match listener {
+            None => {}
+            Some(Ok(listener)) => {
+                let (ports, facts) = (settings.intercept.clone(), self.facts.clone());
+                tokio::spawn(super::intercept::watch(worker, listener, ports, facts));
+            }
+            Some(Err(_)) if self.said_no_intercept => {}
+            Some(Err(error)) => {
+                self.said_no_intercept = true;
+                tracing::warn!("{}", no_interception(&error));
+            }
+        }
+    }
+
+    /// A process of a worker's wants to bind or to listen, and waits.
+    #[cfg(target_os = "linux")]
+    pub(super) fn asks(&mut self, now: Time, worker: WorkerId, question: Question) {
+        let Some(record) = self.workers.get(&worker) else { return };
+        // A program on the crate asks on its channel for what it wants to share.
+        let asks_otherwise = record.knows != Knows::Channel && record.online;
+        if record.leaving || record.exit.is_some() || asks_otherwise {
+            return;
+        }
+        match question.what {
+            What::Listen { backlog } => self.listens(now, worker, question, backlog),
+            What::Bind { .. } => self.binds(now, worker, question),
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn binds(&mut self, now: Time, worker: WorkerId, question: Question) {
+        use rustix::io::Errno;
+        use sys::seccomp::Verdict;
+        let What::Bind { address, udp, v6_only, may, again, .. } = question.what else { return };
+        let mut query = query_for(&Address::Ip(address), None);
+        query.flags = i64::from(v6_only);
+        if udp {
+            let v6 = address.is_ipv6();
+            query.address_type = if v6 { AddressType::Udp6 } else { AddressType::Udp4 };
+        }
+        let key = key_of(&query);
+        if again {
+            // A signal came before the answer did, and the call is made once more.
+            if self.place_of(worker, &question.socket).is_some() {
+                question.answer(Verdict::Done);
+            }
+            return;
+        }
+        let declared = matches!(
+            self.workers.get(&worker).map(|record| &record.intercept),
+            Some(Intercept::Ports(_))
+        );
+        if !may && !declared && self.ports.get(&key).is_none_or(|port| !port.pinned) {
+            return;
+        }
+        match self.lend(now, worker, &key, &query, &question) {
+            Ok(Some(socket)) => match question.replace(&socket) {
+                Ok(()) => question.answer(Verdict::Done),
+                // It was killed, or its descriptor table is full: the kernel says which.
+                Err(_) => self.take_from(worker, &key),
+            },
+            Ok(None) => {}
+            Err(error) => {
+                let errno = self.cannot_listen(worker, &error);
+                question.answer(Verdict::Fail(Errno::from_raw_os_error(errno)));
+            }
+        }
+    }
+
+    /// The socket of a port for a worker that binds to it; `None` if the port is not shared in this way.
+    #[cfg(target_os = "linux")]
+    fn lend(
+        &mut self,
+        now: Time,
+        worker: WorkerId,
+        key: &str,
+        query: &Query,
+        question: &Question,
+    ) -> Result<Option<Arc<OwnedFd>>> {
+        let What::Bind { address, udp, reuse_port, .. } = question.what else { return Ok(None) };
+        let Some(record) = self.workers.get(&worker) else { return Ok(None) };
+        let (slot, pid) = (record.handle.slot(), record.handle.pid());
+        self.check_port_count(worker, key)?;
+        if !self.ports.contains_key(key) {
+            let rules = PortRules { handed: false, ..self.rules() };
+            self.add_port(Port::open(key.to_owned(), query, &rules)?, worker);
+        }
+        let Some(port) = self.ports.get_mut(key) else { return Ok(None) };
+        let place = match port.users.get(&worker) {
+            Some(user) if !user.unasked => return Ok(None),
+            Some(user) => user.place,
+            None => port.free_place(slot),
+        };
+        let Some(socket) = port.socket_for(place)? else { return Ok(None) };
+        if port.users.contains_key(&worker) && !reuse_port && still_has(pid, &socket) {
+            return Err(Error::Listen {
+                address: port.address.to_string(),
+                source: std::io::Error::from_raw_os_error(libc::EADDRINUSE),
+            });
+        }
+        sys::options::copy(&question.socket, &socket, udp, address.is_ipv6());
+        port.give_away(place, question.nonblocking);
+        let known = port.users.contains_key(&worker);
+        if !known {
+            port.users.insert(worker, User::unasked(place, query.clone()));
+        }
+        port.steer();
+        if udp {
+            self.serves(key, worker);
+            self.listens_on(now, worker);
+        } else {
+            self.watch_queues(now);
+        }
+        Ok(Some(socket))
+    }
+
+    /// The program did not get its socket after all.
+    #[cfg(target_os = "linux")]
+    fn take_from(&mut self, worker: WorkerId, key: &str) {
+        if let Some(port) = self.ports.get_mut(key) {
+            port.users.remove(&worker);
+            port.steer();
+        }
+        self.idle_ports = true;
+    }
+
+    /// Which of a worker's places that socket is.
+    #[cfg(target_os = "linux")]
+    fn place_of(&self, worker: WorkerId, socket: &OwnedFd) -> Option<(String, Place)> {
+        use sys::portable::cookie;
+        let asked = cookie(socket).ok()?;
+        self.ports.values().find_map(|port| {
+            let user = port.users.get(&worker).filter(|user| user.unasked)?;
+            let given = match &port.sockets {
+                Sockets::Slots(slots) => {
+                    slots.iter().find(|s| s.place == user.place).map(|s| &s.fd)
+                }
+                Sockets::One(fd, _) => Some(fd),
+            };
+            (cookie(given?).ok()? == asked).then(|| (port.key.clone(), user.place))
+        })
+    }
+
+    /// It listens: if on one of the cluster's sockets, that listens already and stays as deep as it is.
+    #[cfg(target_os = "linux")]
+    fn listens(&mut self, now: Time, worker: WorkerId, question: Question, backlog: i32) {
+        let Some((key, place)) = self.place_of(worker, &question.socket) else { return };
+        if let Some(port) = self.ports.get_mut(&key) {
+            port.deepen(place, backlog);
+        }
+        question.answer(sys::seccomp::Verdict::Done);
+        self.serves(&key, worker);
+        self.listens_on(now, worker);
+    }
+
+    /// It listens on one port more; it is ready when it does on all that the others have.
+    fn listens_on(&mut self, now: Time, worker: WorkerId) {
+        let serves = |port: &Port| port.users.get(&worker).is_some_and(|user| user.serves);
+        let missing = |port: &&Port| {
+            let others = port.users.iter().any(|(id, user)| *id != worker && user.unasked);
+            others && !serves(port)
+        };
+        if self.ports.values().any(|port| missing(&port)) {
+            self.later(ALL_PORTS, Fact::Settled(worker));
+        } else {
+            self.settled(now, worker);
+        }
+    }
+
+    /// It listens on what it will.
+    pub(super) fn settled(&mut self, now: Time, worker: WorkerId) {
+        let says_itself = self.options.spec.ready == ReadyWhen::Notified;
+        let knows = self.workers.get(&worker).map(|record| record.knows);
+        if !says_itself || knows == Some(Knows::Channel) {
+            self.came_up(now, CoreEvent::Listening { worker }, worker);
+            self.sign_of_life(now, worker);
+        }
+    }
+
+    /// A worker that leaves has something that it cannot be told to let go.
+    pub(super) fn drains_unknowing(&self, worker: WorkerId) -> bool {
+        let mute = self.workers.get(&worker).is_some_and(Record::is_mute);
+        let unasked = |port: &Port| port.users.get(&worker).is_some_and(|user| user.unasked);
+        mute || self.ports.values().any(unasked)
+    }
+
+    /// It gets nothing new; it is looked at until it may be ended.
+    pub(super) fn begin_drain(&mut self, now: Time, worker: WorkerId) {
+        let grace = self.options.spec.grace;
+        let stopping = self.core.is_stopping();
+        let Some(record) = self.workers.get_mut(&worker).filter(|r| r.drain.is_none()) else {
+            return;
+        };
+        record.drain = Some(Drain::new(now, grace));
+        if stopping {
+            self.deafen(worker);
+        }
+        self.look_again(worker, Duration::ZERO);
+    }
+
+    /// Nobody is left to take what would come.
+    fn deafen(&self, worker: WorkerId) {
+        #[cfg(target_os = "linux")]
+        for port in self.ports.values().filter(|port| !port.is_udp()) {
+            if let (Sockets::Slots(slots), Some(user)) = (&port.sockets, port.users.get(&worker)) {
+                for socket in slots.iter().filter(|s| s.place == user.place) {
+                    // Else what comes late is cut.
+                    let _ = sys::options::deafen(&socket.fd);
+                }
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = worker;
+    }
+
+    /// Looks, in a while, how busy a worker is that drains.
+    fn look_again(&self, worker: WorkerId, wait: Duration) {
+        let Some(record) = self.workers.get(&worker) else { return };
+        let mine = self.ports.values().filter(|port| port.users.contains_key(&worker));
+        let ports: BTreeSet<u16> = mine.filter_map(|port| port.address.port()).collect();
+        let idle = self.options.drain_idle;
+        let idle = if self.core.is_stopping() { idle.min(IDLE_AT_STOP) } else { idle };
+        let (pid, facts) = (record.handle.pid(), self.facts.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            let counting = tokio::task::spawn_blocking(move || busy(pid, &ports, idle));
+            let busy = counting.await.unwrap_or(0);
+            let _ = facts.send(Fact::Seen(worker, busy)).await;
+        });
+    }
+
+    /// How busy it was.
+    pub(super) fn seen(&mut self, now: Time, worker: WorkerId, busy: u32) {
+        let waiting = self.waiting_for(worker);
+        let Some(record) = self.workers.get_mut(&worker).filter(|r| r.exit.is_none()) else {
+            return;
+        };
+        let Some(drain) = &mut record.drain else { return };
+        match drain.look(now, Seen { waiting, busy }) {
+            Step::Again(wait) => self.look_again(worker, wait),
+            Step::End { cut } => {
+                let handle = record.handle.clone();
+                // It may have ended in the meantime.
+                let _ = handle.inner.child.signal(Signal::TERM);
+                if cut > 0 {
+                    let slot = handle.slot();
+                    self.report(Report::Cut { worker, slot, connections: cut });
+                }
+            }
+        }
+    }
+
+    /// How many connections are in the queues that only this worker takes from.
+    fn waiting_for(&self, worker: WorkerId) -> u32 {
+        let queues = self.ports.values().filter(|port| !port.is_udp()).flat_map(|port| {
+            let slots = match &port.sockets {
+                Sockets::Slots(slots) => slots.as_slice(),
+                Sockets::One(..) => &[],
+            };
+            let place = port.users.get(&worker).map(|user| user.place);
+            slots.iter().filter(move |s| Some(s.place) == place)
+        });
+        queues.filter_map(|socket| sys::accept_queue(&socket.fd).ok()).sum()
+    }
+
+    /// Whether it drains, and may still take what waits for it.
+    pub(super) fn is_draining(&self, worker: WorkerId) -> bool {
+        self.workers.get(&worker).is_some_and(|r| r.drain.is_some() && r.exit.is_none())
+    }
+
+    /// A worker said something by systemd's protocol.
+    pub(super) fn notified(&mut self, now: Time, worker: WorkerId, datagram: &[u8]) {
+        for word in words(datagram) {
+            let Some(record) = self.workers.get_mut(&worker).filter(|r| r.exit.is_none()) else {
+                return;
+            };
+            let slot = record.handle.slot();
+            match word {
+                Word::Ready => {
+                    let starting = |w: &phalanx_core::worker::Worker| {
+                        matches!(w.phase, Phase::Starting { .. })
+                    };
+                    if self.core.worker(worker).is_some_and(starting) {
+                        self.serves_all(now, worker);
+                    }
+                }
+                Word::Reloading => tracing::info!("worker {worker} in slot {slot} reloads itself"),
+                Word::Stopping => {
+                    self.leaves(worker);
+                    self.core.observe(now, CoreEvent::Leaving { worker });
+                }
+                Word::Status(status) => {
+                    tracing::info!("worker {worker} in slot {slot} says: {}", printable(status));
+                }
+                Word::Alive => record.last_sign = record.last_sign.map(|_| now),
+                Word::Broken => {
+                    let why = "it says that it is broken (WATCHDOG=trigger)".to_owned();
+                    self.core.observe(now, CoreEvent::Broken { worker, why });
+                }
+                Word::Refused(name) => {
+                    if record.refused.insert(name.to_owned()) {
+                        tracing::warn!(
+                            "worker {worker} in slot {slot} sends {name}, which a primary does not do: it is ignored"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// A worker that has to give signs of life gave one, or begins to have to.
+    pub(super) fn sign_of_life(&mut self, now: Time, worker: WorkerId) {
+        if let Some(record) = self.workers.get_mut(&worker).filter(|r| r.watchdog.is_some()) {
+            record.last_sign = Some(now);
+        }
+    }
+
+    /// When the first of those that have to give signs of life has been silent for too long.
+    pub(super) fn next_silence(&self) -> Option<Time> {
+        self.workers.values().filter_map(Record::silent_at).min()
+    }
+
+    /// Those that were silent for too long are broken.
+    pub(super) fn check_silence(&mut self, now: Time) {
+        let silent = |record: &&mut Record| record.silent_at().is_some_and(|at| at <= now);
+        let mut found = Vec::new();
+        for record in self.workers.values_mut().filter(silent) {
+            record.last_sign = None;
+            found.push((record.handle.id(), record.watchdog.unwrap_or_default()));
+        }
+        for (worker, limit) in found {
+            let why = format!("it gave no sign of life (WATCHDOG=1) for {limit:?}");
+            self.core.observe(now, CoreEvent::Broken { worker, why });
+        }
+    }
+}
+
+impl User {
+    fn unasked(place: Place, query: Query) -> Self {
+        Self { place, unasked: true, query, serves: false, slot_only: true }
+    }
+}
+
+impl Record {
+    /// When it will have been silent for too long.
+    fn silent_at(&self) -> Option<Time> {
+        let (last, limit) = (self.last_sign?, self.watchdog?);
+        (self.exit.is_none() && !self.leaving).then(|| last.after(limit))
+    }
+}
+
+impl Address {
+    fn port(&self) -> Option<u16> {
+        match self {
+            Self::Ip(address) => Some(SocketAddr::port(address)),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+/// How many of a worker's connections on these ports are not idle. One that may not be looked at has none.
+fn busy(pid: u32, ports: &BTreeSet<u16>, idle: Duration) -> u32 {
+    if ports.is_empty() {
+        return 0;
+    }
+    let found = connections::sockets(&connections::processes(pid))
+        .and_then(|sockets| connections::established(&sockets, ports));
+    match found {
+        Ok(all) => {
+            let busy = all.iter().filter(|c| c.idle < idle || c.unread > 0 || c.unsent > 0);
+            u32::try_from(busy.count()).unwrap_or(u32::MAX)
+        }
+        Err(error) => {
+            tracing::debug!("the connections of process {pid} cannot be counted: {error}");
+            0
+        }
+    }
+}
+
+/// Why binds are not intercepted, and what can be done.
+#[cfg(target_os = "linux")]
+fn no_interception(error: &std::io::Error) -> String {
+    let why = match error.raw_os_error() {
+        Some(libc::EBUSY) => {
+            "another program above this one does it already (a primary in a primary, a container's supervisor)"
+        }
+        Some(libc::EPERM | libc::EACCES) => {
+            "seccomp(2) is forbidden here; a container may have to be given a profile that allows it"
+        }
+        Some(libc::ENOSYS | libc::EINVAL) => "this kernel does not have it (Linux 5.9 or later)",
+        _ => "unexpected",
+    };
+    format!(
+        "workers cannot share a port that they bind themselves: {error}: {why}. From the second worker on they will find the port in use, unless they get their sockets by --listen, or ports of their own by --port-base"
+    )
+}
+
+/// Whether a worker's processes have that socket open.
+#[cfg(target_os = "linux")]
+fn still_has(pid: u32, socket: &OwnedFd) -> bool {
+    let open = connections::sockets(&connections::processes(pid));
+    match (open, connections::inode_of(socket)) {
+        (Ok(open), Ok(inode)) => open.contains(&inode),
+        // What cannot be known is not held against it.
+        _ => false,
+    }
+}
+
+/// The policy of ports whose workers cannot be handed a connection.
+pub(super) const fn without_channel(policy: Policy, one_only: bool) -> Policy {
+    match policy {
+        Policy::Direct | Policy::RoundRobin if one_only => Policy::Shared,
+        Policy::RoundRobin => Policy::Direct,
+        other => other,
+    }
+}

@@ -1,0 +1,166 @@
+//! What is done in a worker's process between fork and exec.
+
+#[cfg(target_os = "linux")]
+use super::seccomp;
+use super::{portable, reserve};
+use rustix::fd::{AsRawFd, OwnedFd};
+use std::ffi::{CString, OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// The first descriptor after the standard ones. systemd's protocol begins here; and Node marks inherited
+/// descriptors close-on-exec for the contiguous run from 0 only, so its channel must be here too.
+pub(crate) const FIRST_FD: i32 = 3;
+
+/// A process's program, arguments and environment, some of whose variables are its own number.
+pub(crate) struct Image {
+    program: CString,
+    args: Vec<CString>,
+    env: Vec<CString>,
+    /// Variables that are to hold the number of the process.
+    pids: Vec<Vec<u8>>,
+}
+
+/// Room for the number of any process.
+const PID_DIGITS: usize = 10;
+
+impl Image {
+    /// Of what `command` would run; `pids` are set beside its environment, which has to be complete.
+    pub(crate) fn of(command: &Command, pids: &[&str]) -> io::Result<Self> {
+        let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(io::Error::from);
+        let program = text(command.get_program())?;
+        let args = std::iter::once(command.get_program()).chain(command.get_args());
+        let env = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        Ok(Self {
+            args: args.map(text).collect::<io::Result<_>>()?,
+            env: env
+                .map(|(name, value)| {
+                    let mut both = OsString::from(name);
+                    both.push("=");
+                    both.push(value);
+                    CString::new(both.into_vec()).map_err(io::Error::from)
+                })
+                .collect::<io::Result<_>>()?,
+            pids: pids
+                .iter()
+                .map(|name| [name.as_bytes(), b"=", &[0; PID_DIGITS + 1]].concat())
+                .collect(),
+            program,
+        })
+    }
+
+    /// What execve(2) takes. It is made before the fork: a child must not allocate.
+    fn pointers(&self) -> (Vec<usize>, Vec<usize>) {
+        let end = || std::iter::once(0);
+        let address = |text: &CString| text.as_ptr().addr();
+        let args = self.args.iter().map(address).chain(end());
+        let pids = self.pids.iter().map(|text| text.as_ptr().addr());
+        (args.collect(), self.env.iter().map(address).chain(pids).chain(end()).collect())
+    }
+}
+
+/// Writes a number into the end of `text`, which ends with room for it and a zero.
+fn write_number(text: &mut [u8], mut number: u32) {
+    let Some(begin) = text.len().checked_sub(PID_DIGITS + 1) else { return };
+    let digits = number.checked_ilog10().unwrap_or(0) as usize + 1;
+    for at in (0..digits).rev() {
+        if let Some(place) = text.get_mut(begin + at) {
+            *place = b'0' + u8::try_from(number % 10).unwrap_or(0);
+        }
+        number /= 10;
+    }
+}
+
+/// What a child finds when its program begins, beside what std gives it.
+#[derive(Default)]
+pub(crate) struct Inheritance {
+    /// Descriptors, from [`FIRST_FD`] on.
+    pub(crate) descriptors: Vec<OwnedFd>,
+    /// What runs, where std's own exec does not do.
+    pub(crate) image: Option<Image>,
+    /// It is put under the filter, whose listener is sent here.
+    #[cfg(target_os = "linux")]
+    pub(crate) filter: Option<OwnedFd>,
+}
+
+/// Lets the child of `command` inherit that.
+pub(crate) fn bequeath(command: &mut Command, inheritance: Inheritance) -> io::Result<()> {
+    let count = i32::try_from(inheritance.descriptors.len()).unwrap_or(i32::MAX);
+    let end = FIRST_FD.saturating_add(count);
+    // Were such a number free in this process, std could open its own pipe to the child there and
+    // the child would overwrite it.
+    for number in FIRST_FD..end {
+        reserve(number)?;
+    }
+    let Inheritance { descriptors, image, .. } = inheritance;
+    #[cfg(target_os = "linux")]
+    let filter = inheritance.filter;
+    // None of them may be at a number where another one is to be.
+    let sources: Vec<OwnedFd> = descriptors
+        .iter()
+        .map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, end))
+        .collect::<rustix::io::Result<_>>()?;
+    let pointers = image.as_ref().map(Image::pointers);
+    let mut image = image;
+    // SAFETY: the closure runs in the child between fork and exec. It only makes system calls and writes to
+    // memory that was allocated before. What `pointers` point to is owned by `image`, which moves
+    // into the closure without moving the texts, and `write_number` keeps their terminating zeroes.
+    unsafe {
+        command.pre_exec(move || {
+            for (number, source) in (FIRST_FD..).zip(&sources) {
+                if libc::dup2(source.as_raw_fd(), number) < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            #[cfg(target_os = "linux")]
+            if let Some(socket) = &filter {
+                seccomp::send(socket.as_raw_fd(), seccomp::install());
+            }
+            if let (Some(image), Some((args, env))) = (&mut image, &pointers) {
+                let pid = std::process::id();
+                for text in &mut image.pids {
+                    write_number(text, pid);
+                }
+                let (args, env) = (args.as_ptr().cast(), env.as_ptr().cast());
+                libc::execve(image.program.as_ptr(), args, env);
+                return Err(io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+    Ok(())
+}
+
+/// The listener that the child sent before it became the program.
+#[cfg(target_os = "linux")]
+pub(crate) fn receive_listener(end: &OwnedFd) -> io::Result<seccomp::Listener> {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, recvmsg};
+    let mut text = [0; 4];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [io::IoSliceMut::new(&mut text)];
+    let got = recvmsg(end, &mut parts, &mut control, portable::RECEIVE)?.bytes;
+    let mut descriptors = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    let descriptor = descriptors.next();
+    seccomp::received(text.get(..got).unwrap_or_default(), descriptor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_in_its_place() {
+        for (number, text) in [(1, "P=1"), (4711, "P=4711"), (u32::MAX, "P=4294967295")] {
+            let mut room = [b"P=".as_slice(), &[0; PID_DIGITS + 1]].concat();
+            write_number(&mut room, number);
+            assert_eq!(room.split(|b| *b == 0).next(), Some(text.as_bytes()));
+            assert_eq!(room.last(), Some(&0));
+        }
+    }
+}

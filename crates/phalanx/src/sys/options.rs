@@ -1,0 +1,154 @@
+//! Options of sockets, from one to another.
+
+use rustix::fd::{AsFd, AsRawFd};
+
+type Name = (libc::c_int, libc::c_int);
+
+/// What a program sets on a socket before it binds, and what its connections inherit.
+const ALL: [Name; 4] = [
+    (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
+    (libc::SOL_SOCKET, libc::SO_PRIORITY),
+    (libc::SOL_SOCKET, libc::SO_RCVLOWAT),
+    (libc::SOL_SOCKET, libc::SO_OOBINLINE),
+];
+/// Of these the kernel tells twice what was set (socket(7)).
+const DOUBLED: [Name; 2] =
+    [(libc::SOL_SOCKET, libc::SO_RCVBUF), (libc::SOL_SOCKET, libc::SO_SNDBUF)];
+const TCP: [Name; 8] = [
+    (libc::IPPROTO_TCP, libc::TCP_NODELAY),
+    (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPCNT),
+    (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
+    (libc::IPPROTO_TCP, libc::TCP_FASTOPEN),
+    (libc::IPPROTO_TCP, libc::TCP_SYNCNT),
+];
+const UDP: [Name; 2] =
+    [(libc::SOL_SOCKET, libc::SO_BROADCAST), (libc::SOL_SOCKET, libc::SO_RXQ_OVFL)];
+const V4: [Name; 4] = [
+    (libc::IPPROTO_IP, libc::IP_TOS),
+    (libc::IPPROTO_IP, libc::IP_TTL),
+    (libc::IPPROTO_IP, libc::IP_PKTINFO),
+    (libc::IPPROTO_IP, libc::IP_RECVTTL),
+];
+const V6: [Name; 3] = [
+    (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
+    (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
+    (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+];
+
+/// Options that change what an address means: a socket with one of them is bound by its program alone.
+const FOREIGN: [Name; 2] =
+    [(libc::IPPROTO_IP, libc::IP_TRANSPARENT), (libc::IPPROTO_IP, libc::IP_FREEBIND)];
+
+/// Whether a socket's address is not what it looks like.
+pub(crate) fn is_bound_otherwise(socket: impl AsFd) -> bool {
+    FOREIGN.iter().any(|option| get(&socket, *option).is_some_and(|on| on != 0))
+}
+
+/// What a program set on `from` is set on `to`, as far as it differs.
+pub(crate) fn copy(from: impl AsFd, to: impl AsFd, udp: bool, v6: bool) {
+    let kind: &[Name] = if udp { &UDP } else { &TCP };
+    let family: &[Name] = if v6 { &V6 } else { &V4 };
+    for option in ALL.iter().chain(kind).chain(family) {
+        if let (Some(wanted), is) = (get(&from, *option), get(&to, *option))
+            && is != Some(wanted)
+        {
+            set(&to, *option, wanted);
+        }
+    }
+    for option in DOUBLED {
+        if let (Some(wanted), is) = (get(&from, option), get(&to, option))
+            && is != Some(wanted)
+        {
+            set(&to, option, wanted / 2);
+        }
+    }
+}
+
+fn get(socket: &impl AsFd, (level, name): Name) -> Option<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut size = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or(0);
+    // SAFETY: `value` is writable for `size` bytes, and the kernel writes at most that many.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            level,
+            name,
+            (&raw mut value).cast(),
+            &raw mut size,
+        )
+    };
+    (done == 0).then_some(value)
+}
+
+/// One that cannot be set is left as it is: the socket serves without.
+fn set(socket: &impl AsFd, (level, name): Name, value: libc::c_int) {
+    let size = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or(0);
+    // SAFETY: `value` is readable for `size` bytes.
+    unsafe {
+        libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw const value).cast(), size);
+    }
+}
+
+/// Lets a listening socket get no new connection: whoever tries waits, until the port is closed. Those
+/// that wait in its queue, or are on their way to it, stay.
+pub(crate) fn deafen(socket: impl AsFd) -> std::io::Result<()> {
+    let insn = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    // The packet begins with TCP's header, whose byte 13 has the flags (RFC 9293, 3.1).
+    let mut filter = [
+        insn(0x30, 0, 0, 13),       // BPF_LD | BPF_B | BPF_ABS
+        insn(0x54, 0, 0, 0x12),     // BPF_ALU | BPF_AND | BPF_K: SYN, ACK
+        insn(0x15, 0, 1, 0x02),     // BPF_JMP | BPF_JEQ | BPF_K: SYN alone
+        insn(0x06, 0, 0, 0),        // BPF_RET | BPF_K: drop it
+        insn(0x06, 0, 0, u32::MAX), // keep all of it
+    ];
+    let len = u16::try_from(filter.len()).unwrap_or(0);
+    let program = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
+    let size = libc::socklen_t::try_from(size_of_val(&program)).unwrap_or(0);
+    // SAFETY: `program` and the instructions it points to live until the call returns; the kernel
+    // copies them and checks every instruction.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size,
+        )
+    };
+    if done < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    #[test]
+    fn options_are_copied() {
+        let [from, to] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("bound"));
+        set(&from, TCP[0], 1);
+        set(&from, DOUBLED[0], 100_000);
+        copy(&from, &to, false, false);
+        assert_eq!(get(&to, TCP[0]), Some(1));
+        assert_eq!(get(&to, DOUBLED[0]), Some(200_000));
+        assert!(!is_bound_otherwise(&to));
+        set(&to, FOREIGN[1], 1);
+        assert!(is_bound_otherwise(&to));
+    }
+
+    #[test]
+    fn a_deaf_socket_keeps_what_waits() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let address = listener.local_addr().expect("an address");
+        let before = TcpStream::connect(address).expect("connected");
+        deafen(&listener).expect("deaf");
+        let error = TcpStream::connect_timeout(&address, Duration::from_millis(100));
+        assert_eq!(error.expect_err("nobody hears").kind(), std::io::ErrorKind::TimedOut);
+        let (_, from) = listener.accept().expect("it waited");
+        assert_eq!(from, before.local_addr().expect("an address"));
+    }
+}
