@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Demo(Demo),
     /// Run any program N times behind the ports it binds, in the foreground
     Run(Box<Run>),
+    /// Print the configuration of nginx or haproxy in front of workers that have a port each
+    Export(crate::export::Export),
 }
 
 #[derive(Args, Debug)]
@@ -43,7 +45,8 @@ pub(crate) struct Demo {
 
 #[derive(Args, Debug)]
 pub(crate) struct Run {
-    /// A script (.js .mjs .ts .py .rb …), a program, or `npm -- start`; it may stand after `--`, before its arguments
+    /// A script (.js .mjs, .ts where Node can, .py .rb .php .pl .sh .bash .lua .jar .java), a program, or `npm -- start`;
+    /// it may stand after `--`, before its arguments
     #[arg(required_unless_present = "args")]
     pub(crate) program: Option<OsString>,
     /// How many workers: a number; max or 0 for one per core; -1 for one less than that
@@ -121,7 +124,7 @@ fn count(text: &str) -> Result<usize, String> {
     }
 }
 
-fn count_or_max(text: &str) -> Result<usize, String> {
+pub(crate) fn count_or_max(text: &str) -> Result<usize, String> {
     match text.parse::<isize>() {
         // As pm2 has it: so many less than cores.
         Ok(n @ ..=0) => Ok(cores().saturating_add_signed(n).max(1)),

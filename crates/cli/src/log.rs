@@ -1,5 +1,6 @@
 //! The log: lines on stderr, or the last few of them under the demo's table.
 
+use crate::output::beside;
 use crate::patient::{Rest, patient};
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
@@ -29,17 +30,17 @@ fn check_level() {
 }
 
 /// Colours, where somebody looks who did not say no to them (no-color.org).
-fn colours() -> bool {
-    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty())
+pub(crate) fn colours(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty())
 }
 
 /// Log lines go to stderr. The last ones are out when what is returned was dropped.
 pub(crate) fn to_stderr() -> Rest {
-    let (stderr, rest) = patient(io::stderr());
+    let (stderr, rest) = patient(beside(io::stderr()));
     tracing_subscriber::fmt()
         .with_max_level(level())
         .with_target(false)
-        .with_ansi(colours())
+        .with_ansi(colours(&io::stderr()))
         .with_writer(move || stderr.clone())
         // A closed stderr is no reason to stop serving.
         .log_internal_errors(false)

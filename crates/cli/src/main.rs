@@ -2,8 +2,10 @@
 
 mod args;
 mod demo;
+mod export;
 mod failure;
 mod log;
+mod output;
 mod patient;
 mod run;
 mod table;
@@ -19,6 +21,10 @@ fn main() -> ExitCode {
     let done = match command {
         Command::Demo(options) => demo::demo(options),
         Command::Run(options) => run::run(*options),
+        Command::Export(options) => {
+            export::export(&options);
+            Ok(())
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

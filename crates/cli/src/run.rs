@@ -2,7 +2,7 @@
 
 use crate::args::Run;
 use crate::failure::Failure;
-use crate::{log, watch};
+use crate::{log, output, watch};
 use phalanx::{Cluster, Error, Intercept, LISTEN_VARIABLE, Program, Settings};
 use std::ffi::{OsStr, OsString};
 use std::time::Duration;
@@ -29,6 +29,7 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
     {
         return Err(Error::PortBase(base, options.instances).into());
     }
+    let (output, _last_words) = output::piped(&name, options.instances, &mut settings).unzip();
     tracing::info!(%name, workers = options.instances, pid = std::process::id(), "primary");
     // As long as it likes.
     let limit = |time: Duration| Some(time).filter(|time| !time.is_zero());
@@ -41,6 +42,9 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
         .grace(limit(options.grace))
         .drain_idle(options.drain_idle)
         .primary(phalanx::relay);
+    if let Some(output) = output {
+        cluster = cluster.primary(move |primary| output.show(primary));
+    }
     if options.print_messages {
         cluster = cluster.primary(watch::print_messages);
     }

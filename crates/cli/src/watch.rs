@@ -1,5 +1,6 @@
 //! What `phalanx run` shows of its workers while they run: their messages, their metrics.
 
+use crate::output::beside;
 use crate::patient::patient;
 use phalanx::{Event, Metrics, Primary, WorkerHandle, WorkerId};
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ const PRINTED: usize = 16_384;
 
 /// Each message on a line of its own, on stdout. What nobody reads in time is not printed.
 pub(crate) async fn print_messages(primary: Primary) {
-    let (mut stdout, _rest) = patient(std::io::stdout());
+    let (mut stdout, _rest) = patient(beside(std::io::stdout()));
     let mut events = primary.events();
     drop(primary);
     while let Some(event) = events.next().await {

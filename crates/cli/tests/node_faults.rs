@@ -583,7 +583,7 @@ fn bad_options() {
         ("--stats=x", ["'x'", "milliseconds"]),
         ("--stats=", ["--stats", "TIME"]),
         ("--balance=fair", ["'fair'", "even and sticky"]),
-        ("--ready=never", ["'never'", "listening, or online"]),
+        ("--ready=never", ["'never'", "listening, is online"]),
         ("--start-timeout=1.5s", ["'1.5s'", "ms, s, m or h"]),
         ("--listen-timeout=-1", ["'-1'", "ms, s, m or h"]),
         ("--grace=soon", ["'soon'", "ms, s, m or h"]),

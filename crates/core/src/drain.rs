@@ -16,12 +16,17 @@ const LAST_PART: Duration = Duration::from_secs(5);
 const EVERY: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(500));
 
 /// What was seen of a worker.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
     /// Connections in the queues of its slots.
     pub waiting: u32,
-    /// Connections it has that are not idle.
-    pub busy: u32,
+    /// Connections it has that are not idle; `None` if that cannot be known.
+    pub busy: Option<u32>,
+}
+
+impl Seen {
+    /// Nothing waits, and nothing is busy.
+    pub const QUIET: Self = Self { waiting: 0, busy: Some(0) };
 }
 
 /// What follows.
@@ -44,10 +49,10 @@ pub enum Step {
 /// use phalanx_core::time::Time;
 /// let at = Time::from_millis;
 /// let mut drain = Drain::new(at(0), Some(Duration::from_secs(30)));
-/// let busy = Seen { waiting: 0, busy: 1 };
+/// let busy = Seen { waiting: 0, busy: Some(1) };
 /// assert!(matches!(drain.look(at(0), busy), Step::Again(_)));
-/// assert!(matches!(drain.look(at(500), Seen::default()), Step::Again(_)));
-/// assert_eq!(drain.look(at(600), Seen::default()), Step::End { cut: 0 });
+/// assert!(matches!(drain.look(at(500), Seen::QUIET), Step::Again(_)));
+/// assert_eq!(drain.look(at(600), Seen::QUIET), Step::End { cut: 0 });
 /// ```
 #[derive(Clone, Debug)]
 pub struct Drain {
@@ -66,13 +71,13 @@ impl Drain {
 
     /// What follows from what was seen.
     pub fn look(&mut self, now: Time, seen: Seen) -> Step {
-        let is_quiet = seen.waiting == 0 && seen.busy == 0;
+        let is_quiet = seen == Seen::QUIET;
         self.quiet = self.quiet.filter(|_| is_quiet).or(is_quiet.then_some(now));
         if self.quiet.is_some_and(|since| now.since(since) >= SETTLED) {
             return Step::End { cut: 0 };
         }
         if self.deadline.is_some_and(|at| at <= now) {
-            return Step::End { cut: seen.busy.saturating_add(seen.waiting) };
+            return Step::End { cut: seen.busy.unwrap_or(0).saturating_add(seen.waiting) };
         }
         let (first, last) = EVERY;
         let pause = if is_quiet { first } else { (now.since(self.since) / 8).clamp(first, last) };
@@ -86,8 +91,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const BUSY: Seen = Seen { waiting: 1, busy: 2 };
-    const QUIET: Seen = Seen { waiting: 0, busy: 0 };
+    const BUSY: Seen = Seen { waiting: 1, busy: Some(2) };
+    const QUIET: Seen = Seen::QUIET;
 
     #[test]
     fn one_that_becomes_busy_again_is_waited_for() {
@@ -112,6 +117,15 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_cannot_be_known_is_waited_for() {
+        let at = Time::from_millis;
+        let mut drain = Drain::new(at(0), Some(Duration::from_secs(4)));
+        let unknown = Seen { waiting: 0, busy: None };
+        assert!(matches!(drain.look(at(2_999), unknown), Step::Again(_)));
+        assert_eq!(drain.look(at(3_000), unknown), Step::End { cut: 0 });
+    }
+
     proptest! {
         #[test]
         fn it_ends_in_time(grace in 0u64..60_000, seen in proptest::collection::vec(0u32..3, 1..50)) {
@@ -120,7 +134,7 @@ mod tests {
             let mut busy = seen.into_iter().cycle();
             loop {
                 let busy = busy.next().unwrap_or(0);
-                match drain.look(now, Seen { waiting: 0, busy }) {
+                match drain.look(now, Seen { waiting: 0, busy: Some(busy) }) {
                     Step::End { cut } => {
                         prop_assert!(cut == 0 || cut == busy);
                         break;

@@ -1,4 +1,4 @@
-//! What a program says of itself by systemd's protocol (sd_notify(3)): datagrams of `NAME=value` lines.
+//! What a program says of itself by systemd's protocol (`sd_notify(3)`): datagrams of `NAME=value` lines.
 
 /// One thing that it said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub enum Word<'a> {
 const REFUSED: [&str; 6] =
     ["MAINPID", "MAINPIDFDID", "FDSTORE", "FDSTOREREMOVE", "EXTEND_TIMEOUT_USEC", "WATCHDOG_USEC"];
 
-/// The words of a datagram; what is unknown is passed over, as sd_notify(3) wants it.
+/// The words of a datagram; what is unknown is passed over, as `sd_notify(3)` wants it.
 ///
 /// ```
 /// use phalanx_core::notify::{Word, words};

@@ -2,7 +2,7 @@
 //!
 //! A worker without a channel cannot say that it has finished, so the primary looks: at the sockets that
 //! its processes have open (`/proc/PID/fd`), and at what the kernel knows of each (`sock_diag(7)` over
-//! netlink(7)). Nothing is asked of the worker. No call here waits for anybody, but with thousands of
+//! `netlink(7)`). Nothing is asked of the worker. No call here waits for anybody, but with thousands of
 //! connections together they take tens of milliseconds.
 
 // The parsers are the same everywhere; only Linux has something for them to read.
@@ -34,6 +34,8 @@ const TCP_CLOSE_WAIT: u8 = 8; // The client says no more, but may await the answ
 pub(super) struct Connection {
     /// Since the last byte in either direction, or since it was established when there was none.
     pub(super) idle: Duration,
+    /// The last byte was the peer's: it may await an answer.
+    pub(super) asks: bool,
     /// Bytes received and not read by the worker.
     pub(super) unread: u32,
     /// Bytes written by the worker and not acknowledged by the peer.
@@ -42,9 +44,16 @@ pub(super) struct Connection {
     pub(super) local: SocketAddr,
 }
 
+impl Connection {
+    /// Whether something may still come on it, if one that was idle for so long is finished.
+    pub(super) fn is_busy(&self, finished: Duration) -> bool {
+        self.idle < finished || self.asks || self.unread > 0 || self.unsent > 0
+    }
+}
+
 impl fmt::Display for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { idle, unread, unsent, peer, local } = self;
+        let Self { idle, unread, unsent, peer, local, .. } = self;
         write!(f, "{peer} to {local}, idle for {idle:.1?}, {unread} bytes unread, {unsent} unsent")
     }
 }
@@ -54,8 +63,7 @@ struct Process {
     id: u32,
     parent: u32,
     group: u32,
-    /// Its first thread has ended and waits to be reaped.
-    zombie: bool,
+    zombie: bool, // Its first thread has ended, perhaps not the others.
     threads: u32,
 }
 
@@ -66,9 +74,8 @@ impl Process {
 
     fn parse(id: u32, stat: &[u8]) -> Option<Self> {
         // The second field is the name in brackets, which may hold anything, brackets too.
-        let name = stat.iter().rposition(|byte| *byte == b')')?;
-        let fields: Vec<&str> =
-            str::from_utf8(&stat[name + 1..]).ok()?.split_whitespace().collect();
+        let rest = stat.rsplit(|byte| *byte == b')').next()?;
+        let fields: Vec<&str> = str::from_utf8(rest).ok()?.split_whitespace().collect();
         let number = |at: usize| fields.get(at)?.parse().ok();
         let zombie = matches!(*fields.first()?, "Z" | "X");
         Some(Self { id, parent: number(1)?, group: number(2)?, zombie, threads: number(17)? })
@@ -88,17 +95,11 @@ pub(super) fn processes(worker: u32) -> Vec<u32> {
     let all: Vec<Process> = numbers("/proc").into_iter().filter_map(Process::of).collect();
     // The kernel's own threads are in group 0.
     let root = |it: &Process| worker != 0 && (it.id == worker || it.group == worker);
-    let mut found: BTreeSet<u32> = all.iter().filter(|it| root(it)).map(|it| it.id).collect();
-    let mut before = 0;
-    while found.len() > before {
-        before = found.len();
-        for it in &all {
-            if found.contains(&it.parent) {
-                found.insert(it.id);
-            }
-        }
+    let mut tree: BTreeSet<u32> = all.iter().filter(|it| root(it)).map(|it| it.id).collect();
+    while let Some(it) = all.iter().find(|it| tree.contains(&it.parent) && !tree.contains(&it.id)) {
+        tree.insert(it.id);
     }
-    let alive = |it: &&Process| found.contains(&it.id) && !(it.zombie && it.threads <= 1);
+    let alive = |it: &&Process| tree.contains(&it.id) && !(it.zombie && it.threads <= 1);
     all.iter().filter(alive).map(|it| it.id).collect()
 }
 
@@ -136,8 +137,7 @@ fn open_sockets(id: u32, found: &mut BTreeSet<u64>) -> rustix::io::Result<()> {
         let mut link = [0; 32];
         match rustix::fs::readlinkat_raw(&directory, entry?.file_name(), &mut link[..]) {
             Ok(length) => found.extend(link.get(..length).and_then(inode_in)),
-            // Closed meanwhile; and `.` is no link.
-            Err(Errno::NOENT | Errno::INVAL) => {}
+            Err(Errno::NOENT | Errno::INVAL) => {} // Closed meanwhile; and `.` is no link.
             Err(error) => return Err(error),
         }
     }
@@ -161,7 +161,7 @@ pub(super) fn established(
     sockets: &BTreeSet<u64>,
     ports: &BTreeSet<u16>,
 ) -> io::Result<Vec<Connection>> {
-    if sockets.is_empty() || ports.is_empty() {
+    if sockets.is_empty() {
         return Ok(Vec::new());
     }
     // By inode: one may be told twice when others come and go meanwhile.
@@ -173,8 +173,7 @@ pub(super) fn established(
     };
     // Each time the kernel goes through its whole table: not too often.
     let filters = if ports.len() <= 4 { ports.clone() } else { BTreeSet::from([0]) };
-    for request in filters.iter().flat_map(|port| [AF_INET, AF_INET6].map(|of| request(of, *port)))
-    {
+    for request in filters.iter().flat_map(|it| [AF_INET, AF_INET6].map(|of| request(of, *it))) {
         // A table that changed under the kernel's hands is asked for again.
         let mut again = 0..3;
         while let Err(error) = dump(&request, &mut take) {
@@ -203,17 +202,17 @@ fn request(family: u8, port: u16) -> Vec<u8> {
 /// part returns, so there is something to receive until the last message.
 #[cfg(target_os = "linux")]
 fn dump(request: &[u8], found: &mut impl FnMut(u64, Connection)) -> io::Result<()> {
-    use crate::sys::portable::SEND;
     use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, netlink, socket_with};
     let (family, flags) = (AddressFamily::NETLINK, SocketFlags::CLOEXEC);
     let socket = socket_with(family, SocketType::DGRAM, flags, Some(netlink::SOCK_DIAG))?;
     // From now on nobody but the kernel can send to it.
     rustix::net::connect(&socket, &netlink::SocketAddrNetlink::new(0, 0))?;
-    rustix::net::send(&socket, request, SEND)?;
+    rustix::net::send(&socket, request, crate::sys::portable::SEND)?;
     let mut buffer = vec![0; 64 << 10]; // The kernel uses 32 KiB of it.
     loop {
-        let flags = RecvFlags::TRUNC | RecvFlags::DONTWAIT;
-        let (_, length) = rustix::net::recv(&socket, &mut buffer[..], flags)?;
+        // TRUNC: the length is the datagram's, also when that is more than was there to take it.
+        let how = RecvFlags::TRUNC | RecvFlags::DONTWAIT;
+        let (_, length) = rustix::net::recv(&socket, &mut buffer[..], how)?;
         if digest(buffer.get(..length).unwrap_or_default(), found)? {
             return Ok(());
         }
@@ -227,17 +226,15 @@ fn dump(_: &[u8], _: &mut impl FnMut(u64, Connection)) -> io::Result<()> {
 
 /// Reads the messages of one datagram, of which there is at least one. Whether it was the last datagram.
 fn digest(mut bytes: &[u8], found: &mut impl FnMut(u64, Connection)) -> io::Result<bool> {
-    let odd =
-        || io::Error::new(io::ErrorKind::InvalidData, "odd answer of the kernel's (sock_diag)");
+    let odd = || io::Error::new(io::ErrorKind::InvalidData, "an odd answer from sock_diag");
     loop {
         let length = at(bytes, 0).map_or(0, u32::from_ne_bytes) as usize;
-        let kind = at(bytes, 4).map(u16::from_ne_bytes);
         let flags = at(bytes, 6).map_or(0, u16::from_ne_bytes);
         let payload = bytes.get(16..length).ok_or_else(odd)?;
         if flags & NLM_F_DUMP_INTR != 0 {
             return Err(io::ErrorKind::ResourceBusy.into());
         }
-        match kind {
+        match at(bytes, 4).map(u16::from_ne_bytes) {
             // The regular end, too, may bring an error: a negative number.
             Some(NLMSG_ERROR | NLMSG_DONE) => match at(payload, 0).map_or(0, i32::from_ne_bytes) {
                 0.. => return Ok(true),
@@ -249,9 +246,9 @@ fn digest(mut bytes: &[u8], found: &mut impl FnMut(u64, Connection)) -> io::Resu
             }
             _ => {}
         }
-        match bytes.get(length.next_multiple_of(4)..) {
-            Some(rest) if !rest.is_empty() => bytes = rest,
-            _ => return Ok(false),
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        if bytes.is_empty() {
+            return Ok(false);
         }
     }
 }
@@ -270,10 +267,12 @@ fn connection(message: &[u8]) -> Option<(u64, Connection)> {
     };
     // When the client says no more, that takes a place of its own behind the last byte.
     let closed = u32::from(*message.get(1)? == TCP_CLOSE_WAIT);
-    let info = attribute(message.get(72..)?, INET_DIAG_INFO);
+    let times = attribute(message.get(72..)?, INET_DIAG_INFO).and_then(times);
+    // One that the kernel does not tell more of counts as busy.
+    let [sent, received] = times.unwrap_or_default();
     let connection = Connection {
-        // One that the kernel does not tell more of counts as busy.
-        idle: info.and_then(idle).unwrap_or_default(),
+        idle: sent.min(received),
+        asks: received < sent,
         unread: number(56)?.saturating_sub(closed),
         unsent: number(60)?,
         peer: end(6, 24)?,
@@ -282,14 +281,13 @@ fn connection(message: &[u8]) -> Option<(u64, Connection)> {
     Some((number(68)?.into(), connection))
 }
 
-/// The least of `tcpi_last_data_sent` and `tcpi_last_data_recv` of a `tcp_info`, in milliseconds.
+/// `tcpi_last_data_sent` and `tcpi_last_data_recv` of a `tcp_info`, which are in milliseconds.
 ///
-/// As long as there is no data, both count from when the connection was established. (Kernels of before
-/// 2017 count what was sent from 0 of their clock; then the other is the least.) Keep-alive probes and
-/// bare acknowledgements do not count.
-fn idle(info: &[u8]) -> Option<Duration> {
-    let [sent, received] = [at(info, 44)?, at(info, 52)?].map(u32::from_ne_bytes);
-    Some(Duration::from_millis(sent.min(received).into()))
+/// Without any data, both count from when the connection was established (an old kernel's first one from 0
+/// of its clock; then the other is the least). Keep-alive probes and acknowledgements do not count.
+fn times(info: &[u8]) -> Option<[Duration; 2]> {
+    let times = [at(info, 44)?, at(info, 52)?].map(u32::from_ne_bytes);
+    Some(times.map(|ms| Duration::from_millis(ms.into())))
 }
 
 /// The content of the first attribute of a type.

@@ -377,13 +377,13 @@ impl Shell {
         tokio::spawn(async move {
             tokio::time::sleep(wait).await;
             let counting = tokio::task::spawn_blocking(move || busy(pid, &ports, idle));
-            let busy = counting.await.unwrap_or(0);
+            let busy = counting.await.ok().flatten();
             let _ = facts.send(Fact::Seen(worker, busy)).await;
         });
     }
 
     /// How busy it was.
-    pub(super) fn seen(&mut self, now: Time, worker: WorkerId, busy: u32) {
+    pub(super) fn seen(&mut self, now: Time, worker: WorkerId, busy: Option<u32>) {
         let waiting = self.waiting_for(worker);
         let Some(record) = self.workers.get_mut(&worker).filter(|r| r.exit.is_none()) else {
             return;
@@ -511,21 +511,21 @@ impl Address {
     }
 }
 
-/// How many of a worker's connections on these ports are not idle. One that may not be looked at has none.
-fn busy(pid: u32, ports: &BTreeSet<u16>, idle: Duration) -> u32 {
+/// How many of a worker's connections on these ports are not idle; `None` if it may not be looked at.
+fn busy(pid: u32, ports: &BTreeSet<u16>, idle: Duration) -> Option<u32> {
     if ports.is_empty() {
-        return 0;
+        return Some(0);
     }
     let found = connections::sockets(&connections::processes(pid))
         .and_then(|sockets| connections::established(&sockets, ports));
     match found {
         Ok(all) => {
-            let busy = all.iter().filter(|c| c.idle < idle || c.unread > 0 || c.unsent > 0);
-            u32::try_from(busy.count()).unwrap_or(u32::MAX)
+            let busy = all.iter().filter(|c| c.is_busy(idle));
+            u32::try_from(busy.count()).ok()
         }
         Err(error) => {
             tracing::debug!("the connections of process {pid} cannot be counted: {error}");
-            0
+            None
         }
     }
 }

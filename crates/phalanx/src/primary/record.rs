@@ -47,8 +47,8 @@ pub(super) enum Fact {
     Asks(WorkerId, Question),
     /// A worker spoke by systemd's protocol.
     Notified(WorkerId, Vec<u8>),
-    /// How busy a worker is that drains without knowing of it.
-    Seen(WorkerId, u32),
+    /// How many connections of a worker that drains without knowing of it are busy, if that can be known.
+    Seen(WorkerId, Option<u32>),
     /// A worker has had time to listen on all of its ports.
     Settled(WorkerId),
     /// A connection was accepted on a port.

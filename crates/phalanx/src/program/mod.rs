@@ -2,6 +2,7 @@
 
 pub(crate) mod directory;
 mod interpreter;
+mod language;
 mod npm;
 #[cfg(test)]
 mod tests;
@@ -10,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::settings::{Intercept, Knows, Settings};
 use crate::sys;
 use interpreter::{Interpreter, Kind};
+use language::Language;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
 use std::net::SocketAddr;
@@ -29,6 +31,7 @@ const MAX_NESTING: usize = 8;
 /// | `server.js`, `.cjs`, `.mjs`, a directory with a `package.json`, a file that begins with `#!…node` | `node server.js`, as a Node worker |
 /// | `server.ts`, `.cts`, `.mts` | the same, where that Node can (or the package `tsx` is there) |
 /// | `node` | with the arguments as they are, as a Node worker |
+/// | `app.py`, `.rb`, `.php`, `.pl`, `.sh`, `.bash`, `.lua`, `.jar`, `.java` | what its `#!` line says if it is executable; else `python3 app.py` and so on, `java -jar app.jar` |
 /// | `npm`, `yarn` or `pnpm` with `start` or `run NAME` | what the script in `package.json` runs, without npm and a shell in between |
 /// | anything else | that program: in `$PATH`, or in the working directory |
 ///
@@ -143,14 +146,24 @@ impl Program {
             self.name = file;
         }
         let path = Path::new(&self.name);
-        let is_script = path.extension().is_some_and(|e| SCRIPTS.iter().any(|s| e == *s));
-        if is_script || path.is_dir() {
+        if is_javascript(path) || path.is_dir() {
             let script = existing(&self.name)?;
             if script.is_dir() && !script.join("package.json").exists() {
                 let why = "it is a directory without a package.json";
                 return Err(refused(&self.name, why, "name the file of the program"));
             }
             return self.with(&Interpreter::node()?, Some(script));
+        }
+        if let Some(language) = Language::of(path) {
+            // Elsewhere in $PATH it can only be a program.
+            if path.exists() || find(&self.name).is_err() {
+                let script = existing(&self.name)?;
+                if !language::runs_by_itself(&script) {
+                    return self.with(&language.interpreter()?, Some(script));
+                }
+                // Not another one of that name in $PATH.
+                self.name = script.into();
+            }
         }
         if let Some(manager) = npm::Manager::of(&self.name) {
             if depth >= MAX_NESTING {
@@ -185,11 +198,10 @@ impl Program {
     }
 
     fn directly(self, program: PathBuf) -> Settings {
-        let knows = if runs_a_shell(&program) { Knows::Perhaps } else { Knows::Nothing };
         Settings {
+            knows: knows(&program, None),
             exec: Some(program),
             args: self.args,
-            knows,
             intercept: self.intercept,
             ..Settings::default()
         }
@@ -197,9 +209,12 @@ impl Program {
 
     /// `script: None`: the arguments are the interpreter's own, script and all.
     fn with(self, interpreter: &Interpreter, script: Option<PathBuf>) -> Result<Settings> {
+        let language = script.as_deref().and_then(Language::of);
         let mut settings = Settings {
             exec: Some(interpreter.path.clone()),
-            inspect: self.inspect,
+            knows: knows(&interpreter.path, script.as_deref()),
+            // The flag is known to those who run JavaScript.
+            inspect: self.inspect.filter(|_| language.is_none()),
             ..Settings::default()
         };
         let flags = &mut settings.exec_args;
@@ -216,6 +231,7 @@ impl Program {
             flags.extend(interpreter.flags_for(script)?);
         }
         flags.extend(self.interpreter_args);
+        flags.extend(language.iter().flat_map(|l| l.flags).map(OsString::from));
         settings.args = script.into_iter().map(OsString::from).chain(self.args).collect();
         Ok(settings)
     }
@@ -295,15 +311,29 @@ fn executable(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// What a program is expected to know, that runs by itself or runs a script.
+fn knows(program: &Path, script: Option<&Path>) -> Knows {
+    let names = shebang(program).map_or_else(|| program.to_owned(), |(name, _)| name.into());
+    if Kind::of(program) != Kind::Other || Kind::of(&names) != Kind::Other {
+        return Knows::Channel;
+    }
+    // What runs JavaScript, by whatever name, may be Node.
+    if is_shell(program) || is_shell(&names) || script.is_some_and(is_javascript) {
+        Knows::Perhaps
+    } else {
+        Knows::Nothing
+    }
+}
+
+fn is_javascript(script: &Path) -> bool {
+    script.extension().is_some_and(|e| SCRIPTS.iter().any(|s| e == *s))
+}
+
 /// Shells, by the names of their programs.
 const SHELLS: [&str; 7] = ["sh", "bash", "dash", "zsh", "ksh", "ash", "fish"];
 
-/// Whether a program is a shell or a script of one's.
-fn runs_a_shell(program: &Path) -> bool {
-    let is_shell = |path: &Path| {
-        path.file_name().is_some_and(|name| SHELLS.iter().any(|shell| name == *shell))
-    };
-    is_shell(program) || shebang(program).is_some_and(|(name, _)| is_shell(Path::new(&name)))
+fn is_shell(program: &Path) -> bool {
+    program.file_name().is_some_and(|name| SHELLS.iter().any(|shell| name == *shell))
 }
 
 /// Node's flags in a file's first line, if that line names Node.
