@@ -88,7 +88,10 @@ const INTERPRETERS: [&str; 15] = [
 fn title(program: &OsStr, args: &[OsString]) -> String {
     let program = program.to_string_lossy();
     match args.iter().find(|arg| !arg.to_string_lossy().starts_with('-')) {
-        Some(word) if INTERPRETERS.contains(&&*program) => {
+        // Of `sh -c` the word is a program, and no name.
+        Some(word)
+            if !word.to_string_lossy().contains(' ') && INTERPRETERS.contains(&&*program) =>
+        {
             format!("{program} {}", word.to_string_lossy())
         }
         _ => program.into_owned(),

@@ -3,6 +3,7 @@
 mod child;
 mod connections;
 mod dispatch;
+mod forking;
 #[cfg(target_os = "linux")]
 mod intercept;
 mod mute;

@@ -14,7 +14,7 @@ use crate::address::{Address, printable};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::policy::Policy;
-use crate::settings::{Intercept, Knows, Settings};
+use crate::settings::{Intercept, Knows};
 use crate::sys;
 use phalanx_core::cluster::Event as CoreEvent;
 use phalanx_core::drain::{Drain, Seen, Step};
@@ -23,7 +23,7 @@ use phalanx_core::report::Report;
 use phalanx_core::spec::ReadyWhen;
 use phalanx_core::time::Time;
 use phalanx_core::wire::{AddressType, Query};
-use phalanx_core::worker::{Phase, SlotId, WorkerId};
+use phalanx_core::worker::{Phase, WorkerId};
 use rustix::fd::OwnedFd;
 use rustix::process::Signal;
 use std::collections::BTreeSet;
@@ -39,36 +39,6 @@ const ALL_PORTS: Duration = Duration::from_secs(1);
 const IDLE_AT_STOP: Duration = Duration::from_secs(1);
 
 impl Shell {
-    /// The sockets that a worker finds when it begins, with their names.
-    pub(super) fn descriptors_for(
-        &mut self,
-        settings: &Settings,
-        worker: WorkerId,
-        slot: SlotId,
-    ) -> Result<Vec<(String, OwnedFd)>> {
-        let mut found = Vec::new();
-        if settings.knows == Knows::Channel {
-            return Ok(found);
-        }
-        for (name, address) in &settings.descriptors {
-            self.open_port(address, None)?;
-            let query = query_for(address, None);
-            let Some(port) = self.ports.get_mut(&key_of(&query)) else { continue };
-            let place = port.free_place(slot);
-            let Some(fd) = port.socket_for(place)? else {
-                tracing::warn!(
-                    "{address} is not in LISTEN_FDS: with round-robin the primary accepts there (use --policy direct)"
-                );
-                continue;
-            };
-            port.give_away(place, false);
-            let shared = fd.try_clone().map_err(Error::os("cannot duplicate a socket"))?;
-            found.push((name.clone(), shared));
-            port.users.insert(worker, User::unasked(place, query));
-        }
-        Ok(found)
-    }
-
     /// A worker's process runs; what can be known of it is awaited.
     pub(super) fn begin_mute(&mut self, now: Time, worker: WorkerId) {
         // It could be told to leave at any time: by a signal.
@@ -140,28 +110,6 @@ impl Shell {
         if !std::mem::replace(&mut user.serves, true) {
             port.steer();
             self.audience.tell(&Event::Listening(handle, port.address.clone()));
-        }
-    }
-
-    /// Hears a worker's calls of bind(2), if the kernel lets it.
-    #[cfg(target_os = "linux")]
-    pub(super) fn hear_binds(
-        &mut self,
-        worker: WorkerId,
-        settings: &Settings,
-        listener: Option<std::io::Result<sys::seccomp::Listener>>,
-    ) {
-        match listener {
-            None => {}
-            Some(Ok(listener)) => {
-                let (ports, facts) = (settings.intercept.clone(), self.facts.clone());
-                tokio::spawn(super::intercept::watch(worker, listener, ports, facts));
-            }
-            Some(Err(_)) if self.said_no_intercept => {}
-            Some(Err(error)) => {
-                self.said_no_intercept = true;
-                tracing::warn!("{}", no_interception(&error));
-            }
         }
     }
 
@@ -306,14 +254,17 @@ impl Shell {
         self.listens_on(now, worker);
     }
 
-    /// It listens on one port more; it is ready when it does on all that the others have.
+    /// It listens on one port more; it is ready when it does on all that its predecessor has.
     fn listens_on(&mut self, now: Time, worker: WorkerId) {
-        let serves = |port: &Port| port.users.get(&worker).is_some_and(|user| user.serves);
-        let missing = |port: &&Port| {
-            let others = port.users.iter().any(|(id, user)| *id != worker && user.unasked);
-            others && !serves(port)
+        let Some(slot) = self.workers.get(&worker).map(|record| record.handle.slot()) else {
+            return;
         };
-        if self.ports.values().any(|port| missing(&port)) {
+        let missing = |port: &Port| {
+            let mut others = port.users.iter().filter(|(id, _)| **id != worker);
+            let predecessor = others.any(|(_, user)| user.unasked && user.place.slot == slot);
+            predecessor && !port.users.get(&worker).is_some_and(|user| user.serves)
+        };
+        if self.ports.values().any(missing) {
             self.later(ALL_PORTS, Fact::Settled(worker));
         } else {
             self.settled(now, worker);
@@ -335,6 +286,15 @@ impl Shell {
         let mute = self.workers.get(&worker).is_some_and(Record::is_mute);
         let unasked = |port: &Port| port.users.get(&worker).is_some_and(|user| user.unasked);
         mute || self.ports.values().any(unasked)
+    }
+
+    /// Its channel is closed, and it goes on with what it has beside it.
+    pub(super) fn goes_on_unknowing(&mut self, now: Time, worker: WorkerId) {
+        let goes_on = self.workers.get(&worker).is_some_and(|record| record.exit.is_none());
+        if goes_on && self.drains_unknowing(worker) {
+            self.serves_no_more(worker);
+            self.begin_drain(now, worker);
+        }
     }
 
     /// It gets nothing new; it is looked at until it may be ended.
@@ -489,7 +449,7 @@ impl Shell {
 }
 
 impl User {
-    fn unasked(place: Place, query: Query) -> Self {
+    pub(super) fn unasked(place: Place, query: Query) -> Self {
         Self { place, unasked: true, query, serves: false, slot_only: true }
     }
 }
@@ -528,24 +488,6 @@ fn busy(pid: u32, ports: &BTreeSet<u16>, idle: Duration) -> Option<u32> {
             None
         }
     }
-}
-
-/// Why binds are not intercepted, and what can be done.
-#[cfg(target_os = "linux")]
-fn no_interception(error: &std::io::Error) -> String {
-    let why = match error.raw_os_error() {
-        Some(libc::EBUSY) => {
-            "another program above this one does it already (a primary in a primary, a container's supervisor)"
-        }
-        Some(libc::EPERM | libc::EACCES) => {
-            "seccomp(2) is forbidden here; a container may have to be given a profile that allows it"
-        }
-        Some(libc::ENOSYS | libc::EINVAL) => "this kernel does not have it (Linux 5.9 or later)",
-        _ => "unexpected",
-    };
-    format!(
-        "workers cannot share a port that they bind themselves: {error}: {why}. From the second worker on they will find the port in use, unless they get their sockets by --listen, or ports of their own by --port-base"
-    )
 }
 
 /// Whether a worker's processes have that socket open.

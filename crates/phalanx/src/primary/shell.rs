@@ -5,15 +5,12 @@
 
 use super::dispatch::Handover;
 use super::ports::Port;
-use super::record::{Fact, Record, Runtime, Trouble, listen_to, reap};
+use super::record::{Fact, Record, Runtime, Trouble};
 use super::rescue::Sampling;
-use super::systemd::Notifications;
 use super::{
-    Command, Inner, Options, Over, Primary, Reloaded, Status, WorkerHandle, WorkerState,
-    WorkerStatus, spawn, systemd,
+    Command, Options, Over, Primary, Reloaded, Status, WorkerHandle, WorkerState, WorkerStatus,
 };
 use crate::address::printable;
-use crate::channel::{self};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::fan::Fan;
@@ -22,23 +19,19 @@ use phalanx_core::cluster::{Action, Cluster, Event as CoreEvent};
 use phalanx_core::report::Report;
 use phalanx_core::time::Time;
 use phalanx_core::wire::{Act, Cluster as ClusterFrame, Frame, Note};
-use phalanx_core::worker::{End, Exit, Phase, SlotId, WorkerId};
-use std::collections::{BTreeMap, BTreeSet};
+use phalanx_core::worker::{End, Exit, Phase, WorkerId};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
 
 /// Facts that may wait for the loop; beyond it their reporters wait.
 const FACTS: usize = 1024;
 /// How long the end of a dead worker's channel is waited for before its exit is told: a process it left
 /// behind may hold the channel open.
 const CHANNEL_LINGER: Duration = Duration::from_secs(1);
-
-/// How long a worker may take to listen before that is said.
-const SLOW: Duration = Duration::from_secs(5);
 
 /// No patience is shorter: it would be no patience but a busy loop.
 const SHORTEST_PATIENCE: Duration = Duration::from_millis(1);
@@ -55,10 +48,10 @@ pub(super) struct Shell {
     /// What last kept a worker from listening: the likely reason if none comes up.
     pub(super) last_trouble: Option<Trouble>,
     start: Instant,
-    settings: Arc<Mutex<Settings>>,
-    wishes: mpsc::WeakUnboundedSender<Command>,
+    pub(super) settings: Arc<Mutex<Settings>>,
+    pub(super) wishes: mpsc::WeakUnboundedSender<Command>,
     incoming: mpsc::Receiver<Fact>,
-    forking: BTreeMap<WorkerId, Asked>,
+    pub(super) forking: BTreeMap<WorkerId, Asked>,
     reloading: Vec<oneshot::Sender<Result<Reloaded>>>,
     retry: Option<Time>,
     pub(super) sampling: Sampling,
@@ -298,6 +291,7 @@ impl Shell {
             self.core.observe(now, CoreEvent::ChannelClosed { worker });
         }
         self.later(CHANNEL_LINGER, Fact::Outlived(worker));
+        self.goes_on_unknowing(now, worker);
         self.withdraw(now, worker);
         self.audience.tell(&Event::Disconnect(handle));
         self.bury(now, worker);
@@ -376,8 +370,12 @@ impl Shell {
 
     /// A worker serves no more: its slots are steered around and emptied, its connections go on.
     fn withdraw(&mut self, now: Time, worker: WorkerId) {
+        let lives = self.workers.get(&worker).is_some_and(|record| record.exit.is_none());
         for port in self.ports.values_mut() {
-            if port.users.remove(&worker).is_some() {
+            // What it has beside its channel is its own until its end.
+            let left = port.users.get(&worker).is_some_and(|user| !(user.unasked && lives));
+            if left {
+                port.users.remove(&worker);
                 port.steer();
             }
         }
@@ -457,109 +455,6 @@ impl Shell {
             record.channel.push(&Frame::Note(Note::Leave { grace }));
             let frame = ClusterFrame { seq: Some(seq), ack: None, act: Act::Disconnect };
             record.channel.push(&Frame::Cluster(frame));
-        }
-    }
-
-    fn fork(&mut self, worker: WorkerId, slot: SlotId) {
-        let asked = self.forking.remove(&worker);
-        let settings =
-            self.settings.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        let env = asked.as_ref().map_or(&[][..], |(env, _)| env);
-        let inspectors: Vec<_> =
-            self.workers.values().filter_map(|r| r.handle.inspector()).collect();
-        let notifications = (settings.knows != Knows::Channel).then(Notifications::open);
-        let notifications = notifications.transpose().unwrap_or_else(|error| {
-            tracing::warn!("worker {worker} gets no NOTIFY_SOCKET: {error}");
-            None
-        });
-        let forked = self.descriptors_for(&settings, worker, slot).and_then(|descriptors| {
-            let notify = notifications.as_ref().map(|n| n.name.clone());
-            let inspectors = &inspectors;
-            let given = spawn::Given { worker, slot, env, inspectors, descriptors, notify };
-            let (channel, spawned) = spawn::spawn(&settings, given)?;
-            channel::open(channel, self.options.max_message)
-                .map(|ends| (ends, spawned))
-                .map_err(Error::os("cannot open a worker's channel"))
-        });
-        let now = self.now();
-        match forked {
-            Ok(((sender, receiver), spawned)) => {
-                #[cfg(target_os = "linux")]
-                self.hear_binds(worker, &settings, spawned.listener);
-                let pid = spawned.child.pid();
-                let inner = Inner {
-                    id: worker,
-                    slot,
-                    started: Instant::now(),
-                    child: spawned.child,
-                    channel: sender.clone(),
-                    connected: AtomicBool::new(true),
-                    exit: watch::Sender::new(None),
-                    exited_after_disconnect: AtomicU8::new(0),
-                    inspector: spawned.inspector,
-                    asked: AtomicU64::new(0),
-                    metrics: watch::Sender::default(),
-                    stdout: Mutex::new(spawned.stdout),
-                    stderr: Mutex::new(spawned.stderr),
-                    wishes: self.wishes.clone(),
-                    audience: self.audience.clone(),
-                };
-                let handle = WorkerHandle { inner: Arc::new(inner) };
-                let mut listening = JoinSet::new();
-                if let Some(notifications) = notifications {
-                    let facts = self.facts.clone();
-                    listening.spawn(systemd::listen(worker, pid, notifications, facts));
-                }
-                tokio::spawn(listen_to(handle.clone(), receiver, self.facts.clone()));
-                tokio::spawn(reap(handle.clone(), self.facts.clone()));
-                let record = Record {
-                    handle: handle.clone(),
-                    channel: sender,
-                    online: false,
-                    failures: 0,
-                    leaving: false,
-                    pinged: false,
-                    pings: 0,
-                    answers_as: Runtime::Unknown,
-                    unanswered: 0,
-                    oldest: None,
-                    open: 0,
-                    refused_until: None,
-                    peer_cookie: spawned.peer_cookie,
-                    paused: None,
-                    channel_fd: spawned.channel_fd,
-                    knows: settings.knows,
-                    intercept: settings.intercept,
-                    drain: None,
-                    watchdog: settings.watchdog.filter(|_| settings.knows != Knows::Channel),
-                    last_sign: None,
-                    refused: BTreeSet::new(),
-                    _notifications: listening,
-                    exit: None,
-                    closed: false,
-                };
-                self.workers.insert(worker, record);
-                self.core.observe(now, CoreEvent::Forked { worker, pid });
-                self.later(SLOW, Fact::Slow(worker));
-                if settings.knows != Knows::Channel {
-                    self.begin_mute(now, worker);
-                }
-                self.audience.tell(&Event::Fork(handle.clone()));
-                if let Some((_, reply)) = asked {
-                    let _ = reply.send(Ok(handle));
-                }
-            }
-            Err(error) => {
-                // It was to find sockets.
-                for port in self.ports.values_mut() {
-                    port.users.remove(&worker);
-                }
-                let (permanent, why) = (spawn::is_permanent(&error), error.to_string());
-                self.core.observe(now, CoreEvent::ForkFailed { worker, why, permanent });
-                if let Some((_, reply)) = asked {
-                    let _ = reply.send(Err(error));
-                }
-            }
         }
     }
 

@@ -1,0 +1,202 @@
+//! A worker's beginning: its process, its channel, and all that is heard of it.
+
+use super::ports::{User, key_of};
+use super::query::query_for;
+use super::record::{Fact, Record, Runtime, listen_to, reap};
+use super::shell::Shell;
+use super::systemd::{self, Notifications};
+use super::{Inner, WorkerHandle, spawn};
+use crate::channel;
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::settings::{Knows, Settings};
+#[cfg(target_os = "linux")]
+use crate::sys;
+use phalanx_core::cluster::Event as CoreEvent;
+use phalanx_core::worker::{SlotId, WorkerId};
+use rustix::fd::OwnedFd;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// How long a worker may take to listen before that is said.
+const SLOW: Duration = Duration::from_secs(5);
+
+impl Shell {
+    /// The core wants a worker.
+    pub(super) fn fork(&mut self, worker: WorkerId, slot: SlotId) {
+        let asked = self.forking.remove(&worker);
+        let settings =
+            self.settings.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let env = asked.as_ref().map_or(&[][..], |(env, _)| env);
+        let inspectors: Vec<_> =
+            self.workers.values().filter_map(|r| r.handle.inspector()).collect();
+        let notifications = (settings.knows != Knows::Channel).then(Notifications::open);
+        let notifications = notifications.transpose().unwrap_or_else(|error| {
+            tracing::warn!("worker {worker} gets no NOTIFY_SOCKET: {error}");
+            None
+        });
+        let forked = self.descriptors_for(&settings, worker, slot).and_then(|descriptors| {
+            let notify = notifications.as_ref().map(|n| n.name.clone());
+            let inspectors = &inspectors;
+            let given = spawn::Given { worker, slot, env, inspectors, descriptors, notify };
+            let (channel, spawned) = spawn::spawn(&settings, given)?;
+            channel::open(channel, self.options.max_message)
+                .map(|ends| (ends, spawned))
+                .map_err(Error::os("cannot open a worker's channel"))
+        });
+        let now = self.now();
+        match forked {
+            Ok(((sender, receiver), spawned)) => {
+                #[cfg(target_os = "linux")]
+                self.hear_binds(worker, &settings, spawned.listener);
+                let pid = spawned.child.pid();
+                let inner = Inner {
+                    id: worker,
+                    slot,
+                    started: Instant::now(),
+                    child: spawned.child,
+                    channel: sender.clone(),
+                    connected: AtomicBool::new(true),
+                    exit: watch::Sender::new(None),
+                    exited_after_disconnect: AtomicU8::new(0),
+                    inspector: spawned.inspector,
+                    asked: AtomicU64::new(0),
+                    metrics: watch::Sender::default(),
+                    stdout: Mutex::new(spawned.stdout),
+                    stderr: Mutex::new(spawned.stderr),
+                    wishes: self.wishes.clone(),
+                    audience: self.audience.clone(),
+                };
+                let handle = WorkerHandle { inner: Arc::new(inner) };
+                let mut listening = JoinSet::new();
+                if let Some(notifications) = notifications {
+                    let facts = self.facts.clone();
+                    listening.spawn(systemd::listen(worker, pid, notifications, facts));
+                }
+                tokio::spawn(listen_to(handle.clone(), receiver, self.facts.clone()));
+                tokio::spawn(reap(handle.clone(), self.facts.clone()));
+                let record = Record {
+                    handle: handle.clone(),
+                    channel: sender,
+                    online: false,
+                    failures: 0,
+                    leaving: false,
+                    pinged: false,
+                    pings: 0,
+                    answers_as: Runtime::Unknown,
+                    unanswered: 0,
+                    oldest: None,
+                    open: 0,
+                    refused_until: None,
+                    peer_cookie: spawned.peer_cookie,
+                    paused: None,
+                    channel_fd: spawned.channel_fd,
+                    knows: settings.knows,
+                    intercept: settings.intercept,
+                    drain: None,
+                    watchdog: settings.watchdog.filter(|_| settings.knows != Knows::Channel),
+                    last_sign: None,
+                    refused: BTreeSet::new(),
+                    _notifications: listening,
+                    exit: None,
+                    closed: false,
+                };
+                self.workers.insert(worker, record);
+                self.core.observe(now, CoreEvent::Forked { worker, pid });
+                self.later(SLOW, Fact::Slow(worker));
+                if settings.knows != Knows::Channel {
+                    self.begin_mute(now, worker);
+                }
+                self.audience.tell(&Event::Fork(handle.clone()));
+                if let Some((_, reply)) = asked {
+                    let _ = reply.send(Ok(handle));
+                }
+            }
+            Err(error) => {
+                // It was to find sockets.
+                for port in self.ports.values_mut() {
+                    port.users.remove(&worker);
+                }
+                let (permanent, why) = (spawn::is_permanent(&error), error.to_string());
+                self.core.observe(now, CoreEvent::ForkFailed { worker, why, permanent });
+                if let Some((_, reply)) = asked {
+                    let _ = reply.send(Err(error));
+                }
+            }
+        }
+    }
+
+    /// The sockets that a worker finds when it begins, with their names.
+    fn descriptors_for(
+        &mut self,
+        settings: &Settings,
+        worker: WorkerId,
+        slot: SlotId,
+    ) -> Result<Vec<(String, OwnedFd)>> {
+        let mut found = Vec::new();
+        if settings.knows == Knows::Channel {
+            return Ok(found);
+        }
+        for (name, address) in &settings.descriptors {
+            self.open_port(address, None)?;
+            let query = query_for(address, None);
+            let Some(port) = self.ports.get_mut(&key_of(&query)) else { continue };
+            let place = port.free_place(slot);
+            let Some(fd) = port.socket_for(place)? else {
+                tracing::warn!(
+                    "{address} is not in LISTEN_FDS: with round-robin the primary accepts there (use --policy direct)"
+                );
+                continue;
+            };
+            port.give_away(place, false);
+            let shared = fd.try_clone().map_err(Error::os("cannot duplicate a socket"))?;
+            found.push((name.clone(), shared));
+            port.users.insert(worker, User::unasked(place, query));
+        }
+        Ok(found)
+    }
+
+    /// Hears a worker's calls of bind(2), if the kernel lets it.
+    #[cfg(target_os = "linux")]
+    fn hear_binds(
+        &mut self,
+        worker: WorkerId,
+        settings: &Settings,
+        listener: Option<std::io::Result<sys::seccomp::Listener>>,
+    ) {
+        match listener {
+            None => {}
+            Some(Ok(listener)) => {
+                let (ports, facts) = (settings.intercept.clone(), self.facts.clone());
+                tokio::spawn(super::intercept::watch(worker, listener, ports, facts));
+            }
+            Some(Err(_)) if self.said_no_intercept => {}
+            Some(Err(error)) => {
+                self.said_no_intercept = true;
+                tracing::warn!("{}", no_interception(&error));
+            }
+        }
+    }
+}
+
+/// Why binds are not intercepted, and what can be done.
+#[cfg(target_os = "linux")]
+fn no_interception(error: &std::io::Error) -> String {
+    let why = match error.raw_os_error() {
+        Some(libc::EBUSY) => {
+            "another program above this one does it already (a primary in a primary, a container's supervisor)"
+        }
+        Some(libc::EPERM | libc::EACCES) => {
+            "seccomp(2) is forbidden here; a container may have to be given a profile that allows it"
+        }
+        Some(libc::ENOSYS | libc::EINVAL) => "this kernel does not have it (Linux 5.9 or later)",
+        _ => "unexpected",
+    };
+    format!(
+        "workers cannot share a port that they bind themselves: {error}: {why}. From the second worker on they will find the port in use, unless they get their sockets by --listen, or ports of their own by --port-base"
+    )
+}
