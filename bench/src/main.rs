@@ -2,9 +2,12 @@
 //! do without.
 //!
 //! Measured is the release build: `phalanx demo`, and an empty handler in Node beside Node's own primary
-//! (`--node`: only that). `--quick`: fewer rounds. Absolute numbers depend on the machine and
+//! (`--node`: only that), and a program under the filter of bind interception beside itself without it
+//! (`--intercept`: only that). `--quick`: fewer rounds. Absolute numbers depend on the machine and
 //! on what else runs on it; ratios come from rounds that alternate between the candidates.
 #![allow(clippy::print_stdout)]
+
+mod probe;
 
 use bench::load::{Load, Outcome};
 use bench::process;
@@ -19,7 +22,12 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn main() -> Result<(), String> {
-    let quick = std::env::args().any(|arg| arg == "--quick");
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(("probe", rest)) = args.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        return probe::probe(rest);
+    }
+    let is = |name: &str| args.iter().any(|arg| arg == name);
+    let quick = is("--quick");
     let program = build()?;
     println!(
         "{} cores, {}\n",
@@ -27,7 +35,10 @@ fn main() -> Result<(), String> {
         kernel()
     );
     let (rounds, requests) = if quick { (2, 5_000) } else { (5, 20_000) };
-    if !std::env::args().any(|arg| arg == "--node") {
+    if is("--intercept") {
+        return interception(&program, rounds, requests);
+    }
+    if !is("--node") {
         costs(&program, if quick { 2 } else { 10 })?;
         println!("\nphalanx demo");
         rates(&own(&program), rounds, requests)?;
@@ -35,7 +46,51 @@ fn main() -> Result<(), String> {
     println!("\nan empty handler in Node");
     rates(&node(&program), rounds, requests)?;
     println!("\nthe same in one worker: what the preload costs");
-    rates(&preload(&program), 2 * rounds, 2 * requests)
+    rates(&preload(&program), 2 * rounds, 2 * requests)?;
+    if is("--node") { Ok(()) } else { interception(&program, rounds, requests) }
+}
+
+/// What the filter costs: per system call, per bind(2), and per request of a server that does nothing else.
+fn interception(program: &Path, rounds: u32, requests: u64) -> Result<(), String> {
+    println!("\nbind interception: what the filter costs");
+    let port = wait::free_port().to_string();
+    for (what, args) in [("a system call", &["calls"][..]), ("a bind(2)", &["binds", &port])] {
+        let mut measured = [Vec::new(), Vec::new()];
+        for _ in 0..rounds {
+            for (filtered, times) in [false, true].into_iter().zip(&mut measured) {
+                times.push(probe_time(program, filtered, args)?);
+            }
+        }
+        let [without, with] = measured.map(|mut times| {
+            times.sort_by(f64::total_cmp);
+            times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
+        });
+        println!(
+            "  {what:<22} {without:>9.0} ns without, {with:>9.0} ns with: {:.2} ×",
+            with / without
+        );
+    }
+    let me = std::env::current_exe().map_err(|e| e.to_string())?;
+    let me = me.display().to_string();
+    let run = |name, more: &[&str]| {
+        let served: [&str; 4] = ["--", &me, "probe", "serve"];
+        Candidate::program(name, 1, program, &[&["run", "-i", "1"], more, &served].concat())
+    };
+    let candidates = [run("without", &["--no-intercept"]), run("with", &[])];
+    rates(&candidates, 2 * rounds, 2 * requests)
+}
+
+/// Nanoseconds that a probe takes as a worker.
+fn probe_time(program: &Path, filtered: bool, args: &[&str]) -> Result<f64, String> {
+    let me = std::env::current_exe().map_err(|e| e.to_string())?;
+    let mut command = Command::new(program);
+    command.args(["run", "-i", "1"]).args((!filtered).then_some("--no-intercept"));
+    command.arg("--").arg(me).arg("probe").args(args);
+    let running = Guarded::spawn(&mut command).map_err(|error| error.to_string())?;
+    let line = running.wait_for_line(|line| line.starts_with("nanoseconds "), PATIENCE)?;
+    running.signal(Signal::QUIT).map_err(|e| e.to_string())?;
+    running.wait_exit(PATIENCE)?;
+    line.trim_start_matches("nanoseconds ").trim().parse().map_err(|_| line.clone())
 }
 
 /// The release build of the program, made if need be.
@@ -168,8 +223,8 @@ impl Candidate {
         Self { name, workers, command: Box::new(command) }
     }
 
-    /// A Node program that listens on the port `PORT`, by a program and its arguments.
-    fn node(name: &'static str, workers: usize, program: &Path, args: &[&str]) -> Self {
+    /// A program that listens on the port `PORT`, by a program and its arguments.
+    fn program(name: &'static str, workers: usize, program: &Path, args: &[&str]) -> Self {
         let args: Vec<String> = args.iter().map(ToString::to_string).collect();
         let program = program.to_owned();
         let command = move |address: SocketAddr| {
@@ -266,14 +321,14 @@ fn node(program: &Path) -> Vec<Candidate> {
     let cluster = concat!(env!("CARGO_MANIFEST_DIR"), "/node/cluster.js");
     let node = Path::new("node");
     let run = |name, more: &[&str]| {
-        Candidate::node(name, 2, program, &[&["run", server, "-i", "2"], more].concat())
+        Candidate::program(name, 2, program, &[&["run", server, "-i", "2"], more].concat())
     };
     vec![
         run("phalanx", &[]),
         run("phalanx, round-robin", &["--policy", "round-robin"]),
-        Candidate::node("node:cluster, rr", 2, node, &[cluster, "2"]),
-        Candidate::node("node:cluster, none", 2, node, &[cluster, "1"]),
-        Candidate::node("node alone", 1, node, &[server]),
+        Candidate::program("node:cluster, rr", 2, node, &[cluster, "2"]),
+        Candidate::program("node:cluster, none", 2, node, &[cluster, "1"]),
+        Candidate::program("node alone", 1, node, &[server]),
     ]
 }
 
@@ -282,8 +337,8 @@ fn preload(program: &Path) -> Vec<Candidate> {
     let server = concat!(env!("CARGO_MANIFEST_DIR"), "/node/server.js");
     let run = ["run", server, "-i", "1"];
     vec![
-        Candidate::node("without", 1, program, &[&run[..], &["--no-preload"]].concat()),
-        Candidate::node("with", 1, program, &run),
+        Candidate::program("without", 1, program, &[&run[..], &["--no-preload"]].concat()),
+        Candidate::program("with", 1, program, &run),
     ]
 }
 

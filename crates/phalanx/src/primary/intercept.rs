@@ -13,12 +13,13 @@ use phalanx_core::worker::WorkerId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketType, getsockname, ipproto, sockopt};
+use rustix::net::{getsockname, sockopt};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
 use std::sync::Arc;
 use tokio::io::Interest;
 use tokio::sync::mpsc;
@@ -35,8 +36,10 @@ pub(super) struct Question {
     listener: Arc<Listener>,
     id: u64,
     pub(super) what: What,
-    /// The socket that it is about, and its number there.
-    pub(super) socket: OwnedFd,
+    /// What tells the socket from any other.
+    pub(super) inode: u64,
+    /// The socket, where it may be looked at: containers often forbid `pidfd_getfd(2)`.
+    pub(super) socket: Option<OwnedFd>,
     number: i32,
     close_on_exec: bool,
     pub(super) nonblocking: bool,
@@ -48,8 +51,8 @@ pub(super) enum What {
     Bind {
         address: SocketAddr,
         udp: bool,
-        /// IPv6 only.
-        v6_only: bool,
+        /// IPv6 only, if that is known.
+        v6_only: Option<bool>,
         /// It would share its address with others of its own.
         reuse_port: bool,
         /// The kernel would let it have that port.
@@ -148,30 +151,37 @@ fn look(
     let Notice { id, thread, call } = notice;
     let (Call::Bind(number, ..) | Call::Listen(number, _)) = call;
     let status = fs::read_to_string(format!("/proc/{thread}/status"))?;
-    let (socket, flags) = descriptor(&status, number)?;
-    let domain = sockopt::socket_domain(&socket)?;
-    let Some(udp) = is_udp(&socket)? else { return Ok(None) };
+    // Threads have their descriptors in common.
+    let process = field(&status, "Tgid", 10)?;
+    let link = format!("/proc/{process}/fd/{number}");
+    let Some(Kind { udp, v6 }) = kind(&link)? else { return Ok(None) };
+    let Some(inode) = inode(&fs::read_link(&link)?) else { return Ok(None) };
+    let about = fs::read_to_string(format!("/proc/{process}/fdinfo/{number}"))?;
+    let flags = u32::try_from(field(&about, "flags", 8)?).unwrap_or(0);
+    let socket = duplicate(process, number).ok();
     let what = match call {
         Call::Listen(_, backlog) => What::Listen { backlog },
         Call::Bind(_, place, length) => {
             let Some(address) = address(thread, place, length)? else { return Ok(None) };
-            let fits = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
-            let own = domain != fits
+            let own = address.is_ipv6() != v6
                 || !ports.covers(address.port())
                 || udp && address.ip().is_multicast()
-                || options::is_bound_otherwise(&socket)
+                || socket.as_ref().is_some_and(options::is_bound_otherwise)
                 || !same_namespace(thread, "net")?;
             if own {
                 return Ok(None);
             }
-            let bound = SocketAddr::try_from(getsockname(&socket)?).map(|at| at.port() != 0);
+            let bound = |socket| Some(SocketAddr::try_from(getsockname(socket).ok()?).ok()?.port());
+            let v6_only = |socket| sockopt::ipv6_v6only(socket).ok();
+            // What is not known is not held against it.
+            let shares = |socket| sockopt::socket_reuseport(socket).unwrap_or(true);
             What::Bind {
                 address,
                 udp,
-                v6_only: address.is_ipv6() && sockopt::ipv6_v6only(&socket)?,
-                reuse_port: sockopt::socket_reuseport(&socket)?,
+                v6_only: socket.as_ref().filter(|_| v6).and_then(v6_only),
+                reuse_port: socket.as_ref().is_none_or(shares),
                 may: may_bind(&status, thread, address.port())?,
-                again: bound.unwrap_or(true),
+                again: socket.as_ref().and_then(bound).is_some_and(|port| port != 0),
             }
         }
     };
@@ -185,6 +195,7 @@ fn look(
         listener: Arc::clone(listener),
         id,
         what,
+        inode,
         socket,
         number,
         close_on_exec: flags & libc::O_CLOEXEC.cast_unsigned() != 0,
@@ -200,32 +211,42 @@ fn field(text: &str, name: &str, base: u32) -> io::Result<u64> {
         .ok_or_else(|| io::Error::other(format!("/proc tells no {name}")))
 }
 
-/// A duplicate of a process's descriptor, and its flags.
-fn descriptor(status: &str, number: i32) -> io::Result<(OwnedFd, u32)> {
-    // A pidfd is of a process, and threads have their descriptors in common.
-    let process = field(status, "Tgid", 10)?;
-    let pid = i32::try_from(process).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
-    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-    let socket = pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty())?;
-    let about = fs::read_to_string(format!("/proc/{process}/fdinfo/{number}"))?;
-    let flags = u32::try_from(field(&about, "flags", 8)?).unwrap_or(0);
-    Ok((socket, flags))
+/// What a socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kind {
+    udp: bool,
+    v6: bool,
 }
 
-/// Whether a socket is UDP's, or TCP's; `None` if it is neither's.
-fn is_udp(socket: &OwnedFd) -> io::Result<Option<bool>> {
-    let domain = sockopt::socket_domain(socket)?;
-    if domain != AddressFamily::INET && domain != AddressFamily::INET6 {
-        return Ok(None);
-    }
-    let protocol = sockopt::socket_protocol(socket)?;
-    Ok(match sockopt::socket_type(socket)? {
-        SocketType::DGRAM if protocol == Some(ipproto::UDP) => Some(true),
-        SocketType::STREAM if [ipproto::TCP, ipproto::MPTCP].map(Some).contains(&protocol) => {
-            Some(false)
-        }
+/// What the socket behind a link in /proc is; `None` if it is neither TCP's nor UDP's. Sockets have the name of
+/// their protocol as an extended attribute.
+fn kind(link: &str) -> io::Result<Option<Kind>> {
+    let mut name = [0; 32];
+    let length = match rustix::fs::getxattr(link, "system.sockprotoname", &mut name[..]) {
+        // No socket.
+        Err(Errno::NOTSUP | Errno::NODATA) => return Ok(None),
+        other => other?,
+    };
+    let name = name.get(..length).unwrap_or_default().split(|b| *b == 0).next();
+    Ok(match name {
+        Some(b"TCP" | b"MPTCP") => Some(Kind { udp: false, v6: false }),
+        Some(b"TCPv6" | b"MPTCPv6") => Some(Kind { udp: false, v6: true }),
+        Some(b"UDP") => Some(Kind { udp: true, v6: false }),
+        Some(b"UDPv6") => Some(Kind { udp: true, v6: true }),
         _ => None,
     })
+}
+
+/// The inode of a socket, from the link in /proc (proc(5)).
+fn inode(link: &Path) -> Option<u64> {
+    link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// A duplicate of a process's descriptor.
+fn duplicate(process: u64, number: i32) -> io::Result<OwnedFd> {
+    let pid = i32::try_from(process).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+    Ok(pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty())?)
 }
 
 /// The address that a thread passed to bind(2); `None` if it is not one of TCP's.
@@ -321,8 +342,19 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         let fd = OwnedFd::from(listener);
         let number = rustix::fd::AsRawFd::as_raw_fd(&fd);
-        let (_, flags) = descriptor(&status, number).expect("its own");
-        assert_ne!(flags & libc::O_CLOEXEC.cast_unsigned(), 0);
-        assert_eq!(is_udp(&fd).expect("a socket"), Some(false));
+        let link = format!("/proc/{me}/fd/{number}");
+        assert_eq!(kind(&link).expect("told"), Some(Kind { udp: false, v6: false }));
+        let its = inode(&fs::read_link(&link).expect("a link"));
+        assert_eq!(its, super::super::connections::inode_of(&fd).ok());
+        let udp = std::net::UdpSocket::bind("[::1]:0").expect("bound");
+        let link = format!("/proc/{me}/fd/{}", rustix::fd::AsRawFd::as_raw_fd(&udp));
+        assert_eq!(kind(&link).expect("told"), Some(Kind { udp: true, v6: true }));
+        let (pipe, _other) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        for other in
+            [format!("/proc/{me}/fd/{}", rustix::fd::AsRawFd::as_raw_fd(&pipe)), "/".into()]
+        {
+            assert_eq!(kind(&other).expect("told"), None, "{other}");
+        }
+        assert!(kind("/proc/self/fd/9999").is_err());
     }
 }

@@ -134,7 +134,7 @@ impl Shell {
         use sys::seccomp::Verdict;
         let What::Bind { address, udp, v6_only, may, again, .. } = question.what else { return };
         let mut query = query_for(&Address::Ip(address), None);
-        query.flags = i64::from(v6_only);
+        query.flags = i64::from(v6_only.unwrap_or_else(|| self.has_v4(address.port())));
         if udp {
             let v6 = address.is_ipv6();
             query.address_type = if v6 { AddressType::Udp6 } else { AddressType::Udp4 };
@@ -142,7 +142,7 @@ impl Shell {
         let key = key_of(&query);
         if again {
             // A signal came before the answer did, and the call is made once more.
-            if self.place_of(worker, &question.socket).is_some() {
+            if self.place_of(worker, question.inode).is_some() {
                 question.answer(Verdict::Done);
             }
             return;
@@ -199,7 +199,9 @@ impl Shell {
                 source: std::io::Error::from_raw_os_error(libc::EADDRINUSE),
             });
         }
-        sys::options::copy(&question.socket, &socket, udp, address.is_ipv6());
+        if let Some(own) = &question.socket {
+            sys::options::copy(own, &socket, udp, address.is_ipv6());
+        }
         port.give_away(place, question.nonblocking);
         let known = port.users.contains_key(&worker);
         if !known {
@@ -215,6 +217,13 @@ impl Shell {
         Ok(Some(socket))
     }
 
+    /// Whether all of IPv4 has that port already: who has IPv6 beside it has it alone.
+    #[cfg(target_os = "linux")]
+    fn has_v4(&self, port: u16) -> bool {
+        let any = SocketAddr::from((std::net::Ipv4Addr::UNSPECIFIED, port));
+        self.ports.values().any(|port| port.address == Address::Ip(any))
+    }
+
     /// The program did not get its socket after all.
     #[cfg(target_os = "linux")]
     fn take_from(&mut self, worker: WorkerId, key: &str) {
@@ -227,9 +236,7 @@ impl Shell {
 
     /// Which of a worker's places that socket is.
     #[cfg(target_os = "linux")]
-    fn place_of(&self, worker: WorkerId, socket: &OwnedFd) -> Option<(String, Place)> {
-        use sys::portable::cookie;
-        let asked = cookie(socket).ok()?;
+    fn place_of(&self, worker: WorkerId, inode: u64) -> Option<(String, Place)> {
         self.ports.values().find_map(|port| {
             let user = port.users.get(&worker).filter(|user| user.unasked)?;
             let given = match &port.sockets {
@@ -238,14 +245,15 @@ impl Shell {
                 }
                 Sockets::One(fd, _) => Some(fd),
             };
-            (cookie(given?).ok()? == asked).then(|| (port.key.clone(), user.place))
+            let is_it = connections::inode_of(given?).ok()? == inode;
+            is_it.then(|| (port.key.clone(), user.place))
         })
     }
 
     /// It listens: if on one of the cluster's sockets, that listens already and stays as deep as it is.
     #[cfg(target_os = "linux")]
     fn listens(&mut self, now: Time, worker: WorkerId, question: Question, backlog: i32) {
-        let Some((key, place)) = self.place_of(worker, &question.socket) else { return };
+        let Some((key, place)) = self.place_of(worker, question.inode) else { return };
         if let Some(port) = self.ports.get_mut(&key) {
             port.deepen(place, backlog);
         }
