@@ -444,6 +444,16 @@ fn node_workers_get_their_answers_from_rust() {
 }
 
 #[test]
+fn any_program_serves_from_every_worker() {
+    let port = free_port();
+    let mut example = Example::start("any_program", &[("PORT", &port.to_string())]);
+    example.target.set_port(port);
+    example.workers_are(3, |_| true);
+    example.line(&["bound", "knows nothing"]);
+    example.stops();
+}
+
+#[test]
 fn panic_hook_logs_and_ends_the_worker() {
     let (example, before) = Example::serving("panic_hook", &[], 2);
     example.get("/panic").expect_err("nobody to answer");
