@@ -98,6 +98,7 @@ impl Shell {
                     knows: settings.knows,
                     intercept: settings.intercept,
                     drain: None,
+                    told_to_end: None,
                     watchdog: settings.watchdog.filter(|_| settings.knows != Knows::Channel),
                     last_sign: None,
                     refused: BTreeSet::new(),
@@ -145,6 +146,7 @@ impl Shell {
             self.open_port(address, None)?;
             let query = query_for(address, None);
             let Some(port) = self.ports.get_mut(&key_of(&query)) else { continue };
+            port.drop_shut();
             let place = port.free_place(slot);
             let Some(fd) = port.socket_for(place)? else {
                 tracing::warn!(

@@ -35,6 +35,9 @@ use std::time::Duration;
 pub(super) const ALIVE: Duration = Duration::from_secs(1);
 /// How long after its first listen(2) a program may take to listen on the other ports of its kind.
 const ALL_PORTS: Duration = Duration::from_secs(1);
+/// How long after SIGTERM a program may take to shut its socket down; and how soon the next one is asked for again.
+const ENDING: Duration = Duration::from_secs(1);
+const IN_TURN: Duration = Duration::from_millis(25);
 /// When the whole cluster stops, idle connections are not waited for longer than that.
 const IDLE_AT_STOP: Duration = Duration::from_secs(1);
 
@@ -187,6 +190,7 @@ impl Shell {
             self.add_port(Port::open(key.to_owned(), query, &rules)?, worker);
         }
         let Some(port) = self.ports.get_mut(key) else { return Ok(None) };
+        port.drop_shut();
         let place = match port.users.get(&worker) {
             Some(user) if !user.unasked => return Ok(None),
             Some(user) => user.place,
@@ -359,7 +363,10 @@ impl Shell {
         let Some(drain) = &mut record.drain else { return };
         match drain.look(now, Seen { waiting, busy }) {
             Step::Again(wait) => self.look_again(worker, wait),
+            Step::End { .. } if self.another_ends(now, worker) => self.look_again(worker, IN_TURN),
             Step::End { cut } => {
+                let Some(record) = self.workers.get_mut(&worker) else { return };
+                record.told_to_end = Some(now);
                 let handle = record.handle.clone();
                 // It may have ended in the meantime.
                 let _ = handle.inner.child.signal(Signal::TERM);
@@ -369,6 +376,16 @@ impl Shell {
                 }
             }
         }
+    }
+
+    /// Whether another worker is just ending. Some programs shut their listening socket down, which takes it out of
+    /// the kernel's group and changes the others' numbers: one by one, so that it is known how.
+    fn another_ends(&self, now: Time, worker: WorkerId) -> bool {
+        let ends = |r: &Record| {
+            let just = r.told_to_end.is_some_and(|at| now.since(at) < ENDING);
+            r.exit.is_none() && just && r.handle.id() != worker
+        };
+        !self.core.is_stopping() && self.workers.values().any(ends)
     }
 
     /// How many connections are in the queues that only this worker takes from.

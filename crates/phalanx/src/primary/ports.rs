@@ -198,7 +198,10 @@ impl Port {
         let in_slot = || slots.iter().filter(|s| s.place.slot == slot);
         let free = in_slot().filter(|s| self.users.values().all(|u| u.place != s.place));
         let last = free.max_by_key(|s| s.given).map(|s| s.place);
-        let next = || in_slot().map(|s| s.place.spare + 1).max().unwrap_or(0);
+        let next = || {
+            let used = self.users.values().map(|u| u.place).filter(|place| place.slot == slot);
+            in_slot().map(|s| s.place).chain(used).map(|p| p.spare + 1).max().unwrap_or(0)
+        };
         last.unwrap_or_else(|| Place { slot, spare: next() })
     }
 
@@ -209,6 +212,23 @@ impl Port {
             socket.may_block = true;
             // It cannot fail on a descriptor that is open.
             let _ = rustix::io::ioctl_fionbio(&socket.fd, nonblocking);
+        }
+    }
+
+    /// Lets go of sockets that programs have shut down (shutdown(2) on one that listens, which is all who have it):
+    /// they listen no more. Like the kernel with its group, puts the last one in the place of the one that is gone.
+    pub(crate) fn drop_shut(&mut self) {
+        let Sockets::Slots(slots) = &mut self.sockets else { return };
+        if self.wish.udp {
+            return;
+        }
+        let before = slots.len();
+        while let Some(at) = slots.iter().position(|s| s.may_block && !portable::listens(&s.fd)) {
+            slots.swap_remove(at);
+        }
+        if slots.len() < before {
+            self.steered.clear();
+            self.steer();
         }
     }
 

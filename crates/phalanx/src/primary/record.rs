@@ -114,6 +114,8 @@ pub(super) struct Record {
     pub(super) intercept: Intercept,
     /// It drains without knowing of it.
     pub(super) drain: Option<Drain>,
+    /// When it was sent SIGTERM for having drained.
+    pub(super) told_to_end: Option<Time>,
     /// How often it has to give a sign of life, and when it last did, once it has to.
     pub(super) watchdog: Option<Duration>,
     pub(super) last_sign: Option<Time>,

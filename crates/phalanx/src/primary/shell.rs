@@ -376,6 +376,7 @@ impl Shell {
             let left = port.users.get(&worker).is_some_and(|user| !(user.unasked && lives));
             if left {
                 port.users.remove(&worker);
+                port.drop_shut();
                 port.steer();
             }
         }
