@@ -185,6 +185,14 @@ impl Child {
         let _ = self.signal(Signal::KILL);
     }
 
+    /// Whether it has ended, though it may not be reaped yet.
+    #[cfg(target_os = "linux")]
+    pub(super) fn has_ended(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut polled = [PollFd::new(self.pidfd.get_ref(), PollFlags::IN)];
+        poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+    }
+
     /// Only before it is reaped.
     fn end_group(&self, signal: Signal) {
         if self.ends_group {

@@ -102,6 +102,7 @@ impl Shell {
                     watchdog: settings.watchdog.filter(|_| settings.knows != Knows::Channel),
                     last_sign: None,
                     refused: BTreeSet::new(),
+                    said: (now, 0),
                     _notifications: listening,
                     exit: None,
                     closed: false,
@@ -158,6 +159,8 @@ impl Shell {
             let shared = fd.try_clone().map_err(Error::os("cannot duplicate a socket"))?;
             found.push((name.clone(), shared));
             port.users.insert(worker, User::unasked(place, query));
+            let now = self.now();
+            self.watch_queues(now);
         }
         Ok(found)
     }

@@ -28,6 +28,8 @@ use tokio::sync::mpsc;
 const V6_LENGTHS: (usize, usize) = (24, 28);
 /// `sockaddr_in`.
 const V4_LENGTH: usize = 16;
+/// `sockaddr_storage`: the kernel takes nothing longer.
+const LONGEST: u32 = 128;
 /// `CAP_NET_BIND_SERVICE` (linux/capability.h).
 const BIND_SERVICE: u32 = 10;
 
@@ -162,7 +164,7 @@ fn look(
     let what = match call {
         Call::Listen(_, backlog) => What::Listen { backlog },
         Call::Bind(_, place, length) => {
-            let Some(address) = address(thread, place, length)? else { return Ok(None) };
+            let Some(address) = address(thread, place, length, v6)? else { return Ok(None) };
             let own = address.is_ipv6() != v6
                 || !ports.covers(address.port())
                 || udp && address.ip().is_multicast()
@@ -249,20 +251,23 @@ fn duplicate(process: u64, number: i32) -> io::Result<OwnedFd> {
     Ok(pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty())?)
 }
 
-/// The address that a thread passed to bind(2); `None` if it is not one of TCP's.
-fn address(thread: u32, place: u64, length: u32) -> io::Result<Option<SocketAddr>> {
-    let length = usize::try_from(length).unwrap_or(usize::MAX);
+/// The address that a thread passed to bind(2); `None` if it is none that could be shared.
+fn address(thread: u32, place: u64, length: u32, v6: bool) -> io::Result<Option<SocketAddr>> {
+    let length = usize::try_from(length.min(LONGEST + 1)).unwrap_or(usize::MAX);
+    if length > LONGEST as usize {
+        return Ok(None);
+    }
     let mut bytes = [0; V6_LENGTHS.1];
     let Some(part) = bytes.get_mut(..length.min(V6_LENGTHS.1)).filter(|_| length >= V4_LENGTH)
     else {
         return Ok(None);
     };
     File::open(format!("/proc/{thread}/mem"))?.read_exact_at(part, place)?;
-    Ok(parse(part))
+    Ok(parse(part, v6))
 }
 
 /// An address as bind(2) takes it: `sockaddr_in` or `sockaddr_in6` (ip(7), ipv6(7)).
-fn parse(bytes: &[u8]) -> Option<SocketAddr> {
+fn parse(bytes: &[u8], v6: bool) -> Option<SocketAddr> {
     let (family, rest) = bytes.split_first_chunk()?;
     let (port, rest) = rest.split_first_chunk()?;
     let port = u16::from_be_bytes(*port);
@@ -270,6 +275,11 @@ fn parse(bytes: &[u8]) -> Option<SocketAddr> {
         libc::AF_INET if bytes.len() >= V4_LENGTH => {
             let ip = Ipv4Addr::from(*rest.first_chunk::<4>()?);
             Some(SocketAddr::from((ip, port)))
+        }
+        // The kernel takes it for an IPv4 address that was not filled in well, if it is any address.
+        libc::AF_UNSPEC if !v6 && bytes.len() >= V4_LENGTH => {
+            let ip = Ipv4Addr::from(*rest.first_chunk::<4>()?);
+            ip.is_unspecified().then(|| SocketAddr::from((ip, port)))
         }
         libc::AF_INET6 if bytes.len() >= V6_LENGTHS.0 => {
             let (_flow, rest) = rest.split_first_chunk::<4>()?;
@@ -313,17 +323,22 @@ mod tests {
         bytes[..2].copy_from_slice(&u16::try_from(libc::AF_INET).expect("small").to_ne_bytes());
         bytes[2..8].copy_from_slice(&[0x1f, 0x90, 127, 0, 0, 1]);
         let v4 = Some("127.0.0.1:8080".parse().expect("an address"));
-        assert_eq!(parse(&bytes[..16]), v4);
-        assert_eq!(parse(&bytes), v4);
-        assert_eq!(parse(&bytes[..15]), None);
+        assert_eq!(parse(&bytes[..16], false), v4);
+        assert_eq!(parse(&bytes, false), v4);
+        assert_eq!(parse(&bytes[..15], false), None);
+        bytes[..2].fill(0);
+        assert_eq!(parse(&bytes, false), None, "of no family");
+        bytes[4..8].fill(0);
+        let any = Some("0.0.0.0:8080".parse().expect("an address"));
+        assert_eq!((parse(&bytes, false), parse(&bytes, true)), (any, None));
         bytes[..2].copy_from_slice(&u16::try_from(libc::AF_INET6).expect("small").to_ne_bytes());
         bytes[4..24].fill(0);
         bytes[23] = 1;
         let v6 = Some("[::1]:8080".parse().expect("an address"));
-        assert_eq!((parse(&bytes), parse(&bytes[..24])), (v6, v6));
+        assert_eq!((parse(&bytes, true), parse(&bytes[..24], true)), (v6, v6));
         bytes[24] = 2;
-        assert_eq!(parse(&bytes), None, "of one interface");
-        assert_eq!((parse(&[]), parse(&[1, 0, 3])), (None, None));
+        assert_eq!(parse(&bytes, true), None, "of one interface");
+        assert_eq!((parse(&[], true), parse(&[1, 0, 3], false)), (None, None));
     }
 
     #[test]

@@ -38,6 +38,8 @@ const ALL_PORTS: Duration = Duration::from_secs(1);
 /// How long after SIGTERM a program may take to shut its socket down; and how soon the next one is asked for again.
 const ENDING: Duration = Duration::from_secs(1);
 const IN_TURN: Duration = Duration::from_millis(25);
+/// How often in a second the log has what a worker says of itself.
+const MOST_SAID: u32 = 10;
 /// When the whole cluster stops, idle connections are not waited for longer than that.
 const IDLE_AT_STOP: Duration = Duration::from_secs(1);
 
@@ -122,7 +124,9 @@ impl Shell {
         let Some(record) = self.workers.get(&worker) else { return };
         // A program on the crate asks on its channel for what it wants to share.
         let asks_otherwise = record.knows != Knows::Channel && record.online;
-        if record.leaving || record.exit.is_some() || asks_otherwise {
+        // What a process that is gone has left behind is nobody's worker.
+        let gone = record.exit.is_some() || record.handle.inner.child.has_ended();
+        if record.leaving || gone || asks_otherwise {
             return;
         }
         match question.what {
@@ -160,8 +164,11 @@ impl Shell {
         match self.lend(now, worker, &key, &query, &question) {
             Ok(Some(socket)) => match question.replace(&socket) {
                 Ok(()) => question.answer(Verdict::Done),
-                // It was killed, or its descriptor table is full: the kernel says which.
-                Err(_) => self.take_from(worker, &key),
+                // It was killed, or may have no descriptor of that number: it is as if nobody had looked.
+                Err(error) => {
+                    tracing::debug!("worker {worker} does not get its socket: {error}");
+                    self.take_from(worker, &key);
+                }
             },
             Ok(None) => {}
             Err(error) => {
@@ -186,7 +193,15 @@ impl Shell {
         let (slot, pid) = (record.handle.slot(), record.handle.pid());
         self.check_port_count(worker, key)?;
         if !self.ports.contains_key(key) {
-            let rules = PortRules { handed: false, ..self.rules() };
+            // The port may be its cluster's at another address, but not its own.
+            let same = |port: &&Port| port.address.port() == Some(address.port());
+            let own = |port: &Port| {
+                let place = port.users.get(&worker).map(|user| user.place);
+                place.and_then(|place| port.socket_at(place)).is_some_and(|fd| still_has(pid, fd))
+            };
+            let mut others = self.ports.values().filter(same).peekable();
+            let joins = others.peek().is_some() && (reuse_port || !others.any(own));
+            let rules = PortRules { handed: false, joins, ..self.rules() };
             self.add_port(Port::open(key.to_owned(), query, &rules)?, worker);
         }
         let Some(port) = self.ports.get_mut(key) else { return Ok(None) };
@@ -231,11 +246,12 @@ impl Shell {
     /// The program did not get its socket after all.
     #[cfg(target_os = "linux")]
     fn take_from(&mut self, worker: WorkerId, key: &str) {
-        if let Some(port) = self.ports.get_mut(key) {
-            port.users.remove(&worker);
-            port.steer();
+        let Some(port) = self.ports.get_mut(key) else { return };
+        port.users.remove(&worker);
+        port.steer();
+        if port.users.is_empty() && !port.pinned {
+            self.ports.remove(key);
         }
-        self.idle_ports = true;
     }
 
     /// Which of a worker's places that socket is.
@@ -243,13 +259,7 @@ impl Shell {
     fn place_of(&self, worker: WorkerId, inode: u64) -> Option<(String, Place)> {
         self.ports.values().find_map(|port| {
             let user = port.users.get(&worker).filter(|user| user.unasked)?;
-            let given = match &port.sockets {
-                Sockets::Slots(slots) => {
-                    slots.iter().find(|s| s.place == user.place).map(|s| &s.fd)
-                }
-                Sockets::One(fd, _) => Some(fd),
-            };
-            let is_it = connections::inode_of(given?).ok()? == inode;
+            let is_it = connections::inode_of(port.socket_at(user.place)?).ok()? == inode;
             is_it.then(|| (port.key.clone(), user.place))
         })
     }
@@ -422,14 +432,17 @@ impl Shell {
                         self.serves_all(now, worker);
                     }
                 }
-                Word::Reloading => tracing::info!("worker {worker} in slot {slot} reloads itself"),
+                Word::Reloading if record.may_say(now) => {
+                    tracing::info!("worker {worker} in slot {slot} reloads itself");
+                }
                 Word::Stopping => {
                     self.leaves(worker);
                     self.core.observe(now, CoreEvent::Leaving { worker });
                 }
-                Word::Status(status) => {
+                Word::Status(status) if record.may_say(now) => {
                     tracing::info!("worker {worker} in slot {slot} says: {}", printable(status));
                 }
+                Word::Reloading | Word::Status(_) => {}
                 Word::Alive => record.last_sign = record.last_sign.map(|_| now),
                 Word::Broken => {
                     let why = "it says that it is broken (WATCHDOG=trigger)".to_owned();
@@ -480,6 +493,16 @@ impl User {
 }
 
 impl Record {
+    /// Whether something that it says of itself is to be in the log: not more than so much in a second.
+    fn may_say(&mut self, now: Time) -> bool {
+        let (since, times) = &mut self.said;
+        if now.since(*since) >= Duration::from_secs(1) {
+            (*since, *times) = (now, 0);
+        }
+        *times += 1;
+        *times <= MOST_SAID
+    }
+
     /// When it will have been silent for too long.
     fn silent_at(&self) -> Option<Time> {
         let (last, limit) = (self.last_sign?, self.watchdog?);

@@ -32,6 +32,8 @@ pub(crate) struct PortRules {
     pub(crate) balance: Balance,
     /// Its workers can be handed connections: they have a channel.
     pub(crate) handed: bool,
+    /// It may be opened beside a port of the same number.
+    pub(crate) joins: bool,
 }
 
 pub(crate) struct Port {
@@ -56,6 +58,8 @@ pub(crate) struct Port {
     pub(crate) opened_by: Option<WorkerId>,
     /// Its socket was opened by somebody else.
     inherited: bool,
+    /// It may be opened beside a port of the same number.
+    joins: bool,
     /// The file of a unix socket that this port made, and takes away again.
     file: Option<(PathBuf, Option<Identity>)>,
 }
@@ -157,6 +161,7 @@ impl Port {
             pinned: false,
             opened_by: None,
             inherited: inherited.is_some(),
+            joins: rules.joins,
             file: None,
         };
         if policy == Policy::Direct {
@@ -192,6 +197,14 @@ impl Port {
         }
     }
 
+    /// The socket in a place.
+    pub(crate) fn socket_at(&self, place: Place) -> Option<&Arc<OwnedFd>> {
+        match &self.sockets {
+            Sockets::Slots(slots) => slots.iter().find(|s| s.place == place).map(|s| &s.fd),
+            Sockets::One(fd, _) => Some(fd),
+        }
+    }
+
     /// A place in a slot that no worker has: the one that was left last, with what waits there, or a new one.
     pub(crate) fn free_place(&self, slot: SlotId) -> Place {
         let Sockets::Slots(slots) = &self.sockets else { return Place::first(slot) };
@@ -207,12 +220,17 @@ impl Port {
 
     /// The socket is a program's now that does with it what it likes; it begins as sockets do.
     pub(crate) fn give_away(&mut self, place: Place, nonblocking: bool) {
-        let Sockets::Slots(slots) = &mut self.sockets else { return };
-        if let Some(socket) = slots.iter_mut().find(|s| s.place == place) {
-            socket.may_block = true;
-            // It cannot fail on a descriptor that is open.
-            let _ = rustix::io::ioctl_fionbio(&socket.fd, nonblocking);
-        }
+        let fd = match &mut self.sockets {
+            Sockets::Slots(slots) => {
+                let Some(socket) = slots.iter_mut().find(|s| s.place == place) else { return };
+                socket.may_block = true;
+                &socket.fd
+            }
+            // All have it, and the primary accepts nothing there.
+            Sockets::One(fd, _) => fd,
+        };
+        // It cannot fail on a descriptor that is open.
+        let _ = rustix::io::ioctl_fionbio(fd, nonblocking);
     }
 
     /// Lets go of sockets that programs have shut down (shutdown(2) on one that listens, which is all who have it):
@@ -262,7 +280,8 @@ impl Port {
             known.given = given;
             return Ok(Arc::clone(&known.fd));
         }
-        let sharing = if slots.is_empty() { Sharing::First } else { Sharing::Join };
+        let first = slots.is_empty() && !self.joins;
+        let sharing = if first { Sharing::First } else { Sharing::Join };
         let fd = Arc::new(self.wish.open(sharing)?);
         if slots.is_empty() {
             self.learn_address(&fd)?;

@@ -209,7 +209,7 @@ impl Shell {
 
     pub(super) fn rules(&self) -> PortRules {
         let Options { policy, balance, .. } = &self.options;
-        PortRules { policy: *policy, balance: balance.clone(), handed: true }
+        PortRules { policy: *policy, balance: balance.clone(), handed: true, joins: false }
     }
 
     /// A port that a worker asked for first.

@@ -121,6 +121,8 @@ pub(super) struct Record {
     pub(super) last_sign: Option<Time>,
     /// What it asked for by systemd's protocol and is not done.
     pub(super) refused: BTreeSet<String>,
+    /// Since when, and how often, it has been in the log with something that it says of itself.
+    pub(super) said: (Time, u32),
     /// Who listens to it by that protocol, as long as it is there.
     pub(super) _notifications: JoinSet<()>,
     /// It is held still, or will be.

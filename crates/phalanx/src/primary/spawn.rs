@@ -37,9 +37,10 @@ pub(crate) struct Given<'a> {
 }
 
 /// Variables of a service manager for this process, and of a primary that this one may be a worker of.
-const NOT_INHERITED: [&str; 11] = [
+const NOT_INHERITED: [&str; 12] = [
     "LISTEN_FDS",
     "LISTEN_PID",
+    "LISTEN_PIDFDID",
     "LISTEN_FDNAMES",
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",

@@ -86,10 +86,13 @@ fn receive(socket: &OwnedFd) -> io::Result<(Vec<u8>, Option<UCred>)> {
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut parts = [IoSliceMut::new(&mut text)];
     let got = recvmsg(socket, &mut parts, &mut control, portable::RECEIVE)?.bytes;
-    let from = control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmCredentials(from) => Some(from),
-        _ => None,
-    });
+    let mut from = None;
+    // To the last of them: what is left is not dropped as it should be.
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmCredentials(sender) = message {
+            from = Some(sender);
+        }
+    }
     text.truncate(got);
     Ok((text, from))
 }

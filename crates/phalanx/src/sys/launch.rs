@@ -142,11 +142,12 @@ pub(crate) fn receive_listener(end: &OwnedFd) -> io::Result<seccomp::Listener> {
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut parts = [io::IoSliceMut::new(&mut text)];
     let got = recvmsg(end, &mut parts, &mut control, portable::RECEIVE)?.bytes;
-    let mut descriptors = control.drain().filter_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-        _ => None,
-    });
-    let descriptor = descriptors.next();
+    let mut descriptor = None;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(mut descriptors) = message {
+            descriptor = descriptors.next();
+        }
+    }
     seccomp::received(text.get(..got).unwrap_or_default(), descriptor)
 }
 

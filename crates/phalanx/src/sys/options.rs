@@ -5,16 +5,7 @@ use rustix::fd::{AsFd, AsRawFd};
 type Name = (libc::c_int, libc::c_int);
 
 /// What a program sets on a socket before it binds, and what its connections inherit.
-const ALL: [Name; 4] = [
-    (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
-    (libc::SOL_SOCKET, libc::SO_PRIORITY),
-    (libc::SOL_SOCKET, libc::SO_RCVLOWAT),
-    (libc::SOL_SOCKET, libc::SO_OOBINLINE),
-];
-/// Of these the kernel tells twice what was set (socket(7)).
-const DOUBLED: [Name; 2] =
-    [(libc::SOL_SOCKET, libc::SO_RCVBUF), (libc::SOL_SOCKET, libc::SO_SNDBUF)];
-const TCP: [Name; 8] = [
+const TCP: [Name; 11] = [
     (libc::IPPROTO_TCP, libc::TCP_NODELAY),
     (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT),
     (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
@@ -23,9 +14,16 @@ const TCP: [Name; 8] = [
     (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
     (libc::IPPROTO_TCP, libc::TCP_FASTOPEN),
     (libc::IPPROTO_TCP, libc::TCP_SYNCNT),
+    (libc::IPPROTO_TCP, libc::TCP_LINGER2),
+    (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT),
+    (libc::IPPROTO_TCP, libc::TCP_CONGESTION),
 ];
-const UDP: [Name; 2] =
-    [(libc::SOL_SOCKET, libc::SO_BROADCAST), (libc::SOL_SOCKET, libc::SO_RXQ_OVFL)];
+const UDP: [Name; 4] = [
+    (libc::SOL_SOCKET, libc::SO_BROADCAST),
+    (libc::SOL_SOCKET, libc::SO_RXQ_OVFL),
+    (libc::SOL_SOCKET, libc::SO_TIMESTAMP),
+    (libc::SOL_SOCKET, libc::SO_TIMESTAMPNS),
+];
 const V4: [Name; 4] = [
     (libc::IPPROTO_IP, libc::IP_TOS),
     (libc::IPPROTO_IP, libc::IP_TTL),
@@ -37,6 +35,21 @@ const V6: [Name; 3] = [
     (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
     (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
 ];
+/// The priority after the type of service, which sets it.
+const ALL: [Name; 7] = [
+    (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
+    (libc::SOL_SOCKET, libc::SO_PRIORITY),
+    (libc::SOL_SOCKET, libc::SO_RCVLOWAT),
+    (libc::SOL_SOCKET, libc::SO_OOBINLINE),
+    (libc::SOL_SOCKET, libc::SO_LINGER),
+    (libc::SOL_SOCKET, libc::SO_RCVTIMEO),
+    (libc::SOL_SOCKET, libc::SO_SNDTIMEO),
+];
+/// Of these the kernel tells twice what was set (socket(7)).
+const DOUBLED: [Name; 2] =
+    [(libc::SOL_SOCKET, libc::SO_RCVBUF), (libc::SOL_SOCKET, libc::SO_SNDBUF)];
+/// Longer than the value of any of them.
+const LONGEST: usize = 32;
 
 /// Options that change what an address means: a socket with one of them is bound by its program alone.
 const FOREIGN: [Name; 2] =
@@ -44,51 +57,56 @@ const FOREIGN: [Name; 2] =
 
 /// Whether a socket's address is not what it looks like.
 pub(crate) fn is_bound_otherwise(socket: impl AsFd) -> bool {
-    FOREIGN.iter().any(|option| get(&socket, *option).is_some_and(|on| on != 0))
+    FOREIGN.iter().any(|option| number(&socket, *option).is_some_and(|on| on != 0))
 }
 
 /// What a program set on `from` is set on `to`, as far as it differs.
 pub(crate) fn copy(from: impl AsFd, to: impl AsFd, udp: bool, v6: bool) {
     let kind: &[Name] = if udp { &UDP } else { &TCP };
     let family: &[Name] = if v6 { &V6 } else { &V4 };
-    for option in ALL.iter().chain(kind).chain(family) {
+    for option in kind.iter().chain(family).chain(&ALL) {
         if let (Some(wanted), is) = (get(&from, *option), get(&to, *option))
-            && is != Some(wanted)
+            && is.as_ref() != Some(&wanted)
         {
-            set(&to, *option, wanted);
+            set(&to, *option, &wanted);
         }
     }
     for option in DOUBLED {
-        if let (Some(wanted), is) = (get(&from, option), get(&to, option))
+        if let (Some(wanted), is) = (number(&from, option), number(&to, option))
             && is != Some(wanted)
         {
-            set(&to, option, wanted / 2);
+            set(&to, option, &(wanted / 2).to_ne_bytes());
         }
     }
 }
 
-fn get(socket: &impl AsFd, (level, name): Name) -> Option<libc::c_int> {
-    let mut value: libc::c_int = 0;
-    let mut size = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or(0);
+fn number(socket: &impl AsFd, option: Name) -> Option<libc::c_int> {
+    get(socket, option)?.try_into().ok().map(libc::c_int::from_ne_bytes)
+}
+
+fn get(socket: &impl AsFd, (level, name): Name) -> Option<Vec<u8>> {
+    let mut value = vec![0_u8; LONGEST];
+    let mut size = libc::socklen_t::try_from(value.len()).unwrap_or(0);
     // SAFETY: `value` is writable for `size` bytes, and the kernel writes at most that many.
     let done = unsafe {
         libc::getsockopt(
             socket.as_fd().as_raw_fd(),
             level,
             name,
-            (&raw mut value).cast(),
+            value.as_mut_ptr().cast(),
             &raw mut size,
         )
     };
+    value.truncate(size as usize);
     (done == 0).then_some(value)
 }
 
 /// One that cannot be set is left as it is: the socket serves without.
-fn set(socket: &impl AsFd, (level, name): Name, value: libc::c_int) {
-    let size = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or(0);
+fn set(socket: &impl AsFd, (level, name): Name, value: &[u8]) {
+    let size = libc::socklen_t::try_from(value.len()).unwrap_or(0);
     // SAFETY: `value` is readable for `size` bytes.
     unsafe {
-        libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw const value).cast(), size);
+        libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, value.as_ptr().cast(), size);
     }
 }
 
@@ -130,13 +148,17 @@ mod tests {
     #[test]
     fn options_are_copied() {
         let [from, to] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("bound"));
-        set(&from, TCP[0], 1);
-        set(&from, DOUBLED[0], 100_000);
+        let on = 1_i32.to_ne_bytes();
+        let linger = (libc::SOL_SOCKET, libc::SO_LINGER);
+        set(&from, TCP[0], &on);
+        set(&from, DOUBLED[0], &100_000_i32.to_ne_bytes());
+        set(&from, linger, &[on, 7_i32.to_ne_bytes()].concat());
         copy(&from, &to, false, false);
-        assert_eq!(get(&to, TCP[0]), Some(1));
-        assert_eq!(get(&to, DOUBLED[0]), Some(200_000));
+        assert_eq!(number(&to, TCP[0]), Some(1));
+        assert_eq!(number(&to, DOUBLED[0]), Some(200_000));
+        assert_eq!(get(&to, linger), get(&from, linger));
         assert!(!is_bound_otherwise(&to));
-        set(&to, FOREIGN[1], 1);
+        set(&to, FOREIGN[1], &on);
         assert!(is_bound_otherwise(&to));
     }
 
