@@ -6,11 +6,8 @@ mod common;
 
 use bench::spawned::Signal;
 use common::packages::install;
-use common::{
-    Blocked, Cluster, LONG, POLICIES, is_free, kept, node, one_per_request, reload_times,
-};
+use common::{Blocked, Cluster, LONG, POLICIES, kept, node, one_per_request, reload_times};
 use std::path::PathBuf;
-use std::time::Instant;
 
 /// This machine's name in packages.
 const MACHINE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" };
@@ -130,19 +127,13 @@ fn bun_serves_under_every_policy() {
     }
 }
 
-/// Bun's HTTP server asks no primary and hears no `disconnect`: it is supervised, and ended by a signal.
+/// Bun's HTTP server, Bun.serve and Deno.serve ask no primary: they bind for themselves, and share all the same.
 #[test]
-fn a_server_of_buns_own_is_supervised() {
-    let cluster = Cluster::run(&node("server.cjs"), 2, &["--interpreter", &bun()]);
-    let before = cluster.wait_serving(2);
-    cluster.reload(1);
-    cluster.wait_answers("only new workers to answer", |slots| {
-        slots.len() == 2 && slots.values().all(|pid| before.values().all(|old| old != pid))
-    });
-    cluster.wait_workers(2);
-    let begin = Instant::now();
-    cluster.process.signal(Signal::TERM).unwrap();
-    assert_eq!(cluster.process.wait_exit(LONG).unwrap().code(), Some(0));
-    assert!(begin.elapsed() < LONG / 2, "it took its whole grace time");
-    assert!(is_free(cluster.address));
+fn servers_of_their_own() {
+    for (interpreter, name) in [(bun(), "server.cjs"), (bun(), "serve.mjs"), (deno(), "serve.mjs")]
+    {
+        serves(&interpreter, name, "direct");
+    }
+    // Nobody hands them a connection: who wishes for that gets what is possible.
+    serves(&bun(), "serve.mjs", "round-robin");
 }
