@@ -44,11 +44,14 @@ pub(crate) struct Demo {
 }
 
 #[derive(Args, Debug)]
+#[command(
+    override_usage = "phalanx run [OPTIONS] PROGRAM [ARGS]... [-- ARGS...]\n       phalanx run [OPTIONS] -- PROGRAM [ARGS]..."
+)]
 pub(crate) struct Run {
-    /// A script (.js .mjs, .ts where Node can, .py .rb .php .pl .sh .bash .lua .jar .java), a program, or `npm -- start`;
-    /// it may stand after `--`, before its arguments
-    #[arg(required_unless_present = "args")]
-    pub(crate) program: Option<OsString>,
+    /// A script (.js .mjs, .ts where Node can, .py .rb .php .pl .sh .bash .lua .jar .java), a program, `npm start`; then
+    /// its arguments. What begins with a dash is this program's, before `--`
+    #[arg(value_name = "PROGRAM", required_unless_present = "args")]
+    pub(crate) program: Vec<OsString>,
     /// How many workers: a number; max or 0 for one per core; -1 for one less than that
     #[arg(short = 'i', long, value_name = "N|max|-N", default_value = "max", value_parser = count_or_max, allow_negative_numbers = true)]
     pub(crate) instances: usize,
@@ -103,13 +106,13 @@ pub(crate) struct Run {
     /// How long connections must have been idle before a worker that knows nothing of draining is ended
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = time)]
     pub(crate) drain_idle: Duration,
-    /// Replace a worker that says nothing for so long (`sd_notify`'s WATCHDOG=1); it finds `WATCHDOG_USEC`
+    /// Replace a worker that says nothing for so long (`sd_notify`, WATCHDOG=1); it finds `WATCHDOG_USEC`
     #[arg(long, value_name = "TIME", value_parser = watchdog)]
     pub(crate) watchdog: Option<Duration>,
     /// What it is called in the log; else the program's name
     #[arg(long)]
     pub(crate) name: Option<String>,
-    /// The program's own arguments
+    /// The program's own arguments, or all of it
     #[arg(last = true)]
     pub(crate) args: Vec<OsString>,
 }

@@ -9,14 +9,12 @@ use std::time::Duration;
 
 pub(crate) fn run(options: Run) -> Result<(), Failure> {
     let _rest = log::to_stderr();
-    let mut options = options;
-    let program = match options.program.take() {
-        Some(program) => program,
-        // There is one or the other.
-        None => options.args.remove(0),
-    };
-    let name = options.name.clone().unwrap_or_else(|| title(&program, &options.args));
-    let mut settings = settings(&program, &options)?;
+    let mut words = options.program.iter().chain(&options.args).cloned();
+    // There is one, or clap would have said so.
+    let program = words.next().unwrap_or_default();
+    let args: Vec<OsString> = words.collect();
+    let name = options.name.clone().unwrap_or_else(|| title(&program, &args));
+    let mut settings = settings(&program, args, &options)?;
     if !options.listen.is_empty() {
         let list: Vec<String> = options.listen.iter().map(|(_, at)| at.to_string()).collect();
         settings.env.push((LISTEN_VARIABLE.into(), list.join(",").into()));
@@ -60,10 +58,10 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
     cluster.run_as_primary().map_err(|error| Failure::of(name, error))
 }
 
-fn settings(name: &OsStr, options: &Run) -> Result<Settings, Failure> {
+fn settings(name: &OsStr, args: Vec<OsString>, options: &Run) -> Result<Settings, Failure> {
     let flags = options.interpreter_args.iter().flat_map(|text| text.split_whitespace());
     let mut program = Program::new(name)
-        .args(&options.args)
+        .args(args)
         .interpreter_args(flags)
         .preload(!options.no_preload)
         .inspect(options.inspect);

@@ -184,7 +184,7 @@ fn garbage_on_the_command_line() {
     fails(&mut phalanx(["demo", "extra"]), 2, &["extra"]);
     fails(&mut phalanx(["demo", "-i"]), 2, &["--instances"]);
     fails(&mut phalanx(["run"]), 2, &["PROGRAM"]);
-    fails(&mut phalanx(["run", PHALANX, "demo"]), 2, &["demo"]);
+    fails(&mut phalanx(["run", PHALANX, "--no-such"]), 2, &["--no-such"]);
     fails(&mut phalanx([""; 0]), 2, &["Usage"]);
     use std::os::unix::ffi::OsStrExt;
     let bytes = std::ffi::OsStr::from_bytes(b"--listen=\xff\xfe");
