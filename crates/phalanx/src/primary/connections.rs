@@ -95,9 +95,16 @@ pub(super) fn processes(worker: u32) -> Vec<u32> {
     let all: Vec<Process> = numbers("/proc").into_iter().filter_map(Process::of).collect();
     // The kernel's own threads are in group 0.
     let root = |it: &Process| worker != 0 && (it.id == worker || it.group == worker);
-    let mut tree: BTreeSet<u32> = all.iter().filter(|it| root(it)).map(|it| it.id).collect();
-    while let Some(it) = all.iter().find(|it| tree.contains(&it.parent) && !tree.contains(&it.id)) {
-        tree.insert(it.id);
+    let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for it in &all {
+        children.entry(it.parent).or_default().push(it.id);
+    }
+    let mut next: Vec<u32> = all.iter().filter(|it| root(it)).map(|it| it.id).collect();
+    let mut tree = BTreeSet::new();
+    while let Some(id) = next.pop() {
+        if tree.insert(id) {
+            next.extend(children.get(&id).into_iter().flatten());
+        }
     }
     let alive = |it: &&Process| tree.contains(&it.id) && !(it.zombie && it.threads <= 1);
     all.iter().filter(alive).map(|it| it.id).collect()

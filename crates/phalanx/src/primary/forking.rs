@@ -98,7 +98,6 @@ impl Shell {
                     knows: settings.knows,
                     intercept: settings.intercept,
                     drain: None,
-                    told_to_end: None,
                     watchdog: settings.watchdog.filter(|_| settings.knows != Knows::Channel),
                     last_sign: None,
                     refused: BTreeSet::new(),
@@ -147,7 +146,6 @@ impl Shell {
             self.open_port(address, None)?;
             let query = query_for(address, None);
             let Some(port) = self.ports.get_mut(&key_of(&query)) else { continue };
-            port.drop_shut();
             let place = port.free_place(slot);
             let Some(fd) = port.socket_for(place)? else {
                 tracing::warn!(
@@ -156,6 +154,7 @@ impl Shell {
                 continue;
             };
             port.give_away(place, false);
+            port.hear_shut(place, &self.facts);
             let shared = fd.try_clone().map_err(Error::os("cannot duplicate a socket"))?;
             found.push((name.clone(), shared));
             port.users.insert(worker, User::unasked(place, query));

@@ -5,6 +5,7 @@
 //! shell to decide. What was read counts only if the call still waits afterwards (`seccomp_unotify(2))`: else
 //! the number of the thread may be somebody else's.
 
+use super::connections::inode_of;
 use super::record::Fact;
 use crate::settings::Intercept;
 use crate::sys::seccomp::{self, Call, Listener, Notice, Verdict};
@@ -132,10 +133,16 @@ pub(super) async fn watch(
             }
             looked => {
                 let _ = seccomp::answer(&listener.fd, notice.id, Verdict::Continue);
-                let denied = looked.is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied);
-                if denied && !std::mem::replace(&mut said, true) {
+                // What is not a descriptor, or no address, is an error of the program's, which the kernel tells it.
+                let error = looked.err().filter(|error| match error.raw_os_error() {
+                    Some(libc::ENOENT | libc::EIO | libc::ESRCH) => false,
+                    _ => error.kind() != io::ErrorKind::UnexpectedEof,
+                });
+                if let Some(error) = error
+                    && !std::mem::replace(&mut said, true)
+                {
                     let what = format!(
-                        "worker {worker} binds, but this process may not look at it (has it other rights?): its ports are its own"
+                        "worker {worker} binds, but it cannot be looked at (has it other rights than this process?): {error}; its ports are its own"
                     );
                     let _ = facts.send(Fact::Trouble(what)).await;
                 }
@@ -153,14 +160,15 @@ fn look(
     let Notice { id, thread, call } = notice;
     let (Call::Bind(number, ..) | Call::Listen(number, _)) = call;
     let status = fs::read_to_string(format!("/proc/{thread}/status"))?;
-    // Threads have their descriptors in common.
-    let process = field(&status, "Tgid", 10)?;
-    let link = format!("/proc/{process}/fd/{number}");
+    let link = format!("/proc/{thread}/fd/{number}");
     let Some(Kind { udp, v6 }) = kind(&link)? else { return Ok(None) };
     let Some(inode) = inode(&fs::read_link(&link)?) else { return Ok(None) };
-    let about = fs::read_to_string(format!("/proc/{process}/fdinfo/{number}"))?;
+    let about = fs::read_to_string(format!("/proc/{thread}/fdinfo/{number}"))?;
     let flags = u32::try_from(field(&about, "flags", 8)?).unwrap_or(0);
-    let socket = duplicate(process, number).ok();
+    // A pidfd is of a process; mostly its threads have their descriptors in common.
+    let duplicate = duplicate(field(&status, "Tgid", 10)?, number).ok();
+    let same = |socket: &OwnedFd| inode_of(socket).is_ok_and(|its| its == inode);
+    let socket = duplicate.filter(same);
     let what = match call {
         Call::Listen(_, backlog) => What::Listen { backlog },
         Call::Bind(_, place, length) => {
@@ -168,6 +176,7 @@ fn look(
             let own = address.is_ipv6() != v6
                 || !ports.covers(address.port())
                 || udp && address.ip().is_multicast()
+                || udp && *ports == Intercept::All && is_a_clients(address.port())
                 || socket.as_ref().is_some_and(options::is_bound_otherwise)
                 || !same_namespace(thread, "net")?;
             if own {
@@ -300,6 +309,17 @@ fn same_namespace(thread: u32, kind: &str) -> io::Result<bool> {
     Ok((its.dev(), its.ino()) == (ours.dev(), ours.ino()))
 }
 
+/// Whether a UDP port is one of those that clients get (ip(7), `ip_local_port_range`): some choose one of them by
+/// themselves, a different one for each question.
+fn is_a_clients(port: u16) -> bool {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut ends = range.split_whitespace().filter_map(|end| end.parse().ok());
+    match (ends.next(), ends.next()) {
+        (Some(first), Some(last)) => (first..=last).contains(&port),
+        _ => false,
+    }
+}
+
 /// Whether the kernel would let a thread have the port (ip(7), `ip_unprivileged_port_start`). It gets none by
 /// the rights of this process.
 fn may_bind(status: &str, thread: u32, port: u16) -> io::Result<bool> {
@@ -360,7 +380,7 @@ mod tests {
         let link = format!("/proc/{me}/fd/{number}");
         assert_eq!(kind(&link).expect("told"), Some(Kind { udp: false, v6: false }));
         let its = inode(&fs::read_link(&link).expect("a link"));
-        assert_eq!(its, super::super::connections::inode_of(&fd).ok());
+        assert_eq!(its, inode_of(&fd).ok());
         let udp = std::net::UdpSocket::bind("[::1]:0").expect("bound");
         let link = format!("/proc/{me}/fd/{}", rustix::fd::AsRawFd::as_raw_fd(&udp));
         assert_eq!(kind(&link).expect("told"), Some(Kind { udp: true, v6: true }));

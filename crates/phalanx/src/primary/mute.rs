@@ -35,9 +35,6 @@ use std::time::Duration;
 pub(super) const ALIVE: Duration = Duration::from_secs(1);
 /// How long after its first listen(2) a program may take to listen on the other ports of its kind.
 const ALL_PORTS: Duration = Duration::from_secs(1);
-/// How long after SIGTERM a program may take to shut its socket down; and how soon the next one is asked for again.
-const ENDING: Duration = Duration::from_secs(1);
-const IN_TURN: Duration = Duration::from_millis(25);
 /// How often in a second the log has what a worker says of itself.
 const MOST_SAID: u32 = 10;
 /// When the whole cluster stops, idle connections are not waited for longer than that.
@@ -101,7 +98,6 @@ impl Shell {
             self.serves(&key, worker);
         }
         self.came_up(now, CoreEvent::Listening { worker }, worker);
-        self.sign_of_life(now, worker);
     }
 
     /// It serves on a port.
@@ -126,11 +122,12 @@ impl Shell {
         let asks_otherwise = record.knows != Knows::Channel && record.online;
         // What a process that is gone has left behind is nobody's worker.
         let gone = record.exit.is_some() || record.handle.inner.child.has_ended();
-        if record.leaving || gone || asks_otherwise {
+        if gone || asks_otherwise {
             return;
         }
         match question.what {
             What::Listen { backlog } => self.listens(now, worker, question, backlog),
+            What::Bind { .. } if record.leaving => {}
             What::Bind { .. } => self.binds(now, worker, question),
         }
     }
@@ -162,12 +159,20 @@ impl Shell {
             return;
         }
         match self.lend(now, worker, &key, &query, &question) {
-            Ok(Some(socket)) => match question.replace(&socket) {
-                Ok(()) => question.answer(Verdict::Done),
+            Ok(Some((socket, new))) => match question.replace(&socket) {
+                Ok(()) => {
+                    question.answer(Verdict::Done);
+                    if udp && !self.says_itself(worker) {
+                        self.serves(&key, worker);
+                        self.listens_on(now, worker);
+                    }
+                }
                 // It was killed, or may have no descriptor of that number: it is as if nobody had looked.
                 Err(error) => {
                     tracing::debug!("worker {worker} does not get its socket: {error}");
-                    self.take_from(worker, &key);
+                    if new {
+                        self.take_from(worker, &key);
+                    }
                 }
             },
             Ok(None) => {}
@@ -187,11 +192,15 @@ impl Shell {
         key: &str,
         query: &Query,
         question: &Question,
-    ) -> Result<Option<Arc<OwnedFd>>> {
+    ) -> Result<Option<(Arc<OwnedFd>, bool)>> {
         let What::Bind { address, udp, reuse_port, .. } = question.what else { return Ok(None) };
         let Some(record) = self.workers.get(&worker) else { return Ok(None) };
         let (slot, pid) = (record.handle.slot(), record.handle.pid());
-        self.check_port_count(worker, key)?;
+        if let Err(error) = self.check_port_count(worker, key) {
+            // As many as no server has: they are its own from now on.
+            tracing::debug!("worker {worker} {error}");
+            return Ok(None);
+        }
         if !self.ports.contains_key(key) {
             // The port may be its cluster's at another address, but not its own.
             let same = |port: &&Port| port.address.port() == Some(address.port());
@@ -205,7 +214,6 @@ impl Shell {
             self.add_port(Port::open(key.to_owned(), query, &rules)?, worker);
         }
         let Some(port) = self.ports.get_mut(key) else { return Ok(None) };
-        port.drop_shut();
         let place = match port.users.get(&worker) {
             Some(user) if !user.unasked => return Ok(None),
             Some(user) => user.place,
@@ -222,18 +230,16 @@ impl Shell {
             sys::options::copy(own, &socket, udp, address.is_ipv6());
         }
         port.give_away(place, question.nonblocking);
+        port.hear_shut(place, &self.facts);
         let known = port.users.contains_key(&worker);
         if !known {
             port.users.insert(worker, User::unasked(place, query.clone()));
         }
         port.steer();
-        if udp {
-            self.serves(key, worker);
-            self.listens_on(now, worker);
-        } else {
+        if !udp {
             self.watch_queues(now);
         }
-        Ok(Some(socket))
+        Ok(Some((socket, !known)))
     }
 
     /// Whether all of IPv4 has that port already: who has IPv6 beside it has it alone.
@@ -272,8 +278,10 @@ impl Shell {
             port.deepen(place, backlog);
         }
         question.answer(sys::seccomp::Verdict::Done);
-        self.serves(&key, worker);
-        self.listens_on(now, worker);
+        if !self.says_itself(worker) {
+            self.serves(&key, worker);
+            self.listens_on(now, worker);
+        }
     }
 
     /// It listens on one port more; it is ready when it does on all that its predecessor has.
@@ -293,13 +301,18 @@ impl Shell {
         }
     }
 
+    /// Whether it is ready only when it says so.
+    fn says_itself(&self, worker: WorkerId) -> bool {
+        let knows = self.workers.get(&worker).map(|record| record.knows);
+        let starting = self.core.worker(worker).is_some_and(|w| !w.is_ready());
+        let asked = self.options.spec.ready == ReadyWhen::Notified;
+        asked && starting && knows != Some(Knows::Channel)
+    }
+
     /// It listens on what it will.
     pub(super) fn settled(&mut self, now: Time, worker: WorkerId) {
-        let says_itself = self.options.spec.ready == ReadyWhen::Notified;
-        let knows = self.workers.get(&worker).map(|record| record.knows);
-        if !says_itself || knows == Some(Knows::Channel) {
+        if !self.says_itself(worker) {
             self.came_up(now, CoreEvent::Listening { worker }, worker);
-            self.sign_of_life(now, worker);
         }
     }
 
@@ -322,30 +335,30 @@ impl Shell {
     /// It gets nothing new; it is looked at until it may be ended.
     pub(super) fn begin_drain(&mut self, now: Time, worker: WorkerId) {
         let grace = self.options.spec.grace;
-        let stopping = self.core.is_stopping();
         let Some(record) = self.workers.get_mut(&worker).filter(|r| r.drain.is_none()) else {
             return;
         };
         record.drain = Some(Drain::new(now, grace));
-        if stopping {
-            self.deafen(worker);
-        }
         self.look_again(worker, Duration::ZERO);
     }
 
-    /// Nobody is left to take what would come.
-    fn deafen(&self, worker: WorkerId) {
+    /// The cluster stops, and nobody is left to take what would come to ports that cannot be closed: their workers have
+    /// them too.
+    pub(super) fn deafen(&self) {
         #[cfg(target_os = "linux")]
         for port in self.ports.values().filter(|port| !port.is_udp()) {
-            if let (Sockets::Slots(slots), Some(user)) = (&port.sockets, port.users.get(&worker)) {
-                for socket in slots.iter().filter(|s| s.place == user.place) {
-                    // Else what comes late is cut.
-                    let _ = sys::options::deafen(&socket.fd);
-                }
+            if !port.users.values().any(|user| user.unasked) {
+                continue;
+            }
+            let sockets: Vec<_> = match &port.sockets {
+                Sockets::Slots(slots) => slots.iter().map(|s| &s.fd).collect(),
+                Sockets::One(fd, _) => vec![fd],
+            };
+            for socket in sockets {
+                // Else what comes late is cut.
+                let _ = sys::options::deafen(socket);
             }
         }
-        #[cfg(not(target_os = "linux"))]
-        let _ = worker;
     }
 
     /// Looks, in a while, how busy a worker is that drains.
@@ -373,10 +386,7 @@ impl Shell {
         let Some(drain) = &mut record.drain else { return };
         match drain.look(now, Seen { waiting, busy }) {
             Step::Again(wait) => self.look_again(worker, wait),
-            Step::End { .. } if self.another_ends(now, worker) => self.look_again(worker, IN_TURN),
             Step::End { cut } => {
-                let Some(record) = self.workers.get_mut(&worker) else { return };
-                record.told_to_end = Some(now);
                 let handle = record.handle.clone();
                 // It may have ended in the meantime.
                 let _ = handle.inner.child.signal(Signal::TERM);
@@ -388,27 +398,19 @@ impl Shell {
         }
     }
 
-    /// Whether another worker is just ending. Some programs shut their listening socket down, which takes it out of
-    /// the kernel's group and changes the others' numbers: one by one, so that it is known how.
-    fn another_ends(&self, now: Time, worker: WorkerId) -> bool {
-        let ends = |r: &Record| {
-            let just = r.told_to_end.is_some_and(|at| now.since(at) < ENDING);
-            r.exit.is_none() && just && r.handle.id() != worker
-        };
-        !self.core.is_stopping() && self.workers.values().any(ends)
-    }
-
-    /// How many connections are in the queues that only this worker takes from.
+    /// How many connections, or whether datagrams, are in the queues that only this worker takes from.
     fn waiting_for(&self, worker: WorkerId) -> u32 {
-        let queues = self.ports.values().filter(|port| !port.is_udp()).flat_map(|port| {
-            let slots = match &port.sockets {
-                Sockets::Slots(slots) => slots.as_slice(),
-                Sockets::One(..) => &[],
-            };
+        let queue = |port: &Port| {
+            let Sockets::Slots(slots) = &port.sockets else { return 0 };
             let place = port.users.get(&worker).map(|user| user.place);
-            slots.iter().filter(move |s| Some(s.place) == place)
-        });
-        queues.filter_map(|socket| sys::accept_queue(&socket.fd).ok()).sum()
+            let Some(socket) = slots.iter().find(|s| Some(s.place) == place) else { return 0 };
+            if port.is_udp() {
+                // The size of the next datagram (udp(7)).
+                return rustix::io::ioctl_fionread(&socket.fd).map_or(0, |size| size.min(1) as u32);
+            }
+            sys::accept_queue(&socket.fd).unwrap_or(0)
+        };
+        self.ports.values().map(queue).sum()
     }
 
     /// Whether it drains, and may still take what waits for it.

@@ -21,9 +21,15 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+#[cfg(target_os = "linux")]
+use tokio::io::Interest;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use super::dispatch::Parked;
 use super::mute::without_channel;
+use super::record::Fact;
 
 /// The rules for new ports.
 #[derive(Clone, Debug)]
@@ -60,6 +66,8 @@ pub(crate) struct Port {
     inherited: bool,
     /// It may be opened beside a port of the same number.
     joins: bool,
+    /// It was said that it cannot be steered.
+    said_unsteered: bool,
     /// The file of a unix socket that this port made, and takes away again.
     file: Option<(PathBuf, Option<Identity>)>,
 }
@@ -106,6 +114,10 @@ pub(crate) struct SlotSocket {
     pub(crate) had_open: Option<BTreeSet<u64>>,
     /// A thread takes what waits.
     pub(crate) being_emptied: bool,
+    /// Since when no worker has it, if one had.
+    vacant: Option<Time>,
+    /// Who waits for a program to shut it down.
+    watching: JoinSet<()>,
 }
 
 /// A worker that asked for the port.
@@ -162,6 +174,7 @@ impl Port {
             opened_by: None,
             inherited: inherited.is_some(),
             joins: rules.joins,
+            said_unsteered: false,
             file: None,
         };
         if policy == Policy::Direct {
@@ -209,7 +222,9 @@ impl Port {
     pub(crate) fn free_place(&self, slot: SlotId) -> Place {
         let Sockets::Slots(slots) = &self.sockets else { return Place::first(slot) };
         let in_slot = || slots.iter().filter(|s| s.place.slot == slot);
+        let listens = |s: &SlotSocket| self.wish.udp || portable::listens(&s.fd);
         let free = in_slot().filter(|s| self.users.values().all(|u| u.place != s.place));
+        let free = free.filter(|s| listens(s));
         let last = free.max_by_key(|s| s.given).map(|s| s.place);
         let next = || {
             let used = self.users.values().map(|u| u.place).filter(|place| place.slot == slot);
@@ -233,18 +248,58 @@ impl Port {
         let _ = rustix::io::ioctl_fionbio(fd, nonblocking);
     }
 
-    /// Lets go of sockets that programs have shut down (shutdown(2) on one that listens, which is all who have it):
-    /// they listen no more. Like the kernel with its group, puts the last one in the place of the one that is gone.
-    pub(crate) fn drop_shut(&mut self) {
+    /// Has those heard who shut a socket down: in the order in which they do, which is the kernel's.
+    pub(crate) fn hear_shut(&mut self, place: Place, facts: &mpsc::Sender<Fact>) {
         let Sockets::Slots(slots) = &mut self.sockets else { return };
-        if self.wish.udp {
+        let unheard = slots.iter_mut().find(|s| s.place == place && s.watching.is_empty());
+        let Some(socket) = unheard.filter(|_| !self.wish.udp) else { return };
+        // One socket, but not the same number: that may be watched for connections.
+        let Ok(duplicate) = socket.fd.try_clone() else { return };
+        let fact = Fact::Shut(self.key.clone(), place);
+        socket.watching.spawn(report_shut(Arc::new(duplicate), fact, facts.clone()));
+    }
+
+    /// A program shut its socket down.
+    pub(crate) fn shut(&mut self, place: Place) {
+        let Sockets::Slots(slots) = &mut self.sockets else { return };
+        let gone = |s: &SlotSocket| s.place == place && !portable::listens(&s.fd);
+        if let Some(at) = slots.iter().position(gone) {
+            slots.swap_remove(at);
+            self.steered.clear();
+            self.steer();
+        }
+    }
+
+    /// A worker has left its place.
+    pub(crate) fn vacate(&mut self, now: Time, place: Place) {
+        let Sockets::Slots(slots) = &mut self.sockets else { return };
+        for socket in slots.iter_mut().filter(|s| s.place == place) {
+            socket.vacant = Some(now);
+        }
+    }
+
+    /// Closes sockets that have been without a worker for so long, in slots that have one elsewhere.
+    pub(crate) fn close_vacant(&mut self, now: Time, after: Duration) {
+        let Sockets::Slots(slots) = &mut self.sockets else { return };
+        let known = |s: &SlotSocket| !s.may_block || portable::listens(&s.fd);
+        // Not while the kernel's order is about to be heard of.
+        if self.wish.udp || !slots.iter().all(known) {
             return;
         }
-        let before = slots.len();
-        while let Some(at) = slots.iter().position(|s| s.may_block && !portable::listens(&s.fd)) {
-            slots.swap_remove(at);
+        let used = |place: Place| self.users.values().any(|u| u.place == place);
+        let served = |slot: SlotId| self.users.values().any(|u| u.place.slot == slot);
+        let idle = |s: &SlotSocket| sys::accept_queue(&s.fd).is_ok_and(|waiting| waiting == 0);
+        let over = |s: &SlotSocket| {
+            let long = s.vacant.is_some_and(|since| now.since(since) >= after);
+            long && s.may_block && !used(s.place) && served(s.place.slot) && idle(s)
+        };
+        let mut closed = false;
+        while let Some(at) = slots.iter().position(over) {
+            // Somebody whom the worker left behind may still have it.
+            let _ = rustix::net::shutdown(&slots.swap_remove(at).fd, rustix::net::Shutdown::Both);
+            closed = true;
         }
-        if slots.len() < before {
+        if closed {
             self.steered.clear();
             self.steer();
         }
@@ -277,7 +332,7 @@ impl Port {
         };
         let given = slots.iter().map(|s| s.given).max().unwrap_or(0) + 1;
         if let Some(known) = slots.iter_mut().find(|s| s.place == place) {
-            known.given = given;
+            (known.given, known.vacant) = (given, None);
             return Ok(Arc::clone(&known.fd));
         }
         let first = slots.is_empty() && !self.joins;
@@ -295,6 +350,8 @@ impl Port {
                 backlog: self.wish.backlog,
                 had_open: None,
                 being_emptied: false,
+                vacant: None,
+                watching: JoinSet::new(),
                 watch: Watch::default(),
                 watched: None,
                 stuck_since: None,
@@ -367,7 +424,9 @@ impl Port {
                 Ok(()) => self.steered = shares,
                 // The kernel's own hash goes on choosing.
                 Err(error) => {
-                    tracing::warn!("cannot steer {}: {error}", self.address);
+                    if !std::mem::replace(&mut self.said_unsteered, true) {
+                        tracing::warn!("cannot steer {}: {error}", self.address);
+                    }
                 }
             }
         }
@@ -380,8 +439,31 @@ impl Port {
     }
 }
 
+/// Waits until a listening socket is shut down, and reports it.
+async fn report_shut(socket: Arc<OwnedFd>, fact: Fact, facts: mpsc::Sender<Fact>) {
+    #[cfg(target_os = "linux")]
+    if let Ok(socket) = sys::watch(socket, Interest::PRIORITY) {
+        // The end of a socket wakes whoever waits for anything; connections do not.
+        while let Ok(mut guard) = socket.ready(Interest::PRIORITY).await {
+            if !portable::listens(socket.get_ref()) {
+                let _ = facts.send(fact).await;
+                return;
+            }
+            guard.clear_ready();
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    drop((socket, fact, facts));
+}
+
 impl Drop for Port {
     fn drop(&mut self) {
+        if let Sockets::Slots(slots) = &self.sockets {
+            // The task lets go of its duplicate a little later; the address is free now.
+            for socket in slots.iter().filter(|s| !s.watching.is_empty()) {
+                let _ = rustix::net::shutdown(&socket.fd, rustix::net::Shutdown::Both);
+            }
+        }
         if let Sockets::One(fd, Some(task)) = &self.sockets {
             task.abort();
             // The task lets go of the socket a little later; the address is free now. One that somebody else

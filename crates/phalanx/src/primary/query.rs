@@ -111,6 +111,7 @@ impl Shell {
             tracing::info!(
                 "worker {worker} in slot {slot} is ready: process {pid}, after {after:.1?}{inspector}"
             );
+            self.sign_of_life(now, worker);
         }
     }
 

@@ -49,6 +49,10 @@ pub(super) enum Fact {
     Notified(WorkerId, Vec<u8>),
     /// How many connections of a worker that drains without knowing of it are busy, if that can be known.
     Seen(WorkerId, Option<u32>),
+    /// A program has shut its listening socket down.
+    Shut(String, Place),
+    /// A socket may have been without a worker for long.
+    Vacant,
     /// A worker has had time to listen on all of its ports.
     Settled(WorkerId),
     /// A connection was accepted on a port.
@@ -114,8 +118,6 @@ pub(super) struct Record {
     pub(super) intercept: Intercept,
     /// It drains without knowing of it.
     pub(super) drain: Option<Drain>,
-    /// When it was sent SIGTERM for having drained.
-    pub(super) told_to_end: Option<Time>,
     /// How often it has to give a sign of life, and when it last did, once it has to.
     pub(super) watchdog: Option<Duration>,
     pub(super) last_sign: Option<Time>,

@@ -129,7 +129,6 @@ impl Shell {
             .collect();
         for key in keys {
             let Some(mut port) = self.ports.remove(&key) else { continue };
-            port.drop_shut();
             let standing = self.sample_port(now, &mut port, &mut busy);
             port.steer();
             let taken: Vec<_> =

@@ -33,6 +33,9 @@ const FACTS: usize = 1024;
 /// behind may hold the channel open.
 const CHANNEL_LINGER: Duration = Duration::from_secs(1);
 
+/// How long a socket is kept that no worker has: a handshake may be under way to it.
+const VACANT: Duration = Duration::from_secs(10);
+
 /// No patience is shorter: it would be no patience but a busy loop.
 const SHORTEST_PATIENCE: Duration = Duration::from_millis(1);
 
@@ -58,6 +61,8 @@ pub(super) struct Shell {
     /// A port may have lost its last worker.
     pub(super) idle_ports: bool,
     failed_start: Option<Over>,
+    /// Nothing new gets to ports whose workers cannot be told to close them.
+    deaf: bool,
     /// When it was last said that the primary carries connections.
     pub(super) said_carried: Option<Time>,
     /// It was said that binds cannot be intercepted.
@@ -96,6 +101,7 @@ impl Shell {
             // What was opened before any worker is looked at when all are there.
             idle_ports: true,
             failed_start: None,
+            deaf: false,
             said_carried: None,
             said_no_intercept: false,
         }
@@ -112,6 +118,9 @@ impl Shell {
         let mut abandoned = false;
         loop {
             self.perform_plan();
+            if self.core.is_stopping() && !std::mem::replace(&mut self.deaf, true) {
+                self.deafen();
+            }
             self.close_idle_ports();
             if self.core.is_stopped() && self.workers.is_empty() {
                 break;
@@ -239,6 +248,16 @@ impl Shell {
             Fact::Asks(worker, question) => self.asks(now, worker, question),
             Fact::Notified(worker, text) => self.notified(now, worker, &text),
             Fact::Seen(worker, busy) => self.seen(now, worker, busy),
+            Fact::Shut(port, place) => {
+                if let Some(port) = self.ports.get_mut(&port) {
+                    port.shut(place);
+                }
+            }
+            Fact::Vacant => {
+                for port in self.ports.values_mut() {
+                    port.close_vacant(now, VACANT);
+                }
+            }
             Fact::Settled(worker) => self.settled(now, worker),
             Fact::Alive(worker) => self.alive(now, worker),
             Fact::Lingered(worker) => {
@@ -374,11 +393,15 @@ impl Shell {
         for port in self.ports.values_mut() {
             // What it has beside its channel is its own until its end.
             let left = port.users.get(&worker).is_some_and(|user| !(user.unasked && lives));
-            if left {
-                port.users.remove(&worker);
-                port.drop_shut();
+            if left && let Some(user) = port.users.remove(&worker) {
+                if user.unasked {
+                    port.vacate(now, user.place);
+                }
                 port.steer();
             }
+        }
+        if !lives {
+            self.later(VACANT, Fact::Vacant);
         }
         self.take_back(now, worker);
         if !matches!(self.sampling, Sampling::Off) {

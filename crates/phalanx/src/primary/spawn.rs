@@ -120,8 +120,11 @@ pub(crate) fn spawn(settings: &Settings, given: Given<'_>) -> Result<(OwnedFd, S
         Intercept::Off => (None, None),
         _ => new_pair().map(|(a, b)| (Some(a), Some(b))).map_err(|e| failed(e.into()))?,
     };
+    // An unmodified program begins with what it has without a primary: some cannot bear more (select(2)).
+    let files = FILES.get().copied().filter(|_| settings.knows != Knows::Channel);
     let inheritance = Inheritance {
         descriptors,
+        files,
         image: image.map_err(failed)?,
         #[cfg(target_os = "linux")]
         filter,
@@ -136,11 +139,22 @@ pub(crate) fn spawn(settings: &Settings, given: Given<'_>) -> Result<(OwnedFd, S
         let _ = process.wait();
         failed(error)
     })?;
+    #[cfg(target_os = "linux")]
+    let listener = listener_end.map(|end| receive_listener(&end));
+    // Whose calls nobody answers must not live: they would fail in a way that no program expects.
+    #[cfg(target_os = "linux")]
+    if let Some(Err(error)) = &listener
+        && error.raw_os_error() == Some(libc::EMFILE)
+    {
+        let _ = process.kill();
+        let _ = process.wait();
+        return Err(failed(io::Error::from_raw_os_error(libc::EMFILE)));
+    }
     let spawned = Spawned {
         child,
         channel_fd,
         #[cfg(target_os = "linux")]
-        listener: listener_end.map(|end| receive_listener(&end)),
+        listener,
         peer_cookie,
         inspector: inspect.filter(|at| at.port() != 0),
         stdout: process.stdout.take(),
@@ -266,11 +280,17 @@ pub(crate) fn is_permanent(error: &Error) -> bool {
     ) || source.raw_os_error() == Some(libc::ENOEXEC)
 }
 
-/// Lets this process, and the workers that inherit it, have as many descriptors as it may.
+/// How many descriptors this process might have had.
+static FILES: OnceLock<u64> = OnceLock::new();
+
+/// Lets this process, and the workers on a channel, have as many descriptors as it may.
 pub(crate) fn raise_descriptor_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
+        if let Some(soft) = limit.current {
+            FILES.get_or_init(|| soft);
+        }
         limit.current = limit.maximum;
         if let Err(error) = setrlimit(Resource::Nofile, limit) {
             tracing::warn!("the limit of open files stays as it is: {error}");

@@ -54,6 +54,7 @@ pub(super) async fn listen(
     facts: mpsc::Sender<Fact>,
 ) {
     let Ok(socket) = sys::watch(Arc::new(notifications.socket), Interest::READABLE) else { return };
+    let mut said = false;
     loop {
         // A worker that never pauses must not keep the loop from its other work.
         tokio::task::consume_budget().await;
@@ -64,7 +65,14 @@ pub(super) async fn listen(
                     return;
                 }
             }
-            Ok(_) => {}
+            Ok(_) => {
+                if !std::mem::replace(&mut said, true) {
+                    let what = format!(
+                        "somebody who is no process of worker {worker} sends to its NOTIFY_SOCKET: that is ignored"
+                    );
+                    let _ = facts.send(Fact::Trouble(what)).await;
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
             Err(_) => {}
         }

@@ -4,6 +4,7 @@
 use super::seccomp;
 use super::{portable, reserve};
 use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::process::{Resource, Rlimit};
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -52,14 +53,26 @@ impl Image {
     }
 
     /// What execve(2) takes. It is made before the fork: a child must not allocate.
-    fn pointers(&self) -> (Vec<usize>, Vec<usize>) {
-        let end = || std::iter::once(0);
-        let address = |text: &CString| text.as_ptr().addr();
-        let args = self.args.iter().map(address).chain(end());
-        let pids = self.pids.iter().map(|text| text.as_ptr().addr());
-        (args.collect(), self.env.iter().map(address).chain(pids).chain(end()).collect())
+    fn pointers(&self) -> Pointers {
+        let end = || std::iter::once(std::ptr::null());
+        let args = self.args.iter().map(|text| text.as_ptr()).chain(end());
+        let pids = self.pids.iter().map(|text| text.as_ptr().cast());
+        let env = self.env.iter().map(|text| text.as_ptr()).chain(pids).chain(end());
+        Pointers { args: args.collect(), env: env.collect() }
     }
 }
+
+/// Into the texts of an [`Image`].
+struct Pointers {
+    args: Vec<*const libc::c_char>,
+    env: Vec<*const libc::c_char>,
+}
+
+// SAFETY: they point into texts that are owned by the image beside them, which are neither moved nor dropped as long
+// as it is there, and which nobody else has.
+unsafe impl Send for Pointers {}
+// SAFETY: as above; nobody writes through them.
+unsafe impl Sync for Pointers {}
 
 /// Writes a number into the end of `text`, which ends with room for it and a zero.
 fn write_number(text: &mut [u8], mut number: u32) {
@@ -73,11 +86,25 @@ fn write_number(text: &mut [u8], mut number: u32) {
     }
 }
 
+/// As std does it: looks in `$PATH`, and runs what the kernel cannot with the shell.
+fn exec(program: &CString, pointers: &Pointers) {
+    let (args, env) = (pointers.args.as_ptr(), pointers.env.as_ptr());
+    // SAFETY: both lists end with a null pointer, and all texts end with a zero.
+    unsafe {
+        #[cfg(target_os = "linux")]
+        libc::execvpe(program.as_ptr(), args, env);
+        #[cfg(not(target_os = "linux"))]
+        libc::execve(program.as_ptr(), args, env);
+    }
+}
+
 /// What a child finds when its program begins, beside what std gives it.
 #[derive(Default)]
 pub(crate) struct Inheritance {
     /// Descriptors, from [`FIRST_FD`] on.
     pub(crate) descriptors: Vec<OwnedFd>,
+    /// How many descriptors it may have, if not as many as this process.
+    pub(crate) files: Option<u64>,
     /// What runs, where std's own exec does not do.
     pub(crate) image: Option<Image>,
     /// It is put under the filter, whose listener is sent here.
@@ -94,7 +121,7 @@ pub(crate) fn bequeath(command: &mut Command, inheritance: Inheritance) -> io::R
     for number in FIRST_FD..end {
         reserve(number)?;
     }
-    let Inheritance { descriptors, image, .. } = inheritance;
+    let Inheritance { descriptors, image, files, .. } = inheritance;
     #[cfg(target_os = "linux")]
     let filter = inheritance.filter;
     // None of them may be at a number where another one is to be.
@@ -114,17 +141,22 @@ pub(crate) fn bequeath(command: &mut Command, inheritance: Inheritance) -> io::R
                     return Err(io::Error::last_os_error());
                 }
             }
+            if let Some(files) = files {
+                let hard = rustix::process::getrlimit(Resource::Nofile).maximum;
+                // Less than it had before is no reason not to start.
+                let limit = Rlimit { current: Some(files), maximum: hard };
+                let _ = rustix::process::setrlimit(Resource::Nofile, limit);
+            }
             #[cfg(target_os = "linux")]
             if let Some(socket) = &filter {
                 seccomp::send(socket.as_raw_fd(), seccomp::install());
             }
-            if let (Some(image), Some((args, env))) = (&mut image, &pointers) {
+            if let (Some(image), Some(pointers)) = (&mut image, &pointers) {
                 let pid = std::process::id();
                 for text in &mut image.pids {
                     write_number(text, pid);
                 }
-                let (args, env) = (args.as_ptr().cast(), env.as_ptr().cast());
-                libc::execve(image.program.as_ptr(), args, env);
+                exec(&image.program, pointers);
                 return Err(io::Error::last_os_error());
             }
             Ok(())

@@ -57,7 +57,9 @@ const FOREIGN: [Name; 2] =
 
 /// Whether a socket's address is not what it looks like.
 pub(crate) fn is_bound_otherwise(socket: impl AsFd) -> bool {
-    FOREIGN.iter().any(|option| number(&socket, *option).is_some_and(|on| on != 0))
+    let device = get(&socket, (libc::SOL_SOCKET, libc::SO_BINDTODEVICE));
+    device.is_some_and(|name| name.first().is_some_and(|byte| *byte != 0))
+        || FOREIGN.iter().any(|option| number(&socket, *option).is_some_and(|on| on != 0))
 }
 
 /// What a program set on `from` is set on `to`, as far as it differs.

@@ -236,6 +236,8 @@ pub(super) fn received(text: &[u8], descriptor: Option<OwnedFd>) -> io::Result<L
     let code = text.try_into().map(i32::from_ne_bytes).unwrap_or(libc::EIO);
     match descriptor {
         Some(fd) => Ok(Listener { fd, interruptible: code != 0 }),
+        // It was sent, and there was no number left for it here.
+        None if code <= 0 => Err(io::Error::from_raw_os_error(libc::EMFILE)),
         None => Err(io::Error::from_raw_os_error(code)),
     }
 }
@@ -256,5 +258,7 @@ mod tests {
         let said = received(&libc::EPERM.to_ne_bytes(), None);
         assert_eq!(said.expect_err("none").raw_os_error(), Some(libc::EPERM));
         assert!(received(&[], None).is_err());
+        let lost = received(&0_i32.to_ne_bytes(), None).expect_err("lost");
+        assert_eq!(lost.raw_os_error(), Some(libc::EMFILE));
     }
 }
