@@ -86,6 +86,27 @@ impl Drain {
     }
 }
 
+/// How long nothing has come for a successor, so that it is taken at its word.
+pub const AT_ITS_WORD: Duration = Duration::from_secs(1);
+
+/// Whether a successor that listens since then may take the place of the one before it: it was seen to have accepted,
+/// or nothing waits for it and nothing came for a while. A program may listen long before it serves, or ever does.
+///
+/// ```
+/// use phalanx_core::drain::{Seen, succeeds};
+/// use phalanx_core::time::Time;
+/// let at = Time::from_millis;
+/// let holds = |busy| Seen { waiting: 0, busy: Some(busy) };
+/// assert!(succeeds(at(0), at(50), holds(1)), "it has a connection");
+/// assert!(!succeeds(at(0), at(50), holds(0)));
+/// assert!(succeeds(at(0), at(1_000), holds(0)), "nobody wants anything");
+/// assert!(!succeeds(at(0), at(9_000), Seen { waiting: 3, busy: Some(0) }), "it takes nothing");
+/// ```
+#[must_use]
+pub fn succeeds(since: Time, now: Time, seen: Seen) -> bool {
+    seen.busy.is_some_and(|held| held > 0) || seen.waiting == 0 && now.since(since) >= AT_ITS_WORD
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -29,13 +29,16 @@ const IPPROTO_TCP: u8 = 6;
 const TCP_ESTABLISHED: u8 = 1;
 const TCP_CLOSE_WAIT: u8 = 8; // The client says no more, but may await the answer.
 
+/// So many times longer a connection has to be idle if it cannot be told whether it awaits an answer.
+const IF_UNKNOWN: u32 = 3;
+
 /// One established connection of a process tree.
 #[derive(Clone, Debug)]
 pub(super) struct Connection {
     /// Since the last byte in either direction, or since it was established when there was none.
     pub(super) idle: Duration,
-    /// The last byte was the peer's: it may await an answer.
-    pub(super) asks: bool,
+    /// Whether the last byte was the peer's, which may await an answer; `None` if that cannot be told.
+    pub(super) asks: Option<bool>,
     /// Bytes received and not read by the worker.
     pub(super) unread: u32,
     /// Bytes written by the worker and not acknowledged by the peer.
@@ -47,7 +50,12 @@ pub(super) struct Connection {
 impl Connection {
     /// Whether something may still come on it, if one that was idle for so long is finished.
     pub(super) fn is_busy(&self, finished: Duration) -> bool {
-        self.idle < finished || self.asks || self.unread > 0 || self.unsent > 0
+        let finished = match self.asks {
+            Some(true) => Duration::MAX,
+            Some(false) => finished,
+            None => finished.saturating_mul(IF_UNKNOWN),
+        };
+        self.idle < finished || self.unread > 0 || self.unsent > 0
     }
 }
 
@@ -274,12 +282,19 @@ fn connection(message: &[u8]) -> Option<(u64, Connection)> {
     };
     // When the client says no more, that takes a place of its own behind the last byte.
     let closed = u32::from(*message.get(1)? == TCP_CLOSE_WAIT);
-    let times = attribute(message.get(72..)?, INET_DIAG_INFO).and_then(times);
+    let info = attribute(message.get(72..)?, INET_DIAG_INFO);
     // One that the kernel does not tell more of counts as busy.
-    let [sent, received] = times.unwrap_or_default();
+    let [sent, received] = info.and_then(times).unwrap_or_default();
+    let [segments_in, segments_out] = info.and_then(segments).unwrap_or([1, 1]);
     let connection = Connection {
         idle: sent.min(received),
-        asks: received < sent,
+        asks: match (segments_in, segments_out) {
+            (0, _) => Some(false),
+            (_, 0) => Some(true),
+            // The clock is too coarse for who was the last.
+            _ if sent == received => None,
+            _ => Some(received < sent),
+        },
         unread: number(56)?.saturating_sub(closed),
         unsent: number(60)?,
         peer: end(6, 24)?,
@@ -295,6 +310,11 @@ fn connection(message: &[u8]) -> Option<(u64, Connection)> {
 fn times(info: &[u8]) -> Option<[Duration; 2]> {
     let times = [at(info, 44)?, at(info, 52)?].map(u32::from_ne_bytes);
     Some(times.map(|ms| Duration::from_millis(ms.into())))
+}
+
+/// `tcpi_data_segs_in` and `tcpi_data_segs_out` of a `tcp_info`: whether there was any data.
+fn segments(info: &[u8]) -> Option<[u32; 2]> {
+    Some([at(info, 152)?, at(info, 156)?].map(u32::from_ne_bytes))
 }
 
 /// The content of the first attribute of a type.

@@ -98,6 +98,7 @@ impl Shell {
                     knows: settings.knows,
                     intercept: settings.intercept,
                     drain: None,
+                    proves_since: None,
                     watchdog: settings.watchdog.filter(|_| settings.knows != Knows::Channel),
                     last_sign: None,
                     refused: BTreeSet::new(),
@@ -154,7 +155,9 @@ impl Shell {
                 continue;
             };
             port.give_away(place, false);
-            port.hear_shut(place, &self.facts);
+            if let Some(watch) = &mut self.shut {
+                port.hear_shut(place, watch);
+            }
             let shared = fd.try_clone().map_err(Error::os("cannot duplicate a socket"))?;
             found.push((name.clone(), shared));
             port.users.insert(worker, User::unasked(place, query));

@@ -107,7 +107,7 @@ pub(super) async fn watch(
             return;
         }
     };
-    let mut said = false;
+    let (mut said, mut unnamed) = (false, false);
     loop {
         // A worker that does nothing but bind must not keep the loop from its other work.
         tokio::task::consume_budget().await;
@@ -126,13 +126,20 @@ pub(super) async fn watch(
         // An error: it was killed before it could be heard.
         let Ok(notice) = seccomp::receive(&listener.fd) else { continue };
         match look(&listener, notice, &ports) {
-            Ok(Some(question)) => {
+            Ok(Looked::Asks(question)) => {
                 if facts.send(Fact::Asks(worker, question)).await.is_err() {
                     return;
                 }
             }
             looked => {
                 let _ = seccomp::answer(&listener.fd, notice.id, Verdict::Continue);
+                if let (Ok(Looked::Unnamed(address)), false) = (&looked, unnamed) {
+                    unnamed = true;
+                    let what = format!(
+                        "worker {worker} binds {address}, whose port is not in --port: it is not shared"
+                    );
+                    let _ = facts.send(Fact::Trouble(what)).await;
+                }
                 // What is not a descriptor, or no address, is an error of the program's, which the kernel tells it.
                 let error = looked.err().filter(|error| match error.raw_os_error() {
                     Some(libc::ENOENT | libc::EIO | libc::ESRCH) => false,
@@ -151,18 +158,23 @@ pub(super) async fn watch(
     }
 }
 
-/// What a call is about; `None` if it is the program's own affair.
-fn look(
-    listener: &Arc<Listener>,
-    notice: Notice,
-    ports: &Intercept,
-) -> io::Result<Option<Question>> {
+/// What was found.
+enum Looked {
+    Asks(Question),
+    /// It is the program's own affair.
+    Own,
+    /// It would be shared, if its port had been named.
+    Unnamed(SocketAddr),
+}
+
+/// What a call is about.
+fn look(listener: &Arc<Listener>, notice: Notice, ports: &Intercept) -> io::Result<Looked> {
     let Notice { id, thread, call } = notice;
     let (Call::Bind(number, ..) | Call::Listen(number, _)) = call;
     let status = fs::read_to_string(format!("/proc/{thread}/status"))?;
     let link = format!("/proc/{thread}/fd/{number}");
-    let Some(Kind { udp, v6 }) = kind(&link)? else { return Ok(None) };
-    let Some(inode) = inode(&fs::read_link(&link)?) else { return Ok(None) };
+    let Some(Kind { udp, v6 }) = kind(&link)? else { return Ok(Looked::Own) };
+    let Some(inode) = inode(&fs::read_link(&link)?) else { return Ok(Looked::Own) };
     let about = fs::read_to_string(format!("/proc/{thread}/fdinfo/{number}"))?;
     let flags = u32::try_from(field(&about, "flags", 8)?).unwrap_or(0);
     // A pidfd is of a process; mostly its threads have their descriptors in common.
@@ -172,15 +184,19 @@ fn look(
     let what = match call {
         Call::Listen(_, backlog) => What::Listen { backlog },
         Call::Bind(_, place, length) => {
-            let Some(address) = address(thread, place, length, v6)? else { return Ok(None) };
+            let Some(address) = address(thread, place, length, v6)? else { return Ok(Looked::Own) };
+            let named = ports.covers(address.port());
+            if !named && address.port() != 0 && !udp {
+                return Ok(Looked::Unnamed(address));
+            }
             let own = address.is_ipv6() != v6
-                || !ports.covers(address.port())
+                || !named
                 || udp && address.ip().is_multicast()
                 || udp && *ports == Intercept::All && is_a_clients(address.port())
                 || socket.as_ref().is_some_and(options::is_bound_otherwise)
                 || !same_namespace(thread, "net")?;
             if own {
-                return Ok(None);
+                return Ok(Looked::Own);
             }
             let bound = |socket| Some(SocketAddr::try_from(getsockname(socket).ok()?).ok()?.port());
             let v6_only = |socket| sockopt::ipv6_v6only(socket).ok();
@@ -197,12 +213,12 @@ fn look(
         }
     };
     if matches!(what, What::Bind { again: true, .. }) && !listener.interruptible {
-        return Ok(None);
+        return Ok(Looked::Own);
     }
     if !seccomp::still_waits(&listener.fd, id) {
-        return Ok(None);
+        return Ok(Looked::Own);
     }
-    Ok(Some(Question {
+    Ok(Looked::Asks(Question {
         listener: Arc::clone(listener),
         id,
         what,

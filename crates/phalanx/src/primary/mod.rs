@@ -1,5 +1,7 @@
 //! The primary: forks workers, opens their ports, keeps the promise.
 
+#[cfg(target_os = "linux")]
+mod bind;
 mod child;
 mod connections;
 mod dispatch;
@@ -13,6 +15,7 @@ mod recall;
 mod record;
 mod rescue;
 mod shell;
+mod shut;
 mod spawn;
 mod systemd;
 

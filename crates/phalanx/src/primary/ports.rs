@@ -22,14 +22,10 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-#[cfg(target_os = "linux")]
-use tokio::io::Interest;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
 use super::dispatch::Parked;
 use super::mute::without_channel;
-use super::record::Fact;
+use super::shut::ShutWatch;
 
 /// The rules for new ports.
 #[derive(Clone, Debug)]
@@ -116,8 +112,8 @@ pub(crate) struct SlotSocket {
     pub(crate) being_emptied: bool,
     /// Since when no worker has it, if one had.
     vacant: Option<Time>,
-    /// Who waits for a program to shut it down.
-    watching: JoinSet<()>,
+    /// The name by which it is heard when a program shuts it down.
+    watched_as: Option<u64>,
 }
 
 /// A worker that asked for the port.
@@ -248,22 +244,20 @@ impl Port {
         let _ = rustix::io::ioctl_fionbio(fd, nonblocking);
     }
 
-    /// Has those heard who shut a socket down: in the order in which they do, which is the kernel's.
-    pub(crate) fn hear_shut(&mut self, place: Place, facts: &mpsc::Sender<Fact>) {
+    /// Has it heard when a program shuts its socket down.
+    pub(crate) fn hear_shut(&mut self, place: Place, watch: &mut ShutWatch) {
         let Sockets::Slots(slots) = &mut self.sockets else { return };
-        let unheard = slots.iter_mut().find(|s| s.place == place && s.watching.is_empty());
-        let Some(socket) = unheard.filter(|_| !self.wish.udp) else { return };
-        // One socket, but not the same number: that may be watched for connections.
-        let Ok(duplicate) = socket.fd.try_clone() else { return };
-        let fact = Fact::Shut(self.key.clone(), place);
-        socket.watching.spawn(report_shut(Arc::new(duplicate), fact, facts.clone()));
+        let unheard = slots.iter_mut().find(|s| s.place == place && s.watched_as.is_none());
+        if let Some(socket) = unheard.filter(|_| !self.wish.udp) {
+            // Without it, what is shut down is seen when the place is to be given again.
+            socket.watched_as = watch.add(&socket.fd).ok();
+        }
     }
 
-    /// A program shut its socket down.
-    pub(crate) fn shut(&mut self, place: Place) {
+    /// A program shut a socket down: like the kernel with its group, puts the last one into its place.
+    pub(crate) fn shut(&mut self, name: u64) {
         let Sockets::Slots(slots) = &mut self.sockets else { return };
-        let gone = |s: &SlotSocket| s.place == place && !portable::listens(&s.fd);
-        if let Some(at) = slots.iter().position(gone) {
+        if let Some(at) = slots.iter().position(|s| s.watched_as == Some(name)) {
             slots.swap_remove(at);
             self.steered.clear();
             self.steer();
@@ -351,7 +345,7 @@ impl Port {
                 had_open: None,
                 being_emptied: false,
                 vacant: None,
-                watching: JoinSet::new(),
+                watched_as: None,
                 watch: Watch::default(),
                 watched: None,
                 stuck_since: None,
@@ -439,31 +433,8 @@ impl Port {
     }
 }
 
-/// Waits until a listening socket is shut down, and reports it.
-async fn report_shut(socket: Arc<OwnedFd>, fact: Fact, facts: mpsc::Sender<Fact>) {
-    #[cfg(target_os = "linux")]
-    if let Ok(socket) = sys::watch(socket, Interest::PRIORITY) {
-        // The end of a socket wakes whoever waits for anything; connections do not.
-        while let Ok(mut guard) = socket.ready(Interest::PRIORITY).await {
-            if !portable::listens(socket.get_ref()) {
-                let _ = facts.send(fact).await;
-                return;
-            }
-            guard.clear_ready();
-        }
-    }
-    #[cfg(not(target_os = "linux"))]
-    drop((socket, fact, facts));
-}
-
 impl Drop for Port {
     fn drop(&mut self) {
-        if let Sockets::Slots(slots) = &self.sockets {
-            // The task lets go of its duplicate a little later; the address is free now.
-            for socket in slots.iter().filter(|s| !s.watching.is_empty()) {
-                let _ = rustix::net::shutdown(&socket.fd, rustix::net::Shutdown::Both);
-            }
-        }
         if let Sockets::One(fd, Some(task)) = &self.sockets {
             task.abort();
             // The task lets go of the socket a little later; the address is free now. One that somebody else

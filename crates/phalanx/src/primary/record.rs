@@ -49,10 +49,10 @@ pub(super) enum Fact {
     Notified(WorkerId, Vec<u8>),
     /// How many connections of a worker that drains without knowing of it are busy, if that can be known.
     Seen(WorkerId, Option<u32>),
-    /// A program has shut its listening socket down.
-    Shut(String, Place),
     /// A socket may have been without a worker for long.
     Vacant,
+    /// How many connections a successor has, if that can be known.
+    Proves(WorkerId, Option<u32>),
     /// A worker has had time to listen on all of its ports.
     Settled(WorkerId),
     /// A connection was accepted on a port.
@@ -118,6 +118,8 @@ pub(super) struct Record {
     pub(super) intercept: Intercept,
     /// It drains without knowing of it.
     pub(super) drain: Option<Drain>,
+    /// Since when it listens and has to show that it serves, as the successor of one that does.
+    pub(super) proves_since: Option<Time>,
     /// How often it has to give a sign of life, and when it last did, once it has to.
     pub(super) watchdog: Option<Duration>,
     pub(super) last_sign: Option<Time>,

@@ -281,7 +281,7 @@ impl Shell {
             };
             let address = &port.address;
             tracing::warn!(
-                "worker {worker} in slot {slot} accepts nothing on {address}, where {waiting} wait: {then}"
+                "worker {worker} in slot {slot} accepts nothing on {address} ({waiting} wait now): {then}"
             );
         }
         standing

@@ -7,6 +7,7 @@ use super::dispatch::Handover;
 use super::ports::Port;
 use super::record::{Fact, Record, Runtime, Trouble};
 use super::rescue::Sampling;
+use super::shut::ShutWatch;
 use super::{
     Command, Options, Over, Primary, Reloaded, Status, WorkerHandle, WorkerState, WorkerStatus,
 };
@@ -61,6 +62,8 @@ pub(super) struct Shell {
     /// A port may have lost its last worker.
     pub(super) idle_ports: bool,
     failed_start: Option<Over>,
+    /// Hears of sockets that programs shut down.
+    pub(super) shut: Option<ShutWatch>,
     /// Nothing new gets to ports whose workers cannot be told to close them.
     deaf: bool,
     /// When it was last said that the primary carries connections.
@@ -101,6 +104,7 @@ impl Shell {
             // What was opened before any worker is looked at when all are there.
             idle_ports: true,
             failed_start: None,
+            shut: ShutWatch::new().ok(),
             deaf: false,
             said_carried: None,
             said_no_intercept: false,
@@ -145,6 +149,11 @@ impl Shell {
                     }
                 }
                 () = sleep_until(wake) => self.retry_parked(),
+                names = next_shut(self.shut.as_ref()) => {
+                    for name in names {
+                        self.ports.values_mut().for_each(|port| port.shut(name));
+                    }
+                }
                 () = self.sampling.due(&mut sampler) => {
                     let now = self.now();
                     self.sample(now);
@@ -248,16 +257,12 @@ impl Shell {
             Fact::Asks(worker, question) => self.asks(now, worker, question),
             Fact::Notified(worker, text) => self.notified(now, worker, &text),
             Fact::Seen(worker, busy) => self.seen(now, worker, busy),
-            Fact::Shut(port, place) => {
-                if let Some(port) = self.ports.get_mut(&port) {
-                    port.shut(place);
-                }
-            }
             Fact::Vacant => {
                 for port in self.ports.values_mut() {
                     port.close_vacant(now, VACANT);
                 }
             }
+            Fact::Proves(worker, held) => self.proves(now, worker, held),
             Fact::Settled(worker) => self.settled(now, worker),
             Fact::Alive(worker) => self.alive(now, worker),
             Fact::Lingered(worker) => {
@@ -552,6 +557,13 @@ impl Shell {
             ports: self.ports.values().map(|p| (p.address.clone(), p.policy)).collect(),
             wanted: self.core.wanted(),
         }
+    }
+}
+
+async fn next_shut(watch: Option<&ShutWatch>) -> Vec<u64> {
+    match watch {
+        Some(watch) => watch.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,8 +1,13 @@
 //! systemd's notification socket (`sd_notify(3))`: one for each worker, so it is known who speaks.
 
-use super::record::Fact;
+use super::record::{Fact, Record};
+use super::shell::Shell;
+use crate::address::printable;
 use crate::sys::{self, portable};
-use phalanx_core::worker::WorkerId;
+use phalanx_core::cluster::Event as CoreEvent;
+use phalanx_core::notify::{Word, words};
+use phalanx_core::time::Time;
+use phalanx_core::worker::{Phase, WorkerId};
 use rustix::fd::OwnedFd;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, SocketAddrUnix, SocketType, UCred,
@@ -13,11 +18,14 @@ use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::io::Interest;
 use tokio::sync::mpsc;
 
 /// The longest datagram that is read.
 const LONGEST: usize = 4096;
+/// How often in a second the log has what a worker says of itself.
+const MOST_SAID: u32 = 10;
 
 /// A worker's notification socket.
 pub(super) struct Notifications {
@@ -103,4 +111,94 @@ fn receive(socket: &OwnedFd) -> io::Result<(Vec<u8>, Option<UCred>)> {
     }
     text.truncate(got);
     Ok((text, from))
+}
+
+impl Shell {
+    /// A worker said something by systemd's protocol.
+    pub(super) fn notified(&mut self, now: Time, worker: WorkerId, datagram: &[u8]) {
+        for word in words(datagram) {
+            let Some(record) = self.workers.get_mut(&worker).filter(|r| r.exit.is_none()) else {
+                return;
+            };
+            let slot = record.handle.slot();
+            match word {
+                Word::Ready => {
+                    let starting = |w: &phalanx_core::worker::Worker| {
+                        matches!(w.phase, Phase::Starting { .. })
+                    };
+                    if self.core.worker(worker).is_some_and(starting) {
+                        self.serves_all(worker);
+                        self.came_up(now, CoreEvent::Listening { worker }, worker);
+                    }
+                }
+                Word::Reloading if record.may_say(now) => {
+                    tracing::info!("worker {worker} in slot {slot} reloads itself");
+                }
+                Word::Stopping => {
+                    self.leaves(worker);
+                    self.core.observe(now, CoreEvent::Leaving { worker });
+                }
+                Word::Status(status) if record.may_say(now) => {
+                    tracing::info!("worker {worker} in slot {slot} says: {}", printable(status));
+                }
+                Word::Reloading | Word::Status(_) => {}
+                Word::Alive => record.last_sign = record.last_sign.map(|_| now),
+                Word::Broken => {
+                    let why = "it says that it is broken (WATCHDOG=trigger)".to_owned();
+                    self.core.observe(now, CoreEvent::Broken { worker, why });
+                }
+                Word::Refused(name) => {
+                    if record.refused.insert(name.to_owned()) {
+                        tracing::warn!(
+                            "worker {worker} in slot {slot} sends {name}, which a primary does not do: it is ignored"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// A worker that has to give signs of life gave one, or begins to have to.
+    pub(super) fn sign_of_life(&mut self, now: Time, worker: WorkerId) {
+        if let Some(record) = self.workers.get_mut(&worker).filter(|r| r.watchdog.is_some()) {
+            record.last_sign = Some(now);
+        }
+    }
+
+    /// When the first of those that have to give signs of life has been silent for too long.
+    pub(super) fn next_silence(&self) -> Option<Time> {
+        self.workers.values().filter_map(Record::silent_at).min()
+    }
+
+    /// Those that were silent for too long are broken.
+    pub(super) fn check_silence(&mut self, now: Time) {
+        let silent = |record: &&mut Record| record.silent_at().is_some_and(|at| at <= now);
+        let mut found = Vec::new();
+        for record in self.workers.values_mut().filter(silent) {
+            record.last_sign = None;
+            found.push((record.handle.id(), record.watchdog.unwrap_or_default()));
+        }
+        for (worker, limit) in found {
+            let why = format!("it gave no sign of life (WATCHDOG=1) for {limit:?}");
+            self.core.observe(now, CoreEvent::Broken { worker, why });
+        }
+    }
+}
+
+impl Record {
+    /// Whether something that it says of itself is to be in the log: not more than so much in a second.
+    fn may_say(&mut self, now: Time) -> bool {
+        let (since, times) = &mut self.said;
+        if now.since(*since) >= Duration::from_secs(1) {
+            (*since, *times) = (now, 0);
+        }
+        *times += 1;
+        *times <= MOST_SAID
+    }
+
+    /// When it will have been silent for too long.
+    fn silent_at(&self) -> Option<Time> {
+        let (last, limit) = (self.last_sign?, self.watchdog?);
+        (self.exit.is_none() && !self.leaving).then(|| last.after(limit))
+    }
 }
