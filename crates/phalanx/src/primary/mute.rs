@@ -19,9 +19,11 @@ use phalanx_core::spec::ReadyWhen;
 use phalanx_core::time::Time;
 use phalanx_core::wire::Query;
 use phalanx_core::worker::WorkerId;
+use rustix::fd::OwnedFd;
 use rustix::process::Signal;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a program that found its sockets when it began is given to be ready, if it does not say when it is.
@@ -30,6 +32,9 @@ pub(super) const ALIVE: Duration = Duration::from_secs(1);
 const ALL_PORTS: Duration = Duration::from_secs(1);
 /// How often it is looked whether a successor serves.
 const PROOF: Duration = Duration::from_millis(25);
+/// How often a queue is looked at then, and how often that is.
+const LOOKS: u32 = 200;
+const BETWEEN: Duration = Duration::from_micros(100);
 /// When the whole cluster stops, idle connections are not waited for longer than that.
 const IDLE_AT_STOP: Duration = Duration::from_secs(1);
 
@@ -151,20 +156,50 @@ impl Shell {
         }
         let Some(record) = self.workers.get_mut(&worker) else { return };
         if record.proves_since.replace(now).is_none() {
-            self.count_connections(worker, PROOF, Duration::MAX, Fact::Proves);
+            self.look_for_proof(worker);
         }
+    }
+
+    /// Looks whether a worker accepts anything.
+    fn look_for_proof(&self, worker: WorkerId) {
+        let Some(record) = self.workers.get(&worker) else { return };
+        let mine = || self.ports.values().filter(|port| port.users.contains_key(&worker));
+        let ports: BTreeSet<u16> = mine().filter_map(|port| port.address.port()).collect();
+        let place = |port: &Port| Some(port.users.get(&worker)?.place);
+        let slots: Vec<_> = mine()
+            .filter(|port| !port.is_udp() && matches!(port.sockets, Sockets::Slots(_)))
+            .filter_map(|port| port.socket_at(place(port)?).map(Arc::clone))
+            .collect();
+        let (pid, facts) = (record.handle.pid(), self.facts.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(PROOF).await;
+            let looking = move || match get_shorter(&slots) {
+                true => Some(1),
+                false => busy(pid, &ports, Duration::MAX),
+            };
+            let held = tokio::task::spawn_blocking(looking).await.ok().flatten();
+            let _ = facts.send(Fact::Proves(worker, held)).await;
+        });
     }
 
     /// Whether a successor serves: many programs listen before they know that they can.
     pub(super) fn proves(&mut self, now: Time, worker: WorkerId, held: Option<u32>) {
         let seen = Seen { waiting: self.waiting_for(worker), busy: held };
-        let Some(record) = self.workers.get(&worker).filter(|r| r.exit.is_none()) else { return };
+        // What waited for it was taken by others: that shows nothing.
+        let stuck = self.ports.values().any(|port| port.is_stuck_for(worker));
+        let Some(record) = self.workers.get_mut(&worker).filter(|r| r.exit.is_none()) else {
+            return;
+        };
         let Some(since) = record.proves_since.filter(|_| !record.leaving) else { return };
+        if stuck {
+            record.proves_since = Some(now);
+            return self.look_for_proof(worker);
+        }
         let alone = self.predecessors_ports(worker).next().is_none();
         if alone || succeeds(since, now, seen) {
             self.came_up(now, CoreEvent::Listening { worker }, worker);
         } else {
-            self.count_connections(worker, PROOF, Duration::MAX, Fact::Proves);
+            self.look_for_proof(worker);
         }
     }
 
@@ -215,28 +250,17 @@ impl Shell {
 
     /// Looks, in a while, how busy a worker is that drains.
     fn look_again(&self, worker: WorkerId, wait: Duration) {
-        let idle = self.options.drain_idle;
-        let idle = if self.core.is_stopping() { idle.min(IDLE_AT_STOP) } else { idle };
-        self.count_connections(worker, wait, idle, Fact::Seen);
-    }
-
-    /// Counts, in a while, a worker's connections on its ports that were not idle for so long.
-    fn count_connections(
-        &self,
-        worker: WorkerId,
-        wait: Duration,
-        idle: Duration,
-        fact: fn(WorkerId, Option<u32>) -> Fact,
-    ) {
         let Some(record) = self.workers.get(&worker) else { return };
         let mine = self.ports.values().filter(|port| port.users.contains_key(&worker));
         let ports: BTreeSet<u16> = mine.filter_map(|port| port.address.port()).collect();
+        let idle = self.options.drain_idle;
+        let idle = if self.core.is_stopping() { idle.min(IDLE_AT_STOP) } else { idle };
         let (pid, facts) = (record.handle.pid(), self.facts.clone());
         tokio::spawn(async move {
             tokio::time::sleep(wait).await;
             let counting = tokio::task::spawn_blocking(move || busy(pid, &ports, idle));
             let busy = counting.await.ok().flatten();
-            let _ = facts.send(fact(worker, busy)).await;
+            let _ = facts.send(Fact::Seen(worker, busy)).await;
         });
     }
 
@@ -295,6 +319,20 @@ impl Address {
             Self::Unix(_) => None,
         }
     }
+}
+
+/// Whether one of these queues is seen to get shorter: connections of busy servers are over before they could be counted.
+/// Takes some tens of milliseconds if not.
+fn get_shorter(slots: &[Arc<OwnedFd>]) -> bool {
+    let mut before = vec![0; slots.len()];
+    (0..LOOKS).any(|_| {
+        std::thread::sleep(BETWEEN);
+        let now: Vec<u32> =
+            slots.iter().map(|fd| sys::accept_queue(fd).unwrap_or_default()).collect();
+        let shorter = now.iter().zip(&before).any(|(now, before)| now < before);
+        before = now;
+        shorter
+    })
 }
 
 /// How many of a worker's connections on these ports are not idle; `None` if it may not be looked at.

@@ -396,6 +396,14 @@ impl Port {
         !socket.watch.is_stuck() && self.users.values().any(|u| u.serves && u.place == socket.place)
     }
 
+    /// Whether a worker does not take what waits for it.
+    pub(crate) fn is_stuck_for(&self, worker: WorkerId) -> bool {
+        let (Sockets::Slots(slots), Some(user)) = (&self.sockets, self.users.get(&worker)) else {
+            return false;
+        };
+        slots.iter().any(|s| s.place == user.place && (s.watch.is_stuck() || s.being_emptied))
+    }
+
     /// Tells the kernel which slots may get connections, if that changed.
     #[cfg_attr(not(target_os = "linux"), expect(clippy::unused_self))]
     pub(crate) fn steer(&mut self) {
