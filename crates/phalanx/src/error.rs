@@ -115,7 +115,7 @@ impl Error {
                     .into()
             }
             io::ErrorKind::AddrInUse => format!(
-                "another program listens on {address}, or a worker of a primary that was killed still finishes: stop it (`ss -ltnp` names it) or choose another port"
+                "another program listens on {address}, or a worker whose primary was killed: stop it (`ss -ltnp` names it) or choose another port"
             ),
             io::ErrorKind::NotFound if listen => {
                 "its directory does not exist: create it first".into()

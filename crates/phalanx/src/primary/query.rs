@@ -20,9 +20,12 @@ use phalanx_core::worker::WorkerId;
 use rustix::fd::OwnedFd;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Ports that one worker may have at a time; more is taken for an attack on the primary's memory.
 const MAX_PORTS_PER_WORKER: usize = 1024;
+/// How often the same trouble is said.
+const SAY_AGAIN: Duration = Duration::from_secs(10);
 /// Queries of one worker that may fail; each is told and logged.
 const MAX_FAILURES: u32 = 10_000;
 
@@ -181,10 +184,17 @@ impl Shell {
             }
             _ => None,
         };
-        self.last_trouble = Some(Trouble { worker, what: error.to_string(), address });
+        let text_of = error.to_string();
+        self.last_trouble = Some(Trouble { worker, what: text_of.clone(), address });
         if let Some(record) = self.workers.get_mut(&worker) {
             let slot = record.handle.slot();
-            tracing::warn!(%worker, %slot, "{error}{}", hint(error));
+            // Every worker finds the same, and tries again: it is said once in a while.
+            let now = self.start.elapsed();
+            let said = &mut self.said_trouble;
+            if said.as_ref().is_none_or(|(known, at)| *known != text_of || now - *at >= SAY_AGAIN) {
+                tracing::warn!(%worker, %slot, "{error}{}", hint(error));
+                *said = Some((text_of, now));
+            }
             record.failures += 1;
             self.audience.tell(&Event::Error(record.handle.clone(), text));
             if record.failures > MAX_FAILURES {

@@ -51,7 +51,7 @@ pub(super) struct Shell {
     pub(super) seq: u64,
     /// What last kept a worker from listening: the likely reason if none comes up.
     pub(super) last_trouble: Option<Trouble>,
-    start: Instant,
+    pub(super) start: Instant,
     pub(super) settings: Arc<Mutex<Settings>>,
     pub(super) wishes: mpsc::WeakUnboundedSender<Command>,
     incoming: mpsc::Receiver<Fact>,
@@ -66,6 +66,8 @@ pub(super) struct Shell {
     pub(super) shut: Option<ShutWatch>,
     /// Nothing new gets to ports whose workers cannot be told to close them.
     deaf: bool,
+    /// What was last said to be in the way of a worker, and when.
+    pub(super) said_trouble: Option<(String, Duration)>,
     /// When it was last said that the primary carries connections.
     pub(super) said_carried: Option<Time>,
     /// It was said that binds cannot be intercepted.
@@ -106,6 +108,7 @@ impl Shell {
             failed_start: None,
             shut: ShutWatch::new().ok(),
             deaf: false,
+            said_trouble: None,
             said_carried: None,
             said_no_intercept: false,
         }
@@ -328,7 +331,7 @@ impl Shell {
         let Some(slot) = self.core.worker(worker).filter(starting).map(|w| w.slot) else { return };
         if !self.never_listens(now, worker) {
             tracing::info!(
-                "worker {worker} in slot {slot} runs, but does not listen yet (a program that never listens is ready when it is online: `--ready online`)"
+                "worker {worker} in slot {slot} runs, but does not listen yet, and is waited for (a program that never listens is ready when it is online: `--ready online`)"
             );
         }
     }
