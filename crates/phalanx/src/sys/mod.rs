@@ -103,6 +103,16 @@ pub(crate) fn attach_steering(
         .iter()
         .map(|i| libc::sock_filter { code: i.code, jt: i.jt, jf: i.jf, k: i.k })
         .collect();
+    attach(socket, libc::SO_ATTACH_REUSEPORT_CBPF, &mut filter)
+}
+
+/// Gives a socket a classic BPF program, for what the option says.
+#[cfg(target_os = "linux")]
+fn attach(
+    socket: impl AsFd,
+    option: libc::c_int,
+    filter: &mut [libc::sock_filter],
+) -> io::Result<()> {
     let len =
         u16::try_from(filter.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     let program = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
@@ -113,7 +123,7 @@ pub(crate) fn attach_steering(
         libc::setsockopt(
             socket.as_fd().as_raw_fd(),
             libc::SOL_SOCKET,
-            libc::SO_ATTACH_REUSEPORT_CBPF,
+            option,
             (&raw const program).cast(),
             size,
         )

@@ -124,21 +124,7 @@ pub(crate) fn deafen(socket: impl AsFd) -> std::io::Result<()> {
         insn(0x06, 0, 0, 0),        // BPF_RET | BPF_K: drop it
         insn(0x06, 0, 0, u32::MAX), // keep all of it
     ];
-    let len = u16::try_from(filter.len()).unwrap_or(0);
-    let program = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
-    let size = libc::socklen_t::try_from(size_of_val(&program)).unwrap_or(0);
-    // SAFETY: `program` and the instructions it points to live until the call returns; the kernel
-    // copies them and checks every instruction.
-    let done = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const program).cast(),
-            size,
-        )
-    };
-    if done < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+    super::attach(socket, libc::SO_ATTACH_FILTER, &mut filter)
 }
 
 #[cfg(test)]
