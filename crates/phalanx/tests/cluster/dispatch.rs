@@ -222,6 +222,12 @@ async fn schedulers_of_ones_own() {
     options.balance = Balance::Custom(Arc::new(|| Box::new(Last)));
     let primary = Primary::start(options).expect("started");
     let (_workers, address) = workers(&primary, 3, &free_address()).await;
+    // A worker that listens is asked what it is, and is no candidate before it has answered.
+    bench::wait::until_async(PATIENCE, "the last one to be chosen", async || {
+        (greeted(address).await.0 == 3).then_some(())
+    })
+    .await
+    .expect("chosen");
     for _ in 0..10 {
         assert_eq!(greeted(address).await.0, 3);
     }
