@@ -26,7 +26,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         if self.path == "/slow":
-            print("slow", flush=True)
+            os.write(1, b"slow\n")
             time.sleep(2)
         self.send_response(200)
         self.send_header("Content-Length", str(len(BODY)))
