@@ -86,7 +86,7 @@ impl Drain {
     }
 }
 
-/// How long nothing has come for a successor, so that it is taken at its word.
+/// How long a successor has listened, and nothing waits for it, so that it is taken at its word.
 pub const AT_ITS_WORD: Duration = Duration::from_secs(1);
 
 /// Whether a successor that listens since then may take the place of the one before it: it was seen to have accepted,

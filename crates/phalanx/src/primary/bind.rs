@@ -21,6 +21,7 @@ use sys::seccomp::Verdict;
 impl Shell {
     /// A process of a worker's wants to bind or to listen, and waits.
     pub(super) fn asks(&mut self, now: Time, worker: WorkerId, question: Question) {
+        self.hear_shut();
         let Some(record) = self.workers.get(&worker) else { return };
         // A program on the crate asks on its channel for what it wants to share.
         let asks_otherwise = record.knows != Knows::Channel && record.online;
@@ -174,6 +175,10 @@ impl Shell {
 
     /// It listens: if on one of the cluster's sockets, that listens already and stays as deep as it is.
     fn listens(&mut self, now: Time, worker: WorkerId, question: Question, backlog: i32) {
+        // One that it has shut down listens anew.
+        for port in self.ports.values_mut() {
+            port.listen_again(worker, question.inode, backlog);
+        }
         let Some((key, place)) = self.place_of(worker, question.inode) else { return };
         if let Some(port) = self.ports.get_mut(&key) {
             port.deepen(place, backlog);

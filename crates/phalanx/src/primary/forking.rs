@@ -99,6 +99,7 @@ impl Shell {
                     intercept: settings.intercept,
                     drain: None,
                     proves_since: None,
+                    said_ports: false,
                     watchdog: settings.watchdog.filter(|_| settings.knows != Knows::Channel),
                     last_sign: None,
                     refused: BTreeSet::new(),
@@ -139,6 +140,7 @@ impl Shell {
         worker: WorkerId,
         slot: SlotId,
     ) -> Result<Vec<(String, OwnedFd)>> {
+        self.hear_shut();
         let mut found = Vec::new();
         if settings.knows == Knows::Channel {
             return Ok(found);

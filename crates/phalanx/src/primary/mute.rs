@@ -54,12 +54,19 @@ impl Shell {
             return;
         }
         match self.options.spec.ready {
-            ReadyWhen::Online => self.came_up(now, CoreEvent::Online { worker }, worker),
-            ReadyWhen::Listening if self.found_sockets(worker) => {
-                self.serves_all(worker);
-                self.settled(now, worker);
+            ReadyWhen::Online => {
+                self.serves_all(worker, |port| port.pinned);
+                self.came_up(now, CoreEvent::Online { worker }, worker);
             }
-            ReadyWhen::Listening | ReadyWhen::Notified => {}
+            ReadyWhen::Listening => {
+                // On what it found it may serve without another listen(2).
+                let ready = self.found_sockets(worker);
+                self.serves_all(worker, |port| port.pinned);
+                if ready {
+                    self.settled(now, worker);
+                }
+            }
+            ReadyWhen::Notified => {}
         }
     }
 
@@ -87,12 +94,12 @@ impl Shell {
         true
     }
 
-    /// It serves on everything that it has.
-    pub(super) fn serves_all(&mut self, worker: WorkerId) {
+    /// It serves on all of these that it has.
+    pub(super) fn serves_all(&mut self, worker: WorkerId, which: impl Fn(&Port) -> bool) {
         let keys: Vec<String> = self
             .ports
             .values()
-            .filter(|port| port.users.contains_key(&worker))
+            .filter(|port| port.users.contains_key(&worker) && which(port))
             .map(|port| port.key.clone())
             .collect();
         for key in keys {
@@ -116,16 +123,13 @@ impl Shell {
 
     /// It listens on one port more; it is ready when it does on all that its predecessor has.
     pub(super) fn listens_on(&mut self, now: Time, worker: WorkerId) {
-        let (shared, missing): (Vec<&Port>, Vec<&Port>) = self
-            .predecessors_ports(worker)
-            .partition(|port| port.users.get(&worker).is_some_and(|user| user.serves));
-        match (shared.is_empty(), missing.first()) {
-            (_, None) => self.settled(now, worker),
-            (false, Some(_)) => self.later(ALL_PORTS, Fact::Settled(worker)),
-            (true, Some(port)) => tracing::warn!(
-                "worker {worker} listens, but not on {}, where the one before it serves: it is not ready (a program that changes its port has to be started anew)",
-                port.address
-            ),
+        let serves = |port: &&Port| port.users.get(&worker).is_some_and(|user| user.serves);
+        if self.predecessors_ports(worker).all(|port| serves(&port)) {
+            return self.settled(now, worker);
+        }
+        let said = self.workers.get_mut(&worker).map(|record| &mut record.said_ports);
+        if said.is_some_and(|said| !std::mem::replace(said, true)) {
+            self.later(ALL_PORTS, Fact::Settled(worker));
         }
     }
 
@@ -151,8 +155,22 @@ impl Shell {
         if self.says_itself(worker) {
             return;
         }
-        if self.predecessors_ports(worker).next().is_none() {
+        let serves = |port: &Port| port.users.get(&worker).is_some_and(|user| user.serves);
+        let ports: Vec<(Address, bool)> = self
+            .predecessors_ports(worker)
+            .map(|port| (port.address.clone(), serves(port)))
+            .collect();
+        let Some((first, _)) = ports.first() else {
             return self.came_up(now, CoreEvent::Listening { worker }, worker);
+        };
+        if !ports.iter().any(|(_, serves)| *serves) {
+            if let Some(record) = self.workers.get_mut(&worker) {
+                record.said_ports = false;
+            }
+            tracing::warn!(
+                "worker {worker} listens, but not on {first}, where the one before it serves: it is not ready (a program that changes its port has to be started anew)"
+            );
+            return;
         }
         let Some(record) = self.workers.get_mut(&worker) else { return };
         if record.proves_since.replace(now).is_none() {
@@ -173,9 +191,11 @@ impl Shell {
         let (pid, facts) = (record.handle.pid(), self.facts.clone());
         tokio::spawn(async move {
             tokio::time::sleep(PROOF).await;
-            let looking = move || match get_shorter(&slots) {
-                true => Some(1),
-                false => busy(pid, &ports, Duration::MAX),
+            let looking = move || {
+                let shorter = get_shorter(&slots);
+                // They may have to be closed meanwhile.
+                drop(slots);
+                if shorter { Some(1) } else { busy(pid, &ports, Duration::MAX) }
             };
             let held = tokio::task::spawn_blocking(looking).await.ok().flatten();
             let _ = facts.send(Fact::Proves(worker, held)).await;
@@ -184,18 +204,22 @@ impl Shell {
 
     /// Whether a successor serves: many programs listen before they know that they can.
     pub(super) fn proves(&mut self, now: Time, worker: WorkerId, held: Option<u32>) {
-        let seen = Seen { waiting: self.waiting_for(worker), busy: held };
+        let mine = || self.ports.values().filter(|port| port.users.contains_key(&worker));
+        // Datagrams that wait are no sign of anything.
+        let streams = mine().any(|port| !port.is_udp());
+        let waiting = if streams { self.waiting_for(worker) } else { 0 };
+        let seen = Seen { waiting, busy: held };
+        let alone = self.predecessors_ports(worker).next().is_none();
         // What waited for it was taken by others: that shows nothing.
         let stuck = self.ports.values().any(|port| port.is_stuck_for(worker));
         let Some(record) = self.workers.get_mut(&worker).filter(|r| r.exit.is_none()) else {
             return;
         };
         let Some(since) = record.proves_since.filter(|_| !record.leaving) else { return };
-        if stuck {
+        if stuck && !alone {
             record.proves_since = Some(now);
             return self.look_for_proof(worker);
         }
-        let alone = self.predecessors_ports(worker).next().is_none();
         if alone || succeeds(since, now, seen) {
             self.came_up(now, CoreEvent::Listening { worker }, worker);
         } else {
@@ -325,7 +349,8 @@ impl Address {
 /// Takes some tens of milliseconds if not.
 fn get_shorter(slots: &[Arc<OwnedFd>]) -> bool {
     let mut before = vec![0; slots.len()];
-    (0..LOOKS).any(|_| {
+    let looks = if slots.is_empty() { 0 } else { LOOKS };
+    (0..looks).any(|_| {
         std::thread::sleep(BETWEEN);
         let now: Vec<u32> =
             slots.iter().map(|fd| sys::accept_queue(fd).unwrap_or_default()).collect();

@@ -1,8 +1,9 @@
 //! Ports: the addresses workers listen on, and the sockets and slots behind them.
 //!
 //! The primary opens every socket and keeps it. A worker borrows a duplicate; when it dies, what waits in the
-//! socket's queue stays, and the next worker of the slot takes it over. Slots of a port are never closed
-//! before the port is, so their order in the kernel's reuseport group never changes.
+//! socket's queue stays, and the next worker of the slot takes it over. A slot's first socket is never closed
+//! before the port is. Where a socket leaves the kernel's reuseport group (a program shut it down, or it was a spare
+//! one that nobody has), the order of the others changes as in the kernel.
 
 use crate::address::{Address, printable};
 use crate::error::{Error, Result};
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::connections;
 use super::dispatch::Parked;
 use super::mute::without_channel;
 use super::shut::ShutWatch;
@@ -54,6 +56,8 @@ pub(crate) struct Port {
     pub(crate) data: Value,
     /// What the kernel was last told.
     steered: Vec<Share>,
+    /// Sockets that workers have shut down.
+    shut_down: Vec<SlotSocket>,
     /// Opened before any worker asked (`--listen`): stays without users.
     pub(crate) pinned: bool,
     /// The worker that asked for it first.
@@ -166,6 +170,7 @@ impl Port {
             parked: VecDeque::new(),
             data: query.data.clone(),
             steered: Vec::new(),
+            shut_down: Vec::new(),
             pinned: false,
             opened_by: None,
             inherited: inherited.is_some(),
@@ -258,7 +263,28 @@ impl Port {
     pub(crate) fn shut(&mut self, name: u64) {
         let Sockets::Slots(slots) = &mut self.sockets else { return };
         if let Some(at) = slots.iter().position(|s| s.watched_as == Some(name)) {
-            slots.swap_remove(at);
+            let socket = slots.swap_remove(at);
+            // Its worker may think better of it.
+            self.shut_down.retain(|s| self.users.values().any(|u| u.place == s.place));
+            self.shut_down.push(socket);
+            self.steered.clear();
+            self.steer();
+        }
+    }
+
+    /// A worker listens on a socket that it has shut down: it is the last of the group now.
+    pub(crate) fn listen_again(&mut self, worker: WorkerId, inode: u64, backlog: i32) {
+        let Some(place) = self.users.get(&worker).map(|user| user.place) else { return };
+        let is_it = |s: &SlotSocket| {
+            s.place == place && connections::inode_of(&s.fd).is_ok_and(|its| its == inode)
+        };
+        let Some(at) = self.shut_down.iter().position(is_it) else { return };
+        let mut socket = self.shut_down.swap_remove(at);
+        socket.backlog = backlog.max(self.wish.backlog);
+        if let Sockets::Slots(slots) = &mut self.sockets
+            && rustix::net::listen(&socket.fd, socket.backlog).is_ok()
+        {
+            slots.push(socket);
             self.steered.clear();
             self.steer();
         }
@@ -409,9 +435,15 @@ impl Port {
     pub(crate) fn steer(&mut self) {
         #[cfg(target_os = "linux")]
         if let Sockets::Slots(slots) = &self.sockets {
+            // While nobody serves, who may serve soon; a socket that nobody has is nobody's turn.
+            let any_up = slots.iter().any(|s| self.is_up(s));
+            let has_user = |s: &SlotSocket| self.users.values().any(|u| u.place == s.place);
             let shares: Vec<Share> = slots
                 .iter()
-                .map(|s| Share { weight: self.balance.weight(s.place.slot), up: self.is_up(s) })
+                .map(|s| Share {
+                    weight: self.balance.weight(s.place.slot),
+                    up: self.is_up(s) || !any_up && has_user(s),
+                })
                 .collect();
             let Some(first) = slots.first() else { return };
             // A group of one needs no choice.

@@ -133,6 +133,7 @@ impl Shell {
         if self.workers.get(&worker).is_none_or(|r| r.leaving) {
             return;
         }
+        self.hear_shut();
         let key = key_of(query);
         let mut given = if is_reasonable(query) {
             self.give_port(worker, &key, query)

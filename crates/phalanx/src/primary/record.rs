@@ -120,6 +120,8 @@ pub(super) struct Record {
     pub(super) drain: Option<Drain>,
     /// Since when it listens and has to show that it serves, as the successor of one that does.
     pub(super) proves_since: Option<Time>,
+    /// It was waited for, or said, that it does not listen where the one before it does.
+    pub(super) said_ports: bool,
     /// How often it has to give a sign of life, and when it last did, once it has to.
     pub(super) watchdog: Option<Duration>,
     pub(super) last_sign: Option<Time>,

@@ -152,11 +152,7 @@ impl Shell {
                     }
                 }
                 () = sleep_until(wake) => self.retry_parked(),
-                names = next_shut(self.shut.as_ref()) => {
-                    for name in names {
-                        self.ports.values_mut().for_each(|port| port.shut(name));
-                    }
-                }
+                names = next_shut(self.shut.as_ref()) => self.were_shut(&names),
                 () = self.sampling.due(&mut sampler) => {
                     let now = self.now();
                     self.sample(now);
@@ -168,6 +164,19 @@ impl Shell {
         self.ports.clear();
         over.send_replace(Some(self.failed_start.take().unwrap_or(Over::Stopped)));
         self.audience.close();
+    }
+
+    /// Sockets were shut down, in this order.
+    fn were_shut(&mut self, names: &[u64]) {
+        for name in names {
+            self.ports.values_mut().for_each(|port| port.shut(*name));
+        }
+    }
+
+    /// Hears of all that were shut down up to now: before a group gets or loses a socket.
+    pub(super) fn hear_shut(&mut self) {
+        let names = self.shut.as_ref().map(ShutWatch::now).unwrap_or_default();
+        self.were_shut(&names);
     }
 
     /// What the next workers are expected to know.
@@ -261,6 +270,7 @@ impl Shell {
             Fact::Notified(worker, text) => self.notified(now, worker, &text),
             Fact::Seen(worker, busy) => self.seen(now, worker, busy),
             Fact::Vacant => {
+                self.hear_shut();
                 for port in self.ports.values_mut() {
                     port.close_vacant(now, VACANT);
                 }
@@ -329,7 +339,11 @@ impl Shell {
         let starting =
             |w: &&phalanx_core::worker::Worker| matches!(w.phase, Phase::Starting { .. });
         let Some(slot) = self.core.worker(worker).filter(starting).map(|w| w.slot) else { return };
-        if !self.never_listens(now, worker) {
+        if self.workers.get(&worker).is_some_and(|record| record.proves_since.is_some()) {
+            tracing::warn!(
+                "worker {worker} in slot {slot} listens, but takes nothing: the one before it goes on until it does"
+            );
+        } else if !self.never_listens(now, worker) {
             tracing::info!(
                 "worker {worker} in slot {slot} runs, but does not listen yet, and is waited for (a program that never listens is ready when it is online: `--ready online`)"
             );

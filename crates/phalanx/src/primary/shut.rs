@@ -32,19 +32,29 @@ impl ShutWatch {
 
     /// The next that were shut down, in that order.
     pub(crate) async fn next(&self) -> Vec<u64> {
-        use rustix::event::{Timespec, epoll};
         loop {
             let Ok(mut guard) = self.epoll.readable().await else {
                 return std::future::pending().await;
             };
+            let names = self.now();
+            if !names.is_empty() {
+                return names;
+            }
+            guard.clear_ready();
+        }
+    }
+
+    /// Those that were shut down up to now, in that order.
+    pub(crate) fn now(&self) -> Vec<u64> {
+        use rustix::event::{Timespec, epoll};
+        let mut names = Vec::new();
+        loop {
             let mut events = Vec::with_capacity(64);
             let now = Timespec { tv_sec: 0, tv_nsec: 0 };
             let spare = rustix::buffer::spare_capacity(&mut events);
             match epoll::wait(self.epoll.get_ref(), spare, Some(&now)) {
-                Ok(1..) => {
-                    return events.iter().map(|event: &epoll::Event| event.data.u64()).collect();
-                }
-                _ => guard.clear_ready(),
+                Ok(1..) => names.extend(events.iter().map(|e: &epoll::Event| e.data.u64())),
+                _ => return names,
             }
         }
     }
@@ -65,6 +75,10 @@ impl ShutWatch {
 
     pub(crate) async fn next(&self) -> Vec<u64> {
         std::future::pending().await
+    }
+
+    pub(crate) fn now(&self) -> Vec<u64> {
+        Vec::new()
     }
 }
 

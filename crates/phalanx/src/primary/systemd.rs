@@ -127,7 +127,7 @@ impl Shell {
                         matches!(w.phase, Phase::Starting { .. })
                     };
                     if self.core.worker(worker).is_some_and(starting) {
-                        self.serves_all(worker);
+                        self.serves_all(worker, |_| true);
                         self.came_up(now, CoreEvent::Listening { worker }, worker);
                     }
                 }

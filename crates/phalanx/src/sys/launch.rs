@@ -141,15 +141,16 @@ pub(crate) fn bequeath(command: &mut Command, inheritance: Inheritance) -> io::R
                     return Err(io::Error::last_os_error());
                 }
             }
+            #[cfg(target_os = "linux")]
+            if let Some(socket) = &filter {
+                seccomp::send(socket.as_raw_fd(), seccomp::install());
+            }
+            // At last: until the program runs, this process has all that the primary has.
             if let Some(files) = files {
                 let hard = rustix::process::getrlimit(Resource::Nofile).maximum;
                 // Less than it had before is no reason not to start.
                 let limit = Rlimit { current: Some(files), maximum: hard };
                 let _ = rustix::process::setrlimit(Resource::Nofile, limit);
-            }
-            #[cfg(target_os = "linux")]
-            if let Some(socket) = &filter {
-                seccomp::send(socket.as_raw_fd(), seccomp::install());
             }
             if let (Some(image), Some(pointers)) = (&mut image, &pointers) {
                 let pid = std::process::id();
