@@ -237,6 +237,11 @@
         handOver();
       }, late).unref();
     }
+    // Told to disconnect while a message is half read, Node waits for its end, and then does not take it.
+    const unheard = setInterval(() => {
+      if (!process.connected) process.emit('internalMessage', {}, undefined);
+    }, SWEEP).unref();
+    process.once('disconnect', () => clearInterval(unheard));
     // A timer or a client of a database keeps a process for ever.
     process.once('disconnect', () => handOver() || setTimeout(() => process.exit(0), LAST_WORDS).unref());
   }
