@@ -309,7 +309,8 @@ impl Shell {
     fn closed(&mut self, now: Time, worker: WorkerId, why: Option<&str>) {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         record.handle.inner.connected.store(false, Ordering::Relaxed);
-        if record.is_mute() && record.exit.is_none() {
+        let knows_it = why.is_some() && record.knows == Knows::Perhaps;
+        if record.is_mute() && record.exit.is_none() && !knows_it {
             // It closed a descriptor that it knows nothing of. Its end is its process's.
             record.channel.close();
             return;
