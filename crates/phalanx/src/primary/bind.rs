@@ -133,10 +133,7 @@ impl Shell {
         if let Some(own) = &question.socket {
             sys::options::copy(own, &socket, udp, address.is_ipv6());
         }
-        port.give_away(place, question.nonblocking);
-        if let Some(watch) = &mut self.shut {
-            port.hear_shut(place, watch);
-        }
+        port.give_away(place, question.nonblocking, self.shut.as_mut());
         let known = port.users.contains_key(&worker);
         if !known {
             port.users.insert(worker, User::unasked(place, query.clone()));

@@ -188,9 +188,9 @@ impl Child {
     /// Whether it has ended, though it may not be reaped yet.
     #[cfg(target_os = "linux")]
     pub(super) fn has_ended(&self) -> bool {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let mut polled = [PollFd::new(self.pidfd.get_ref(), PollFlags::IN)];
-        poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+        use crate::sys::portable::poll_now;
+        use rustix::event::PollFlags;
+        poll_now(self.pidfd.get_ref(), PollFlags::IN).is_ok_and(|ready| !ready.is_empty())
     }
 
     /// Only before it is reaped.

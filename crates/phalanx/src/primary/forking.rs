@@ -5,7 +5,7 @@ use super::query::query_for;
 use super::record::{Fact, Record, Runtime, listen_to, reap};
 use super::shell::Shell;
 use super::systemd::{self, Notifications};
-use super::{Inner, WorkerHandle, spawn};
+use super::{Inner, WorkerHandle, lock, spawn};
 use crate::channel;
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -29,8 +29,7 @@ impl Shell {
     /// The core wants a worker.
     pub(super) fn fork(&mut self, worker: WorkerId, slot: SlotId) {
         let asked = self.forking.remove(&worker);
-        let settings =
-            self.settings.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let settings = lock(&self.settings).clone();
         let env = asked.as_ref().map_or(&[][..], |(env, _)| env);
         let inspectors: Vec<_> =
             self.workers.values().filter_map(|r| r.handle.inspector()).collect();
@@ -156,10 +155,7 @@ impl Shell {
                 );
                 continue;
             };
-            port.give_away(place, false);
-            if let Some(watch) = &mut self.shut {
-                port.hear_shut(place, watch);
-            }
+            port.give_away(place, false, self.shut.as_mut());
             let shared = fd.try_clone().map_err(Error::os("cannot duplicate a socket"))?;
             found.push((name.clone(), shared));
             port.users.insert(worker, User::unasked(place, query));

@@ -9,9 +9,9 @@ use super::connections::inode_of;
 use super::record::Fact;
 use crate::settings::Intercept;
 use crate::sys::seccomp::{self, Call, Listener, Notice, Verdict};
-use crate::sys::{self, options};
+use crate::sys::{self, options, portable::poll_now};
 use phalanx_core::worker::WorkerId;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{getsockname, sockopt};
@@ -112,13 +112,12 @@ pub(super) async fn watch(
         // A worker that does nothing but bind must not keep the loop from its other work.
         tokio::task::consume_budget().await;
         let Ok(mut guard) = watched.readable().await else { return };
-        let mut polled = [PollFd::new(&listener.fd, PollFlags::IN)];
-        match poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
-            Ok(0) => {
+        match poll_now(&listener.fd, PollFlags::IN) {
+            Ok(ready) if ready.is_empty() => {
                 guard.clear_ready();
                 continue;
             }
-            Ok(_) if polled[0].revents().contains(PollFlags::IN) => {}
+            Ok(ready) if ready.contains(PollFlags::IN) => {}
             // Nobody is under the filter any more.
             Ok(_) => return,
             Err(_) => continue,

@@ -70,10 +70,19 @@ impl Shell {
         }
     }
 
+    /// What a worker has.
+    fn ports_of(&self, worker: WorkerId) -> impl Iterator<Item = &Port> {
+        self.ports.values().filter(move |port| port.users.contains_key(&worker))
+    }
+
+    /// The numbers of its ports.
+    fn numbers_of(&self, worker: WorkerId) -> BTreeSet<u16> {
+        self.ports_of(worker).filter_map(|port| port.address.port()).collect()
+    }
+
     /// Whether it found sockets when it began and has bound none for itself.
     fn found_sockets(&self, worker: WorkerId) -> bool {
-        let mut used =
-            self.ports.values().filter(|port| port.users.contains_key(&worker)).peekable();
+        let mut used = self.ports_of(worker).peekable();
         used.peek().is_some() && used.all(|port| port.pinned)
     }
 
@@ -96,12 +105,8 @@ impl Shell {
 
     /// It serves on all of these that it has.
     pub(super) fn serves_all(&mut self, worker: WorkerId, which: impl Fn(&Port) -> bool) {
-        let keys: Vec<String> = self
-            .ports
-            .values()
-            .filter(|port| port.users.contains_key(&worker) && which(port))
-            .map(|port| port.key.clone())
-            .collect();
+        let mine = self.ports_of(worker).filter(|port| which(port));
+        let keys: Vec<String> = mine.map(|port| port.key.clone()).collect();
         for key in keys {
             self.serves(&key, worker);
         }
@@ -123,8 +128,7 @@ impl Shell {
 
     /// It listens on one port more; it is ready when it does on all that its predecessor has.
     pub(super) fn listens_on(&mut self, now: Time, worker: WorkerId) {
-        let serves = |port: &&Port| port.users.get(&worker).is_some_and(|user| user.serves);
-        if self.predecessors_ports(worker).all(|port| serves(&port)) {
+        if self.predecessors_ports(worker).all(|port| port.is_served_by(worker)) {
             return self.settled(now, worker);
         }
         let said = self.workers.get_mut(&worker).map(|record| &mut record.said_ports);
@@ -155,15 +159,11 @@ impl Shell {
         if self.says_itself(worker) {
             return;
         }
-        let serves = |port: &Port| port.users.get(&worker).is_some_and(|user| user.serves);
-        let ports: Vec<(Address, bool)> = self
-            .predecessors_ports(worker)
-            .map(|port| (port.address.clone(), serves(port)))
-            .collect();
-        let Some((first, _)) = ports.first() else {
+        let first = self.predecessors_ports(worker).next().map(|port| port.address.clone());
+        let Some(first) = first else {
             return self.came_up(now, CoreEvent::Listening { worker }, worker);
         };
-        if !ports.iter().any(|(_, serves)| *serves) {
+        if !self.predecessors_ports(worker).any(|port| port.is_served_by(worker)) {
             if let Some(record) = self.workers.get_mut(&worker) {
                 record.said_ports = false;
             }
@@ -181,13 +181,10 @@ impl Shell {
     /// Looks whether a worker accepts anything.
     fn look_for_proof(&self, worker: WorkerId) {
         let Some(record) = self.workers.get(&worker) else { return };
-        let mine = || self.ports.values().filter(|port| port.users.contains_key(&worker));
-        let ports: BTreeSet<u16> = mine().filter_map(|port| port.address.port()).collect();
-        let place = |port: &Port| Some(port.users.get(&worker)?.place);
-        let slots: Vec<_> = mine()
-            .filter(|port| !port.is_udp() && matches!(port.sockets, Sockets::Slots(_)))
-            .filter_map(|port| port.socket_at(place(port)?).map(Arc::clone))
-            .collect();
+        let ports = self.numbers_of(worker);
+        let streams = self.ports_of(worker).filter(|port| !port.is_udp());
+        let slots: Vec<_> =
+            streams.filter_map(|port| port.own_socket(worker).map(Arc::clone)).collect();
         let (pid, facts) = (record.handle.pid(), self.facts.clone());
         tokio::spawn(async move {
             tokio::time::sleep(PROOF).await;
@@ -204,9 +201,8 @@ impl Shell {
 
     /// Whether a successor serves: many programs listen before they know that they can.
     pub(super) fn proves(&mut self, now: Time, worker: WorkerId, held: Option<u32>) {
-        let mine = || self.ports.values().filter(|port| port.users.contains_key(&worker));
         // Datagrams that wait are no sign of anything.
-        let streams = mine().any(|port| !port.is_udp());
+        let streams = self.ports_of(worker).any(|port| !port.is_udp());
         let waiting = if streams { self.waiting_for(worker) } else { 0 };
         let seen = Seen { waiting, busy: held };
         let alone = self.predecessors_ports(worker).next().is_none();
@@ -275,8 +271,7 @@ impl Shell {
     /// Looks, in a while, how busy a worker is that drains.
     fn look_again(&self, worker: WorkerId, wait: Duration) {
         let Some(record) = self.workers.get(&worker) else { return };
-        let mine = self.ports.values().filter(|port| port.users.contains_key(&worker));
-        let ports: BTreeSet<u16> = mine.filter_map(|port| port.address.port()).collect();
+        let ports = self.numbers_of(worker);
         let idle = self.options.drain_idle;
         let idle = if self.core.is_stopping() { idle.min(IDLE_AT_STOP) } else { idle };
         let (pid, facts) = (record.handle.pid(), self.facts.clone());
@@ -312,14 +307,12 @@ impl Shell {
     /// How many connections, or whether datagrams, are in the queues that only this worker takes from.
     fn waiting_for(&self, worker: WorkerId) -> u32 {
         let queue = |port: &Port| {
-            let Sockets::Slots(slots) = &port.sockets else { return 0 };
-            let place = port.users.get(&worker).map(|user| user.place);
-            let Some(socket) = slots.iter().find(|s| Some(s.place) == place) else { return 0 };
+            let Some(socket) = port.own_socket(worker) else { return 0 };
             if port.is_udp() {
                 // The size of the next datagram (udp(7)).
-                return rustix::io::ioctl_fionread(&socket.fd).map_or(0, |size| size.min(1) as u32);
+                return rustix::io::ioctl_fionread(socket).map_or(0, |size| size.min(1) as u32);
             }
-            sys::accept_queue(&socket.fd).unwrap_or(0)
+            sys::accept_queue(socket).unwrap_or(0)
         };
         self.ports.values().map(queue).sum()
     }

@@ -219,6 +219,17 @@ impl Port {
         }
     }
 
+    /// The socket that only this worker takes from.
+    pub(crate) fn own_socket(&self, worker: WorkerId) -> Option<&Arc<OwnedFd>> {
+        let place = self.users.get(&worker)?.place;
+        self.socket_at(place).filter(|_| matches!(self.sockets, Sockets::Slots(_)))
+    }
+
+    /// Whether a worker serves here.
+    pub(crate) fn is_served_by(&self, worker: WorkerId) -> bool {
+        self.users.get(&worker).is_some_and(|user| user.serves)
+    }
+
     /// A place in a slot that no worker has: the one that was left last, with what waits there, or a new one.
     pub(crate) fn free_place(&self, slot: SlotId) -> Place {
         let Sockets::Slots(slots) = &self.sockets else { return Place::first(slot) };
@@ -234,12 +245,21 @@ impl Port {
         last.unwrap_or_else(|| Place { slot, spare: next() })
     }
 
-    /// The socket is a program's now that does with it what it likes; it begins as sockets do.
-    pub(crate) fn give_away(&mut self, place: Place, nonblocking: bool) {
+    /// The socket is a program's now that does with it what it likes; it begins as sockets do. `watch` hears when
+    /// it is shut down; without it, that is seen when the place is to be given again.
+    pub(crate) fn give_away(
+        &mut self,
+        place: Place,
+        nonblocking: bool,
+        watch: Option<&mut ShutWatch>,
+    ) {
         let fd = match &mut self.sockets {
             Sockets::Slots(slots) => {
                 let Some(socket) = slots.iter_mut().find(|s| s.place == place) else { return };
                 socket.may_block = true;
+                if let (Some(watch), None, false) = (watch, socket.watched_as, self.wish.udp) {
+                    socket.watched_as = watch.add(&socket.fd).ok();
+                }
                 &socket.fd
             }
             // All have it, and the primary accepts nothing there.
@@ -247,16 +267,6 @@ impl Port {
         };
         // It cannot fail on a descriptor that is open.
         let _ = rustix::io::ioctl_fionbio(fd, nonblocking);
-    }
-
-    /// Has it heard when a program shuts its socket down.
-    pub(crate) fn hear_shut(&mut self, place: Place, watch: &mut ShutWatch) {
-        let Sockets::Slots(slots) = &mut self.sockets else { return };
-        let unheard = slots.iter_mut().find(|s| s.place == place && s.watched_as.is_none());
-        if let Some(socket) = unheard.filter(|_| !self.wish.udp) {
-            // Without it, what is shut down is seen when the place is to be given again.
-            socket.watched_as = watch.add(&socket.fd).ok();
-        }
     }
 
     /// A program shut a socket down: like the kernel with its group, puts the last one into its place.

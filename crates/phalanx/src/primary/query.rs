@@ -178,6 +178,7 @@ impl Shell {
 
     /// A worker cannot have what it asked for: said, and the errno for it.
     pub(super) fn cannot_listen(&mut self, worker: WorkerId, error: &Error) -> i32 {
+        let now = self.now();
         let text: Arc<str> = format!("worker {worker} {error}").into();
         let address = match error {
             Error::Listen { address, source } => {
@@ -190,9 +191,11 @@ impl Shell {
         if let Some(record) = self.workers.get_mut(&worker) {
             let slot = record.handle.slot();
             // Every worker finds the same, and tries again: it is said once in a while.
-            let now = self.start.elapsed();
             let said = &mut self.said_trouble;
-            if said.as_ref().is_none_or(|(known, at)| *known != text_of || now - *at >= SAY_AGAIN) {
+            if said
+                .as_ref()
+                .is_none_or(|(known, at)| *known != text_of || now.since(*at) >= SAY_AGAIN)
+            {
                 tracing::warn!(%worker, %slot, "{error}{}", hint(error));
                 *said = Some((text_of, now));
             }
@@ -200,7 +203,6 @@ impl Shell {
             self.audience.tell(&Event::Error(record.handle.clone(), text));
             if record.failures > MAX_FAILURES {
                 let why = format!("{MAX_FAILURES} times it asked for what it cannot have");
-                let now = self.now();
                 self.core.observe(now, CoreEvent::Broken { worker, why });
             }
         }

@@ -10,6 +10,7 @@ use super::rescue::Sampling;
 use super::shut::ShutWatch;
 use super::{
     Command, Options, Over, Primary, Reloaded, Status, WorkerHandle, WorkerState, WorkerStatus,
+    lock,
 };
 use crate::address::printable;
 use crate::error::{Error, Result};
@@ -51,7 +52,7 @@ pub(super) struct Shell {
     pub(super) seq: u64,
     /// What last kept a worker from listening: the likely reason if none comes up.
     pub(super) last_trouble: Option<Trouble>,
-    pub(super) start: Instant,
+    start: Instant,
     pub(super) settings: Arc<Mutex<Settings>>,
     pub(super) wishes: mpsc::WeakUnboundedSender<Command>,
     incoming: mpsc::Receiver<Fact>,
@@ -67,7 +68,7 @@ pub(super) struct Shell {
     /// Nothing new gets to ports whose workers cannot be told to close them.
     deaf: bool,
     /// What was last said to be in the way of a worker, and when.
-    pub(super) said_trouble: Option<(String, Duration)>,
+    pub(super) said_trouble: Option<(String, Time)>,
     /// When it was last said that the primary carries connections.
     pub(super) said_carried: Option<Time>,
     /// It was said that binds cannot be intercepted.
@@ -181,7 +182,7 @@ impl Shell {
 
     /// What the next workers are expected to know.
     pub(super) fn next_knows(&self) -> Knows {
-        self.settings.lock().unwrap_or_else(std::sync::PoisonError::into_inner).knows
+        lock(&self.settings).knows
     }
 
     pub(super) fn now(&self) -> Time {
@@ -413,17 +414,19 @@ impl Shell {
     /// A worker serves no more: its slots are steered around and emptied, its connections go on.
     fn withdraw(&mut self, now: Time, worker: WorkerId) {
         let lives = self.workers.get(&worker).is_some_and(|record| record.exit.is_none());
+        let mut vacated = false;
         for port in self.ports.values_mut() {
             // What it has beside its channel is its own until its end.
             let left = port.users.get(&worker).is_some_and(|user| !(user.unasked && lives));
             if left && let Some(user) = port.users.remove(&worker) {
                 if user.unasked {
                     port.vacate(now, user.place);
+                    vacated = true;
                 }
                 port.steer();
             }
         }
-        if !lives {
+        if vacated {
             self.later(VACANT, Fact::Vacant);
         }
         self.take_back(now, worker);

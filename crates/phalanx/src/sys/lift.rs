@@ -4,7 +4,8 @@
 //! would surprise the worker, and accept(2) has no flag of its own for it. So accept(2) is called on a
 //! thread that a timer's signal gets out of it, should somebody else have been faster.
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use super::portable::poll_now;
+use rustix::event::PollFlags;
 use rustix::fd::OwnedFd;
 use rustix::net::SocketAddrAny;
 use std::io;
@@ -22,8 +23,7 @@ pub(crate) fn accept_waiting(
     let mut taken = Vec::new();
     let mut alarm = None;
     while taken.len() < most {
-        let mut polled = [PollFd::new(listener, PollFlags::IN)];
-        if poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? == 0 {
+        if poll_now(listener, PollFlags::IN)?.is_empty() {
             break;
         }
         if alarm.is_none() {

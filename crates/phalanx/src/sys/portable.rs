@@ -76,3 +76,15 @@ pub(crate) fn mark(fd: OwnedFd) -> rustix::io::Result<OwnedFd> {
     rustix::io::ioctl_fionbio(&fd, true)?;
     Ok(fd)
 }
+
+/// What can be done with a descriptor now, of what is asked for.
+#[cfg(target_os = "linux")]
+pub(crate) fn poll_now(
+    fd: impl rustix::fd::AsFd,
+    wanted: rustix::event::PollFlags,
+) -> rustix::io::Result<rustix::event::PollFlags> {
+    use rustix::event::{PollFd, Timespec, poll};
+    let mut polled = [PollFd::new(&fd, wanted)];
+    poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+    Ok(polled[0].revents())
+}
