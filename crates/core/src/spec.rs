@@ -28,8 +28,11 @@ pub struct Spec {
     pub ready: ReadyWhen,
     /// How long a new worker may take to be ready before it is killed; `None`: as long as it likes.
     pub start_timeout: Option<Duration>,
-    /// How long a worker may take to finish after it was told to leave; `None`: as long as it likes.
+    /// How long a worker may take to finish after it was told to leave, until it is sent SIGTERM; `None`: as long as
+    /// it likes.
     pub grace: Option<Duration>,
+    /// How long it may take from SIGTERM to its end, until it is sent SIGKILL; nothing: it is killed without SIGTERM.
+    pub kill_after: Duration,
     /// What follows the end of a worker that was not told to leave.
     pub restart: Restart,
 }
@@ -41,6 +44,7 @@ impl Default for Spec {
             ready: ReadyWhen::default(),
             start_timeout: Some(Duration::from_secs(60)),
             grace: Some(Duration::from_secs(30)),
+            kill_after: Duration::from_secs(2),
             restart: Restart::default(),
         }
     }

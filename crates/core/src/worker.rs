@@ -85,6 +85,16 @@ pub enum Leave {
     StartTimeout,
     /// It broke the channel's protocol.
     Broken,
+    /// It, with its children, has more memory than it may.
+    Memory,
+    /// It is older than it may get.
+    Age,
+    /// It has had as many connections as it may.
+    Connections,
+    /// It gives no sign of life.
+    Hung,
+    /// It fails its health check.
+    Unhealthy,
 }
 
 impl fmt::Display for Leave {
@@ -98,6 +108,11 @@ impl fmt::Display for Leave {
             Self::ChannelClosed => "channel closed",
             Self::StartTimeout => "start time-out",
             Self::Broken => "broken",
+            Self::Memory => "memory limit",
+            Self::Age => "age limit",
+            Self::Connections => "connection limit",
+            Self::Hung => "hung",
+            Self::Unhealthy => "unhealthy",
         })
     }
 }
@@ -123,8 +138,10 @@ pub enum Phase {
     Draining {
         /// Since when.
         since: Time,
-        /// When it is killed, if ever.
+        /// When it is told by SIGTERM, or killed if it was; if ever.
         deadline: Option<Time>,
+        /// It was sent SIGTERM.
+        terminated: bool,
         /// Why.
         why: Leave,
         /// How long it had been ready before.
@@ -156,6 +173,19 @@ pub struct Worker {
     pub pid: Option<u32>,
     /// Where it is in its life.
     pub phase: Phase,
+    /// It goes on until a successor is ready.
+    pub retire: Option<Retire>,
+}
+
+/// A worker that is to be replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retire {
+    /// Why.
+    pub why: Leave,
+    /// Successors that did not come up, in a row.
+    pub failures: u32,
+    /// When the next one may be forked.
+    pub hold: Time,
 }
 
 impl Worker {
@@ -194,6 +224,8 @@ pub enum End {
     NotStarted(String),
     /// It broke the channel's protocol, and was killed.
     Broken(String),
+    /// It was beyond help, and was ended.
+    Lost(Leave),
 }
 
 impl fmt::Display for End {
@@ -203,6 +235,7 @@ impl fmt::Display for End {
             Self::NotReady(wait) => write!(f, "it was not ready within {wait:.1?}"),
             Self::Crashed(served) => write!(f, "it crashed after {served:.1?} of service"),
             Self::NotStarted(why) | Self::Broken(why) => f.write_str(why),
+            Self::Lost(why) => write!(f, "it was ended ({why})"),
         }
     }
 }

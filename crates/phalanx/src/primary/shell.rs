@@ -483,6 +483,13 @@ impl Shell {
         match action {
             Action::Fork { worker, slot } => self.fork(worker, slot),
             Action::Disconnect { worker } => self.disconnect(worker),
+            Action::Terminate { worker } => {
+                self.serves_no_more(worker);
+                if let Some(record) = self.workers.get(&worker) {
+                    // It may have ended in the meantime.
+                    let _ = record.handle.inner.child.signal(rustix::process::Signal::TERM);
+                }
+            }
             Action::Kill { worker } => {
                 self.serves_no_more(worker);
                 if let Some(record) = self.workers.get(&worker) {
