@@ -114,12 +114,8 @@ impl Shell {
         let mut take = |name: String| {
             fds.remove(&name).ok_or_else(|| io::Error::other(format!("{name} was not inherited")))
         };
-        let child = Child::inherited(
-            left.pid,
-            take(process_of(id))?,
-            left.knows != Knows::Channel,
-            Arc::clone(&self.keeping.ends),
-        )?;
+        let child =
+            Child::inherited(left.pid, take(process_of(id))?, Arc::clone(&self.keeping.ends))?;
         let end = take(channel_of(id))?;
         let binds = take(binds_of(id)).ok();
         let notify = take(notify_of(id)).ok().map(Arc::new);

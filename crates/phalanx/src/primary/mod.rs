@@ -23,6 +23,7 @@ mod rescue;
 mod shell;
 mod shut;
 mod spawn;
+mod stop;
 mod systemd;
 #[cfg(target_os = "linux")]
 mod upgrade;
@@ -232,7 +233,7 @@ impl Primary {
         let (reply, _) = oneshot::channel();
         primary.command(Command::Begin(reply))?;
         #[cfg(target_os = "linux")]
-        crate::sys::keep::unblock_signals();
+        crate::sys::keep::let_signals_come();
         Ok(primary)
     }
 

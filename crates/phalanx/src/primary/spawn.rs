@@ -136,7 +136,7 @@ pub(crate) fn spawn(settings: &Settings, given: Given<'_>) -> Result<(OwnedFd, S
     let mut process = command.spawn().map_err(failed)?;
     // What was given to it is held by it alone now.
     drop(command);
-    let child = Child::new(process.id(), settings.knows != Knows::Channel).map_err(|error| {
+    let child = Child::new(process.id()).map_err(|error| {
         // Without a hold on it, it must not live.
         let _ = process.kill();
         let _ = process.wait();
