@@ -121,6 +121,8 @@ pub(crate) enum Kind {
     Writing,
     /// A ping waits for its answer.
     Pinging,
+    /// Its process is held still.
+    Held,
 }
 
 /// The marks of one worker's channel. They cost a system call when they change, which is rare.

@@ -52,6 +52,7 @@ impl Paused {
         let child = &worker.inner.child;
         let ours = !child.is_stopped();
         if ours {
+            worker.inner.marks_held(true);
             child.signal(Signal::STOP)?;
         }
         Ok(Self { worker: worker.clone(), ours, since: Instant::now() })
@@ -72,6 +73,7 @@ impl Drop for Paused {
     fn drop(&mut self) {
         if self.ours {
             let _ = self.worker.inner.child.signal(Signal::CONT);
+            self.worker.inner.marks_held(false);
         }
     }
 }
@@ -143,9 +145,22 @@ impl Child {
                 }
                 Ok(None) | Err(Errno::AGAIN) => guard.clear_ready(),
                 Err(Errno::INTR) => {}
-                Err(Errno::CHILD) if self.ends.is_some() => return Ok(self.told_elsewhere().await),
+                Err(Errno::CHILD) if self.ends.is_some() => {
+                    let exit = self.told_elsewhere().await;
+                    self.end_orphans();
+                    return Ok(exit);
+                }
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+
+    /// Ends what a process left behind that somebody else reaped. Its number is its group's as long as anybody is left
+    /// there, and if it names a process, that is a new one.
+    fn end_orphans(&self) {
+        if rustix::process::test_kill_process(self.pid) == Err(Errno::SRCH) {
+            self.end_group(Signal::TERM);
+            end_rest(self.pid);
         }
     }
 
@@ -250,7 +265,7 @@ impl Child {
         poll_now(self.pidfd.get_ref(), PollFlags::IN).is_ok_and(|ready| !ready.is_empty())
     }
 
-    /// What it started goes with it: the processes of its group. Only before it is reaped.
+    /// What it started goes with it: the processes of its group. Only while the number is not another process's.
     fn end_group(&self, signal: Signal) {
         // Nobody may be left, or it has made itself another group.
         let _ = rustix::process::kill_process_group(self.pid, signal);

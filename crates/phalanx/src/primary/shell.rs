@@ -528,6 +528,12 @@ impl Shell {
         }
     }
 
+    /// Whether nothing waits for this loop.
+    #[cfg(target_os = "linux")]
+    pub(super) fn has_no_facts(&self) -> bool {
+        self.incoming.is_empty()
+    }
+
     /// When the next primary's concerns are to be looked at.
     fn kept_again(&self) -> Option<Time> {
         #[cfg(target_os = "linux")]

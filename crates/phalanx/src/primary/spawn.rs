@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStderr, ChildStdout, Command};
@@ -258,11 +259,19 @@ pub(crate) fn this_program() -> Result<PathBuf> {
         Some(file) => file,
         None => {
             let file = std::env::current_exe().map_err(Error::os("cannot find this program"))?;
-            FILE.get_or_init(|| file)
+            FILE.get_or_init(|| without_note(file))
         }
     };
     let running = Path::new("/proc/self/exe");
     Ok(if named.exists() || !running.exists() { named.clone() } else { running.to_owned() })
+}
+
+/// A program that was replaced while it ran has a note behind its name (proc(5)).
+fn without_note(file: PathBuf) -> PathBuf {
+    match file.as_os_str().as_bytes().strip_suffix(b" (deleted)") {
+        Some(name) if !file.exists() => PathBuf::from(OsStr::from_bytes(name)),
+        _ => file,
+    }
 }
 
 /// Notes where this program is, before anybody moves it.
