@@ -5,6 +5,7 @@ use crate::kept::{Kept, TOOK_OVER, ask, program};
 use bench::process;
 use bench::spawned::Signal;
 use serde_json::Value;
+use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
@@ -31,6 +32,17 @@ pub(crate) fn tell(address: SocketAddr, path: &str) -> Option<Value> {
     let mut stream = TcpStream::connect_timeout(&address, LONG).ok()?;
     stream.set_read_timeout(Some(LONG)).ok()?;
     request(&mut stream, path)
+}
+
+/// Lets a worker start a process: which worker, and which process.
+pub(crate) fn start_child(address: SocketAddr, words: &[&str]) -> Option<(u32, u32)> {
+    let mut path = "/child?".to_owned();
+    for byte in serde_json::to_vec(words).ok()? {
+        let _ = write!(path, "%{byte:02x}");
+    }
+    let said = tell(address, &path)?;
+    let child = said["children"].as_array()?.last()?.as_u64()?;
+    Some((pid_of(&said), u32::try_from(child).ok()?))
 }
 
 /// Asks until the worker in this slot says what is accepted.
@@ -115,8 +127,12 @@ fn other_kinds_of_ports_go_on() {
     };
     for step in ["before", "killed", "upgraded", "reloaded"] {
         match step {
-            "killed" => drop(cluster.kill_primary()),
-            "upgraded" => drop(cluster.upgrade()),
+            "killed" => {
+                cluster.kill_primary();
+            }
+            "upgraded" => {
+                cluster.upgrade();
+            }
             "reloaded" => cluster.reload(),
             _ => {}
         }
@@ -232,6 +248,9 @@ fn a_worker_that_is_stuck() {
     cluster.kill_primary();
     for _ in 0..40 {
         assert!(ask(cluster.address, LONG).is_some(), "what was in its queue is answered");
+    }
+    if !process::is_alive(stuck) {
+        cluster.fail("the stuck worker is gone");
     }
     signal(stuck, Signal::CONT);
     cluster.wait_answers(3);

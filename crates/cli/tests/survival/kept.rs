@@ -84,8 +84,11 @@ impl Kept {
         let process = Guarded::spawn(&mut command).expect("the process starts");
         let keeper = Cell::new(process.pid());
         let kept = Self { process, address, mark, keeper };
+        kept.until("ready workers", || {
+            let ready = kept.process.output().matches(" is ready: process ").count();
+            (ready >= workers).then_some(())
+        });
         kept.wait_workers(workers);
-        kept.wait_answers(workers.min(2));
         kept
     }
 

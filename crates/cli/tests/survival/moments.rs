@@ -113,7 +113,7 @@ fn twice_and_ten_times() {
         std::thread::sleep(Duration::from_millis(20));
     }
     eprintln!("{kills} primaries were killed in 2 s");
-    assert!(kills >= 5, "only {kills}: they do not come back fast");
+    assert!(kills >= 3, "only {kills}: they do not come back fast");
     let mark = cluster.process.mark();
     cluster.line(mark, TOOK_OVER);
     cluster.wait_load([&load]);

@@ -1,6 +1,6 @@
 //! A stop under load, and what workers have started.
 
-use crate::adopted::{obedient, tell};
+use crate::adopted::{obedient, start_child};
 use crate::common::signal;
 use crate::kept::Kept;
 use bench::load::Phase;
@@ -46,16 +46,8 @@ fn what_workers_started_goes_with_them() {
         if adopted {
             cluster.kill_primary();
         }
-        let mut children = Vec::new();
-        for script in [stubborn, sleeps] {
-            let words = serde_json::to_string(&["/bin/sh", "-c", script]).unwrap();
-            let words = words.replace(' ', "%20").replace('"', "%22");
-            let said = tell(cluster.address, &format!("/child?{words}")).expect("an answer");
-            children.extend(said["children"].as_array().unwrap().last().cloned());
-        }
-        let children: Vec<u32> =
-            children.iter().map(|pid| u32::try_from(pid.as_u64().unwrap()).unwrap()).collect();
-        assert_eq!(children.len(), 2);
+        let start = |script| start_child(cluster.address, &["/bin/sh", "-c", script]);
+        let children = [stubborn, sleeps].map(|script| start(script).expect("a child").1);
         assert!(children.iter().all(|pid| process::is_alive(*pid)), "{children:?}");
         // The worker crashes: it cannot end them itself.
         let worker = cluster.wait_workers(1)[0].1;
@@ -74,10 +66,8 @@ fn what_workers_started_goes_with_them() {
 fn what_workers_started_goes_with_a_stop() {
     for adopted in [false, true] {
         let cluster = obedient(2, &[], &[]);
-        let words =
-            serde_json::to_string(&["/bin/sh", "-c", "trap '' TERM; sleep 1000; sleep 1000"]);
-        let words = words.unwrap().replace(' ', "%20").replace('"', "%22");
-        tell(cluster.address, &format!("/child?{words}")).expect("an answer");
+        let words = ["/bin/sh", "-c", "trap '' TERM; sleep 1000; sleep 1000"];
+        assert!(start_child(cluster.address, &words).is_some());
         if adopted {
             cluster.kill_primary();
         }

@@ -1,6 +1,6 @@
 //! Signals to the keeper, and how it ends.
 
-use crate::adopted::obedient;
+use crate::adopted::{obedient, start_child};
 use crate::common::{LONG, phalanx, signal, spawn, v4};
 use crate::kept::{Kept, TOOK_OVER, program};
 use bench::spawned::{Guarded, Signal};
@@ -204,8 +204,15 @@ fn the_first_process_of_a_container() {
     let first = inside.first();
     // Strangers: orphans of a worker that have left its group.
     for _ in 0..10 {
-        ask("/child?[\"/bin/sh\",\"-c\",\"setsid sh -c 'exit 5' & setsid sleep 0.2 & exit 0\"]");
+        let strangers = "setsid sh -c 'sleep 0.1; exit 5' & setsid sleep 0.2 & exit 0";
+        assert!(start_child(inside.address, &["/bin/sh", "-c", strangers]).is_some());
     }
+    let orphans = || {
+        let orphan = |stat: &&bench::process::Stat| stat.parent == first;
+        inside.inside().iter().filter(orphan).count()
+    };
+    // Beside the primary.
+    inside.until("strangers", || (orphans() > 1).then_some(()));
     inside.until("strangers to be reaped", || {
         let zombie = |stat: &bench::process::Stat| stat.state == 'Z' && stat.parent == first;
         let sleeps = |stat: &bench::process::Stat| {
@@ -233,10 +240,8 @@ fn strangers_are_left_alone() {
     let inside = Container::start(&program("survival/worker.js"), &[]);
     inside.until("an answer", || crate::adopted::tell(inside.address, "/"));
     // The first of its group ends; the rest of it is somebody's work.
-    crate::adopted::tell(
-        inside.address,
-        "/child?[\"/bin/sh\",\"-c\",\"setsid sh -c 'sleep 1234 & exit 0' & exit 0\"]",
-    );
+    let daemon = "setsid sh -c 'sleep 1234 & exit 0' & exit 0";
+    assert!(start_child(inside.address, &["/bin/sh", "-c", daemon]).is_some());
     let sleeper = || {
         inside.inside().into_iter().find(|stat| {
             let line = std::fs::read(format!("/proc/{}/cmdline", stat.pid)).unwrap_or_default();

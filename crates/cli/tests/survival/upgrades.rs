@@ -73,6 +73,10 @@ impl Installed {
     }
 }
 
+fn copy(at: &Path) {
+    fs::copy(PHALANX, at).unwrap();
+}
+
 fn script(text: &str) -> impl FnOnce(&Path) {
     move |at| {
         fs::write(at, text).unwrap();
@@ -111,7 +115,7 @@ fn a_program_that_cannot_take_over_leaves_the_old_one_running() {
     fs::remove_file(&installed.file).unwrap();
     refused("nothing is at the program's place");
     // In the end a good one.
-    installed.put(|at| drop(fs::copy(PHALANX, at).unwrap()));
+    installed.put(copy);
     cluster.upgrade();
     assert_eq!(cluster.wait_workers(2), before);
 }
@@ -124,7 +128,7 @@ fn what_is_at_the_programs_place_is_what_runs() {
         let before = cluster.wait_workers(2);
         let primary = if keeper { cluster.primary() } else { cluster.keeper() };
         for _ in 0..2 {
-            installed.put(|at| drop(fs::copy(PHALANX, at).unwrap()));
+            installed.put(copy);
             let mark = cluster.process.mark();
             signal(cluster.keeper(), Signal::USR1);
             cluster.line(mark, TOOK_OVER);
@@ -195,11 +199,21 @@ fn later_workers_find_what_the_first_one_found() {
     let first = surroundings(cluster.wait_workers(1)[0].1);
     assert!(first.2.contains(" 777 "), "{first:?}");
     let steps: [(&str, &dyn Fn()); 5] = [
-        ("a kill", &|| drop(cluster.kill_primary())),
-        ("an upgrade", &|| drop(cluster.upgrade())),
-        ("a kill of the keeper", &|| drop(cluster.kill_keeper())),
-        ("an upgrade after that", &|| drop(cluster.upgrade())),
-        ("a kill after that", &|| drop(cluster.kill_primary())),
+        ("a kill", &|| {
+            cluster.kill_primary();
+        }),
+        ("an upgrade", &|| {
+            cluster.upgrade();
+        }),
+        ("a kill of the keeper", &|| {
+            cluster.kill_keeper();
+        }),
+        ("an upgrade after that", &|| {
+            cluster.upgrade();
+        }),
+        ("a kill after that", &|| {
+            cluster.kill_primary();
+        }),
     ];
     for (what, step) in steps {
         step();

@@ -42,7 +42,7 @@ if (process.env.UNIX) http.createServer(server.listeners('request')[0]).listen(p
 if (process.env.UDP) {
   const socket = dgram.createSocket('udp4');
   socket.on('message', (text, peer) => socket.send(`${text} ${process.pid}`, peer.port, peer.address));
-  socket.bind(process.env.UDP, '127.0.0.1');
+  socket.bind(Number(process.env.UDP), '127.0.0.1');
 }
 process.on('message', (message) => {
   if (message.word) heard[message.word] = (heard[message.word] ?? 0) + 1;

@@ -185,6 +185,7 @@ impl Shell {
         // Ports close before anybody is told that all is over.
         self.sampling = Sampling::Off;
         self.ports.clear();
+        super::child::rests_end().await;
         over.send_replace(Some(self.failed_start.take().unwrap_or(Over::Stopped)));
         self.audience.close();
     }

@@ -71,7 +71,7 @@ pub(crate) struct Spawned {
 }
 
 /// Starts a worker; the first is this side of its channel. No fork without exec: the child shares nothing with the primary but what is
-/// given to it here. std resets the signal mask and SIGPIPE in the child.
+/// given to it here. std resets SIGPIPE in the child, [`bequeath`] the signal mask.
 pub(crate) fn spawn(settings: &Settings, given: Given<'_>) -> Result<(OwnedFd, Spawned)> {
     let program = match &settings.exec {
         Some(program) => program.clone(),
