@@ -1,5 +1,7 @@
 //! The command line.
 
+mod permissions;
+
 use clap::{Args, Parser, Subcommand};
 use phalanx::{Address, Balance, MAX_WORKERS, Policy, ReadyWhen, cores};
 use std::ffi::OsString;
@@ -115,6 +117,8 @@ pub(crate) struct Run {
     /// The program's own arguments, or all of it
     #[arg(last = true)]
     pub(crate) args: Vec<OsString>,
+    #[command(flatten)]
+    pub(crate) rights: permissions::Rights,
 }
 
 fn count(text: &str) -> Result<usize, String> {

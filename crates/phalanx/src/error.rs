@@ -42,6 +42,16 @@ pub enum Error {
         /// What to do instead.
         hint: Option<String>,
     },
+    /// Workers cannot be given the rights, limits or environment that the settings say.
+    #[error("{what}: {source}")]
+    Permissions {
+        /// What cannot be done.
+        what: String,
+        /// Why not.
+        source: io::Error,
+        /// What to do instead.
+        hint: Option<String>,
+    },
     /// No worker could be started.
     #[error("{0}")]
     NotStarted(String),
@@ -101,7 +111,7 @@ impl Error {
     /// What to do about it, where there is something.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
-        if let Self::Program { hint, .. } = self {
+        if let Self::Program { hint, .. } | Self::Permissions { hint, .. } = self {
             return hint.clone();
         }
         let (Self::Listen { source, address } | Self::Start { source, program: address }) = self

@@ -9,6 +9,7 @@ use super::{Inner, WorkerHandle, lock, spawn};
 use crate::channel;
 use crate::error::{Error, Result};
 use crate::event::Event;
+use crate::permissions;
 use crate::settings::{Knows, Settings};
 #[cfg(target_os = "linux")]
 use crate::sys;
@@ -95,6 +96,7 @@ impl Shell {
                     paused: None,
                     channel_fd: spawned.channel_fd,
                     knows: settings.knows,
+                    is_other: permissions::are_others(&settings),
                     intercept: settings.intercept,
                     drain: None,
                     proves_since: None,

@@ -25,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::event::{Event, Events};
 use crate::fan::Fan;
 use crate::message::{self, Handle};
+use crate::permissions;
 use crate::policy::{Balance, Policy};
 use crate::settings::Settings;
 use child::Child;
@@ -206,13 +207,16 @@ impl Primary {
     /// ```
     ///
     /// # Errors
-    /// More than [`MAX_WORKERS`] workers.
+    /// More than [`MAX_WORKERS`] workers, or [`Error::Permissions`]: this primary cannot start workers with those rights.
     ///
     /// # Panics
     /// Outside of a tokio runtime with I/O and time.
     pub fn start(options: Options) -> Result<Self> {
         if options.spec.workers > MAX_WORKERS {
             return Err(Error::WorkerCount(options.spec.workers));
+        }
+        if let Some(words) = permissions::check(&options.settings)? {
+            tracing::info!("workers: {words}");
         }
         spawn::note_this_program();
         spawn::raise_descriptor_limit();
@@ -252,7 +256,7 @@ impl Primary {
         forked.await.map_err(|_| Error::Stopping)?
     }
 
-    /// Changes how the next workers are started.
+    /// Changes how the next workers are started. Rights that they cannot be given are an error when one is forked.
     pub fn setup(&self, settings: Settings) {
         *lock(&self.settings) = settings;
         let _ = self.wishes.send(Command::Setup);

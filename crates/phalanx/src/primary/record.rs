@@ -116,6 +116,8 @@ pub(super) struct Record {
     pub(super) knows: Knows,
     /// Which of its calls of bind(2) the primary answers.
     pub(super) intercept: Intercept,
+    /// It has other rights than the primary.
+    pub(super) is_other: bool,
     /// It drains without knowing of it.
     pub(super) drain: Option<Drain>,
     /// Since when it listens and has to show that it serves, as the successor of one that does.

@@ -4,11 +4,13 @@
 //! call in a safe function of its own.
 #![allow(unsafe_code)]
 
+pub(crate) mod accounts;
 pub(crate) mod launch;
 #[cfg(target_os = "linux")]
 pub(crate) mod lift;
 #[cfg(target_os = "linux")]
 pub(crate) mod options;
+pub(crate) mod permit;
 pub(crate) mod portable;
 #[cfg(target_os = "linux")]
 pub(crate) mod seccomp;
