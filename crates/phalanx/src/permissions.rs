@@ -11,7 +11,7 @@ mod tests;
 pub use capability::Capability;
 pub use environment::Inherit;
 pub(crate) use environment::with_secrets;
-pub(crate) use prepare::{check, exec_failed, permit, step_failed};
+pub(crate) use prepare::{check, exec_failed, login, permit, step_failed};
 
 use crate::settings::Settings;
 use std::collections::BTreeSet;
@@ -38,7 +38,7 @@ use std::str::FromStr;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Permissions {
-    /// Its user, with its group and its supplementary groups, as at a login. A number that the user database does not
+    /// Its user, with its group, its supplementary groups, `HOME`, `USER` and `LOGNAME`, as at a login. A number that the user database does not
     /// know needs a `group`.
     pub user: Option<Account>,
     /// Its group, instead of its user's.

@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Rights {
     /// Workers run as this user, with its group and its supplementary groups; the primary keeps its rights and opens
     /// the ports
-    #[arg(long, value_name = "NAME|UID")]
+    #[arg(long, value_name = "NAME|UID", value_parser = account)]
     user: Option<Account>,
     /// Their group, instead of the user's
-    #[arg(long, value_name = "NAME|GID")]
+    #[arg(long, value_name = "NAME|GID", value_parser = account)]
     group: Option<Account>,
     /// Their supplementary groups, instead of the user's; or none
     #[arg(long, value_name = "GROUP,…|none", value_parser = groups)]
@@ -106,6 +106,11 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(move |_| text != "none")
 }
 
+/// Digits are a number; clap by itself would take all for a name.
+fn account(text: &str) -> Result<Account, String> {
+    text.parse()
+}
+
 fn groups(text: &str) -> Result<Groups, String> {
     words(text).map(str::parse).collect::<Result<_, _>>().map(Groups)
 }
@@ -183,6 +188,9 @@ mod tests {
             let error = kept(wrong).expect_err(wrong);
             assert!(error.contains("net_bind_service"), "{error}");
         }
+        assert_eq!(account("4711"), Ok(4711.into()));
+        assert_eq!(account("www-data"), Ok("www-data".into()));
+        assert!(account("4294967295").is_err() && account("").is_err());
         let in_groups = |text| groups(text).map(|Groups(groups)| groups);
         assert_eq!(in_groups("none"), Ok(vec![]));
         assert_eq!(in_groups("adm,4"), Ok(vec!["adm".into(), 4.into()]));

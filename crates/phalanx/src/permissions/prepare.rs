@@ -7,10 +7,10 @@ use crate::sys::accounts;
 use crate::sys::permit::{Permit, Step};
 use phalanx_core::worker::WorkerId;
 use rustix::process::{Resource, Rlimit, getgid, getrlimit, getuid};
-use std::ffi::{CString, OsStr};
+use std::ffi::{CString, OsStr, OsString};
 use std::fmt::Write as _;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 /// What a child does before its program begins. `preload`: a file that it has to be able to read.
@@ -186,6 +186,19 @@ fn numbers(limit: Limit) -> (u64, u64) {
     #[allow(clippy::unnecessary_cast, reason = "it is another type on other systems")]
     let number = |limit: Option<u64>| limit.unwrap_or(libc::RLIM_INFINITY as u64);
     (number(limit.soft), number(limit.hard))
+}
+
+/// What a program expects to find of its user in its environment, as at a login.
+pub(crate) fn login(settings: &Settings) -> Result<Vec<(OsString, OsString)>> {
+    let user = settings.permissions.user.as_ref();
+    let Some(entry) = user.map(find_user).transpose()?.flatten() else { return Ok(Vec::new()) };
+    let text = |text: CString| OsString::from_vec(text.into_bytes());
+    let name = text(entry.name);
+    Ok(vec![
+        ("HOME".into(), text(entry.home)),
+        ("USER".into(), name.clone()),
+        ("LOGNAME".into(), name),
+    ])
 }
 
 /// Who a worker is.

@@ -179,6 +179,7 @@ fn environment(
     for name in NOT_INHERITED {
         all.remove(OsStr::new(name));
     }
+    all.extend(permissions::login(settings)?);
     all.extend(settings.env.iter().cloned());
     all.extend(given.env.iter().cloned());
     all.extend(permissions::with_secrets(settings)?);

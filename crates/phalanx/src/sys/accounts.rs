@@ -10,6 +10,7 @@ pub(crate) struct User {
     pub(crate) name: CString,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
+    pub(crate) home: CString,
 }
 
 /// The longest entry that is read: a group may have many members.
@@ -49,10 +50,10 @@ pub(crate) fn group_named(name: &CStr) -> io::Result<Option<u32>> {
 }
 
 fn user((entry, _texts): (libc::passwd, Vec<libc::c_char>)) -> User {
-    // SAFETY: the name of an entry that was found points into its texts, which are here until the end,
-    // and ends with a zero.
-    let name = unsafe { CStr::from_ptr(entry.pw_name) }.to_owned();
-    User { name, uid: entry.pw_uid, gid: entry.pw_gid }
+    // SAFETY: what an entry that was found points to is in its texts, which are here until the end, and ends
+    // with a zero.
+    let (name, home) = unsafe { (CStr::from_ptr(entry.pw_name), CStr::from_ptr(entry.pw_dir)) };
+    User { name: name.into(), uid: entry.pw_uid, gid: entry.pw_gid, home: home.into() }
 }
 
 /// Asks with more room each time, until there is enough. The texts that an entry points to are given with it.
