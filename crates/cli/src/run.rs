@@ -63,6 +63,14 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
 fn settings(name: &OsStr, args: Vec<OsString>, options: &Run) -> Result<Settings, Failure> {
     let flags = options.interpreter_args.iter().flat_map(|text| text.split_whitespace());
     let root = options.rights.root();
+    if let Some(root) = root {
+        // Or it would seem to be the program that is not there.
+        std::fs::read_dir(root).map_err(|source| Error::Permissions {
+            what: format!("cannot change root to {} for workers", root.display()),
+            source,
+            hint: None,
+        })?;
+    }
     let mut program = Program::new(root.map_or(name.to_owned(), |root| inside(root, name)))
         .args(args)
         .interpreter_args(flags)

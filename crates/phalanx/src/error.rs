@@ -131,7 +131,7 @@ impl Error {
                 "its directory does not exist: create it first".into()
             }
             io::ErrorKind::PermissionDenied if listen => {
-                "ports below 1024 need root or CAP_NET_BIND_SERVICE; a unix socket needs a directory you may write to".into()
+                "ports below 1024 need root or CAP_NET_BIND_SERVICE, or for workers without them `--port` or `--listen`; a unix socket needs a directory you may write to".into()
             }
             io::ErrorKind::PermissionDenied => {
                 format!("is it a program, and may you run it? `chmod +x {address}` makes it one")

@@ -486,7 +486,7 @@ fn in_words(settings: &Settings, permit: &Permit) -> Option<String> {
     }));
     all.extend(wanted.landlock.as_ref().map(|landlock| {
         let (read, write) = (landlock.read_only.len(), landlock.read_write.len());
-        format!("Landlock with {read} paths to read and {write} to write")
+        format!("Landlock (paths: {read} to read, {write} to write)")
     }));
     all.extend(wanted.umask.map(|umask| format!("umask {umask:03o}")));
     all.extend(wanted.nice.map(|nice| format!("nice {nice}")));
