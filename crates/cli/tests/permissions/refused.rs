@@ -32,8 +32,8 @@ fn what_only_root_may() {
     let root = place.path().to_str().unwrap();
     place.copy("/bin/sh".as_ref(), "bin/sh");
     for (option, words) in [
-        ("--user=root", "cannot set the supplementary groups for workers"),
-        ("--user=daemon", "cannot set the supplementary groups for workers"),
+        ("--user=root", "cannot change the user to root for workers"),
+        ("--user=1", "cannot change the user to 1 for workers"),
         ("--group=root", "cannot change the group to root for workers"),
         ("--groups=root", "cannot set the supplementary groups for workers"),
         (&format!("--root={root}"), &format!("cannot change root to {root} for workers")),

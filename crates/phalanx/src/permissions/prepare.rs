@@ -308,13 +308,14 @@ fn needed(wanted: &Permissions, permit: &Permit) -> Vec<(Step, Capability)> {
     let files = may_raise(permit.open_files, Resource::Nofile);
     need(files, Step::OpenFiles, Capability::SYS_RESOURCE);
     need(may_raise(permit.core, Resource::Core), Step::Core, Capability::SYS_RESOURCE);
-    need(permit.groups.is_some(), Step::Groups, Capability::SETGID);
     need(permit.root.is_some(), Step::Root, Capability::SYS_CHROOT);
     need(drops(permit), Step::Capabilities, Capability::SETPCAP);
-    let own_group = permit.gid.is_none_or(|gid| gid == getgid().as_raw());
-    need(!own_group, Step::Group, Capability::SETGID);
+    // What is said first is what was asked for.
     let own_user = permit.uid.is_none_or(|uid| uid == getuid().as_raw());
     need(!own_user, Step::User, Capability::SETUID);
+    let own_group = permit.gid.is_none_or(|gid| gid == getgid().as_raw());
+    need(!own_group, Step::Group, Capability::SETGID);
+    need(permit.groups.is_some(), Step::Groups, Capability::SETGID);
     all
 }
 
