@@ -154,8 +154,8 @@ fn rights_that_everybody_may_give_up() {
 /// A user of this machine that is in a group beside its own, if there is one.
 fn sociable() -> String {
     let groups = fs::read_to_string("/etc/group").unwrap();
-    let members = groups.lines().filter_map(|line| line.rsplit(':').next()?.split(',').next());
-    members.filter(|name| !name.is_empty()).last().unwrap_or("nobody").to_owned()
+    let mut members = groups.lines().filter_map(|line| line.rsplit(':').next()?.split(',').next());
+    members.rfind(|name| !name.is_empty()).unwrap_or("nobody").to_owned()
 }
 
 #[test]

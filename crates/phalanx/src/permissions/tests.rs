@@ -6,7 +6,7 @@ fn with(permissions: Permissions) -> Settings {
     Settings { permissions, ..Settings::default() }
 }
 
-fn refused(permissions: Permissions) -> String {
+fn refused(permissions: &Permissions) -> String {
     match check(&with(permissions.clone())) {
         Err(error @ Error::Permissions { .. }) => error.to_string(),
         other => panic!("{permissions:?}: {other:?}"),
@@ -60,7 +60,7 @@ fn what_the_kernel_would_make_another_of_is_refused() {
         ),
         (Permissions { root: Some("/etc".into()), ..default() }, "in the root /etc: No such file"),
     ] {
-        let said = refused(permissions);
+        let said = refused(&permissions);
         assert!(said.contains(words), "{said}");
     }
 }
@@ -69,7 +69,7 @@ fn what_the_kernel_would_make_another_of_is_refused() {
 #[test]
 fn what_landlock_is_not_given_is_named() {
     let landlock = Landlock { read_only: vec!["/no/such".into()], ..Landlock::default() };
-    let said = refused(Permissions { landlock: Some(landlock), ..Permissions::default() });
+    let said = refused(&Permissions { landlock: Some(landlock), ..Permissions::default() });
     // On a kernel without Landlock that is what is said.
     let expected = ["cannot let workers use /no/such: No such file", "cannot confine workers"];
     assert!(expected.iter().any(|words| said.contains(words)), "{said}");
