@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 pub(crate) fn run(options: Run) -> Result<(), Failure> {
+    phalanx::keep(options.keeper)?;
     let _rest = log::to_stderr();
     let mut words = options.program.iter().chain(&options.args).cloned();
     // There is one, or clap would have said so.

@@ -15,6 +15,9 @@ pub(crate) struct Child {
     ends_group: bool,
     #[cfg(target_os = "linux")]
     pidfd: tokio::io::unix::AsyncFd<std::sync::Arc<rustix::fd::OwnedFd>>,
+    /// Where its end is told if it is no child of this process.
+    #[cfg(target_os = "linux")]
+    ends: Option<std::sync::Arc<super::keeping::Ends>>,
 }
 
 /// How long the primary waits for a process to stop: it takes effect at once, unless the process has to wait
@@ -23,6 +26,13 @@ pub(crate) struct Child {
 const STOPS_WITHIN: Duration = Duration::from_millis(2);
 /// How long a process may take to stop before it is let go on.
 const PAUSE_LIMIT: Duration = Duration::from_millis(250);
+
+/// How long the parent of a process may take to say how it ended.
+#[cfg(target_os = "linux")]
+const TOLD_WITHIN: Duration = Duration::from_secs(2);
+/// What is said of an end that nobody saw.
+#[cfg(target_os = "linux")]
+const UNKNOWN: Exit = Exit::Code(-1);
 
 /// A process that is held still, or will be when the kernel next sees it.
 pub(super) struct Paused {
@@ -69,7 +79,29 @@ impl Child {
         let pid = to_pid(pid)?;
         let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
         let pidfd = crate::sys::watch(pidfd.into(), tokio::io::Interest::READABLE)?;
-        Ok(Self { pid, ends_group, pidfd })
+        Ok(Self { pid, ends_group, pidfd, ends: None })
+    }
+
+    /// One that another primary forked.
+    pub(super) fn inherited(
+        pid: u32,
+        pidfd: rustix::fd::OwnedFd,
+        ends_group: bool,
+        ends: std::sync::Arc<super::keeping::Ends>,
+    ) -> io::Result<Self> {
+        let pidfd = crate::sys::watch(pidfd.into(), tokio::io::Interest::READABLE)?;
+        Ok(Self { pid: to_pid(pid)?, ends_group, pidfd, ends: Some(ends) })
+    }
+
+    /// How it ended, as the process tells that is its parent.
+    async fn told_elsewhere(&self) -> Exit {
+        let Some(ends) = &self.ends else { return UNKNOWN };
+        let mut ends = ends.subscribe();
+        let told = ends.wait_for(|ends| ends.contains_key(&self.pid()));
+        match tokio::time::timeout(TOLD_WITHIN, told).await {
+            Ok(Ok(ends)) => ends.get(&self.pid()).copied().unwrap_or(UNKNOWN),
+            _ => UNKNOWN,
+        }
     }
 
     /// Waits for the end and reaps. To be called once.
@@ -92,9 +124,15 @@ impl Child {
                 }
                 Ok(None) | Err(Errno::AGAIN) => guard.clear_ready(),
                 Err(Errno::INTR) => {}
+                Err(Errno::CHILD) if self.ends.is_some() => return Ok(self.told_elsewhere().await),
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// What it is held by.
+    pub(super) fn pidfd(&self) -> &std::sync::Arc<rustix::fd::OwnedFd> {
+        self.pidfd.get_ref()
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {

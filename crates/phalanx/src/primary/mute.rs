@@ -296,6 +296,7 @@ impl Shell {
                 let handle = record.handle.clone();
                 // It may have ended in the meantime.
                 let _ = handle.inner.child.signal(Signal::TERM);
+                self.core.observe(now, CoreEvent::Terminated { worker });
                 if cut > 0 {
                     let slot = handle.slot();
                     self.report(Report::Cut { worker, slot, connections: cut });

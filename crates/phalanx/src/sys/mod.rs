@@ -5,6 +5,8 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod accounts;
+#[cfg(target_os = "linux")]
+pub(crate) mod keep;
 pub(crate) mod launch;
 #[cfg(target_os = "linux")]
 pub(crate) mod lift;
