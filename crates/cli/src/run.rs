@@ -9,7 +9,8 @@ use std::path::Path;
 use std::time::Duration;
 
 pub(crate) fn run(options: Run) -> Result<(), Failure> {
-    phalanx::keep(options.keeper)?;
+    // As the first process of a container it has to reap strangers: that is what keepers do.
+    phalanx::keep(options.keeper || std::process::id() == 1)?;
     let _rest = log::to_stderr();
     let mut words = options.program.iter().chain(&options.args).cloned();
     // There is one, or clap would have said so.

@@ -297,7 +297,7 @@ fn workers_with_other_rights_get_no_files_by_the_primarys() {
 
 /// Asks for a file with each request, and answers what became of it.
 const ASKS: &[u8] = b"
-const answer = (response, text) => response.end(text + '\n');
+const answer = (response, text) => response.end(text);
 require('http').createServer((request, response) => {
   const server = require('net').createServer();
   server.on('error', (error) => answer(response, error.code));
@@ -315,13 +315,13 @@ fn the_next_primary_knows_whose_rights_are_not_its_own() {
     let socket = place.path().join("socket");
     let program = ["asks.js", socket.to_str().unwrap()];
     let app = App::start(&place, &["--user=nobody", "--keeper"], &program, port);
-    assert!(app.ask().ends_with("EACCES\n"), "{}", app.output());
+    assert!(app.ask().ends_with("EACCES"), "{}", app.output());
     let first = app.process.line(0, " primary name=");
     let (_, pid) = first.rsplit_once("pid=").unwrap();
     let mark = app.process.process.mark();
     common::signal(pid.trim().parse().unwrap(), bench::spawned::Signal::KILL);
     app.process.line(mark, "took over from the last primary");
-    assert!(app.ask().ends_with("EACCES\n"), "{}", app.output());
+    assert!(app.ask().ends_with("EACCES"), "{}", app.output());
     assert!(!socket.exists(), "{}", app.output());
     app.stop();
 }

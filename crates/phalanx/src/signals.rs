@@ -50,7 +50,7 @@ impl Primary {
         };
         // They were held back while this process became this program.
         #[cfg(target_os = "linux")]
-        crate::sys::keep::unblock_signals();
+        crate::sys::keep::let_signals_come();
         Ok(signals)
     }
 

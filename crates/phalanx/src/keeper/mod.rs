@@ -139,6 +139,7 @@ fn rehearse(number: i32) -> ! {
 
 /// This process was another program before.
 fn inherit(number: i32) -> io::Result<Past> {
+    crate::sys::keep::signals_are_held_back();
     let mut file = std::fs::File::from(take_inherited(number)?);
     file.rewind()?;
     let will: Will = serde_json::from_reader(&mut file).map_err(io::Error::other)?;
@@ -147,7 +148,7 @@ fn inherit(number: i32) -> io::Result<Past> {
         fds.insert(name, take_inherited(number)?);
     }
     if will.role == Role::Keeper {
-        crate::sys::keep::unblock_signals();
+        crate::sys::keep::let_signals_come();
         return watch::keep(fds);
     }
     let post = will.post.map(take_inherited).transpose()?.map(Arc::new);
@@ -159,6 +160,8 @@ fn inherit(number: i32) -> io::Result<Past> {
 /// This process was started by a keeper: takes what it kept.
 fn receive_all(number: i32) -> io::Result<Past> {
     use rustix::net::sockopt::{Timeout, set_socket_timeout};
+    // It has those of its keeper.
+    crate::sys::keep::signals_are_held_back();
     let post = take_inherited(number)?;
     set_socket_timeout(&post, Timeout::Recv, Some(PATIENCE))?;
     let mut fds = BTreeMap::new();

@@ -137,7 +137,9 @@ async fn hear(post: Arc<OwnedFd>, ends: Arc<Ends>, facts: mpsc::Sender<Fact>) {
         let Ok(mut guard) = watched.readable().await else { return };
         match post::receive(watched.get_ref()) {
             Ok(Some((Word::Exited(pid, exit), _))) => {
-                ends.send_modify(|ends| drop(ends.insert(pid, exit)));
+                ends.send_modify(|ends| {
+                    ends.insert(pid, exit);
+                });
             }
             Ok(Some(_)) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),

@@ -212,6 +212,11 @@ impl Port {
         self.wish.udp
     }
 
+    /// Whether somebody else opened its socket, and has it after this primary.
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.inherited
+    }
+
     /// The socket that a worker listens on; `None` where the primary accepts.
     pub(crate) fn socket_for(&mut self, place: Place) -> Result<Option<Arc<OwnedFd>>> {
         match (&self.sockets, self.policy) {

@@ -10,6 +10,7 @@ use super::ports::Port;
 use super::record::{Fact, Record, Runtime, Trouble};
 use super::rescue::Sampling;
 use super::shut::ShutWatch;
+use super::stop::Stopping;
 use super::{
     Command, Options, Over, Primary, Reloaded, Status, WorkerHandle, WorkerState, WorkerStatus,
     lock,
@@ -67,8 +68,8 @@ pub(super) struct Shell {
     failed_start: Option<Over>,
     /// Hears of sockets that programs shut down.
     pub(super) shut: Option<ShutWatch>,
-    /// Nothing new gets to ports whose workers cannot be told to close them.
-    deaf: bool,
+    /// The cluster is about to stop.
+    pub(super) stopping: Stopping,
     /// What was last said to be in the way of a worker, and when.
     pub(super) said_trouble: Option<(String, Time)>,
     /// When it was last said that the primary carries connections.
@@ -116,7 +117,7 @@ impl Shell {
             idle_ports: true,
             failed_start: None,
             shut: ShutWatch::new().ok(),
-            deaf: false,
+            stopping: Stopping::default(),
             said_trouble: None,
             said_carried: None,
             said_no_intercept: false,
@@ -138,9 +139,7 @@ impl Shell {
         let mut abandoned = false;
         loop {
             self.perform_plan();
-            if self.core.is_stopping() && !std::mem::replace(&mut self.deaf, true) {
-                self.deafen();
-            }
+            self.go_on_stopping();
             self.close_idle_ports();
             if self.core.is_stopped() && self.workers.is_empty() {
                 break;
@@ -150,7 +149,13 @@ impl Shell {
                 self.settle_estate();
                 self.change();
             }
-            let wakes = [self.core.wake(), self.retry, self.next_silence(), self.kept_again()];
+            let wakes = [
+                self.core.wake(),
+                self.retry,
+                self.next_silence(),
+                self.kept_again(),
+                self.stops_at(),
+            ];
             let wake = wakes.into_iter().flatten().min();
             // What is beyond the end of time never comes.
             let wake = wake.and_then(|at| self.start.checked_add(at.since_start()));
@@ -161,7 +166,7 @@ impl Shell {
                     None => {
                         abandoned = true;
                         let now = self.now();
-                        self.core.observe(now, CoreEvent::Stop);
+                        self.begin_stop(now);
                     }
                 },
                 fact = self.incoming.recv() => {
@@ -237,6 +242,7 @@ impl Shell {
             self.keeping.changed = true;
         }
         match command {
+            Command::Wish(CoreEvent::Stop) => self.begin_stop(now),
             Command::Wish(wish) => self.core.observe(now, wish),
             #[cfg(target_os = "linux")]
             Command::Begin(reply) => {
@@ -252,6 +258,7 @@ impl Shell {
                 let no = Error::Upgrade("only Linux can".into());
                 drop(reply.send(Err(no)));
             }
+            Command::Settle => {}
             Command::Setup => self.audience.tell(&Event::Setup),
             Command::Open(address, policy, reply) => {
                 let _ = reply.send(self.open_port(&address, policy));
@@ -509,7 +516,7 @@ impl Shell {
     }
 
     /// Does what the core decides. What that leads to (a fork that fails) is decided on at once.
-    fn perform_plan(&mut self) {
+    pub(super) fn perform_plan(&mut self) {
         loop {
             let now = self.now();
             let actions = self.core.plan(now);

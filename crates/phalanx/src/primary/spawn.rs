@@ -18,7 +18,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStderr, ChildStdout, Command};
+use std::process::Command;
 use std::sync::{Once, OnceLock};
 use std::time::Duration;
 
@@ -67,8 +67,8 @@ pub(crate) struct Spawned {
     /// What tells the other side's socket from any other.
     pub(crate) peer_cookie: u64,
     pub(crate) inspector: Option<SocketAddr>,
-    pub(crate) stdout: Option<ChildStdout>,
-    pub(crate) stderr: Option<ChildStderr>,
+    pub(crate) stdout: Option<OwnedFd>,
+    pub(crate) stderr: Option<OwnedFd>,
 }
 
 /// Starts a worker; the first is this side of its channel. No fork without exec: the child shares nothing with the primary but what is
@@ -141,7 +141,7 @@ pub(crate) fn spawn(settings: &Settings, given: Given<'_>) -> Result<(OwnedFd, S
     })?;
     // What was given to it is held by it alone now.
     drop(command);
-    let child = Child::new(process.id(), settings.knows != Knows::Channel).map_err(|error| {
+    let child = Child::new(process.id()).map_err(|error| {
         // Without a hold on it, it must not live.
         let _ = process.kill();
         let _ = process.wait();
@@ -165,8 +165,8 @@ pub(crate) fn spawn(settings: &Settings, given: Given<'_>) -> Result<(OwnedFd, S
         listener,
         peer_cookie,
         inspector: inspect.filter(|at| at.port() != 0),
-        stdout: process.stdout.take(),
-        stderr: process.stderr.take(),
+        stdout: process.stdout.take().map(OwnedFd::from),
+        stderr: process.stderr.take().map(OwnedFd::from),
     };
     Ok((ours, spawned))
 }

@@ -5,6 +5,7 @@ use std::ffi::{CString, OsString};
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A set of signals.
 fn set_of(signals: &[libc::c_int]) -> libc::sigset_t {
@@ -45,8 +46,19 @@ pub(crate) fn next_signal(fd: &OwnedFd) -> Option<i32> {
     i32::try_from(u32::from_ne_bytes(*number)).ok()
 }
 
-/// Lets all signals come again: they were held back while the program changed.
-pub(crate) fn unblock_signals() {
+/// Signals are held back since this process became this program.
+static HELD_BACK: AtomicBool = AtomicBool::new(false);
+
+/// This process was another program before: its signals are held back.
+pub(crate) fn signals_are_held_back() {
+    HELD_BACK.store(true, Ordering::Relaxed);
+}
+
+/// Lets signals come again if they were held back while the program changed.
+pub(crate) fn let_signals_come() {
+    if !HELD_BACK.swap(false, Ordering::Relaxed) {
+        return;
+    }
     let none = set_of(&[]);
     // SAFETY: the set is a valid one and outlives the call.
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut()) };
@@ -121,4 +133,26 @@ pub(crate) fn take_inherited(number: i32) -> io::Result<OwnedFd> {
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
     rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
     Ok(fd)
+}
+
+/// How a process ended that somebody else reaped, as its pidfd tells (`ioctl_pidfs(2)`, Linux 6.15): the status of wait(2).
+pub(crate) fn status_of(pidfd: &OwnedFd) -> Option<i32> {
+    /// `struct pidfd_info` (linux/pidfd.h), with room for what later kernels add.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Info {
+        mask: u64,
+        group: u64,
+        ids: [u32; 11],
+        status: i32,
+        more: [u64; 8],
+    }
+    /// `PIDFD_INFO_EXIT`.
+    const EXIT: u64 = 1 << 3;
+    /// `PIDFD_GET_INFO`, for a structure of the first 64 bytes.
+    const REQUEST: libc::Ioctl = (3 << 30 | 64 << 16 | 0xff << 8 | 11) as libc::Ioctl;
+    let mut info = Info { mask: EXIT, ..Info::default() };
+    // SAFETY: the kernel writes at most the 64 bytes that the request names, and there are more.
+    let done = unsafe { libc::ioctl(pidfd.as_raw_fd(), REQUEST, &raw mut info) };
+    (done == 0 && info.mask & EXIT != 0).then_some(info.status)
 }
