@@ -165,13 +165,12 @@ fn patterns(text: &str) -> Result<Patterns, String> {
 }
 
 fn secret(text: &OsStr) -> Result<(OsString, PathBuf), String> {
-    let bytes = text.as_bytes();
-    let at =
-        bytes.iter().position(|byte| *byte == b'=').filter(|at| (1..bytes.len() - 1).contains(at));
-    let (name, file) = bytes.split_at_checked(at.unwrap_or(0)).unwrap_or_default();
-    match file.strip_prefix(b"=") {
-        Some(file) => Ok((OsStr::from_bytes(name).into(), OsStr::from_bytes(file).into())),
-        None => Err("expected NAME=FILE".into()),
+    let mut parts = text.as_bytes().splitn(2, |byte| *byte == b'=');
+    match (parts.next(), parts.next()) {
+        (Some(name), Some(file)) if !name.is_empty() && !file.is_empty() => {
+            Ok((OsStr::from_bytes(name).into(), OsStr::from_bytes(file).into()))
+        }
+        _ => Err("expected NAME=FILE".into()),
     }
 }
 

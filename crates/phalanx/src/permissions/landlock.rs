@@ -29,8 +29,12 @@ pub(super) fn rules(landlock: &Landlock, preload: Option<&Path>) -> Result<Owned
         .handle_access(AccessFs::from_all(VERSION))
         .and_then(Ruleset::create)
         .map_err(unsupported)?;
-    let read = landlock.read_only.iter().map(PathBuf::as_path).chain(preload);
-    for path in read {
+    // Rules are about the file that is there now, and another primary may put its own in that place at any time:
+    // so it is all that is in the preload's private directory.
+    if let Some(place) = preload.and_then(Path::parent) {
+        set = allow(set, place, AccessFs::ReadFile.into())?;
+    }
+    for path in &landlock.read_only {
         set = allow(set, path, AccessFs::from_read(VERSION))?;
     }
     for path in &landlock.read_write {
