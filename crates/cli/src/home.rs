@@ -52,13 +52,11 @@ impl Home {
             false => PathBuf::from(format!("/tmp/phalanx-{}", geteuid().as_raw())),
         };
         let runtime = session.unwrap_or_else(otherwise);
-        let state = place("XDG_STATE_HOME")
-            .or_else(|| place("HOME").map(|home| home.join(".local/state")))
-            .map(|state| state.join("phalanx/logs"));
-        let logs = match state {
-            _ if root => PathBuf::from("/var/log/phalanx"),
-            Some(logs) => logs,
-            None => runtime.join("logs"),
+        let home = || place("HOME").map(|home| home.join(".local/state"));
+        let logs = match place("XDG_STATE_HOME").filter(|state| !root || mine(state)) {
+            Some(state) => state.join("phalanx/logs"),
+            None if root => PathBuf::from("/var/log/phalanx"),
+            None => home().map_or_else(|| runtime.join("logs"), |state| state.join("phalanx/logs")),
         };
         Ok(Self { runtime, logs, named: false })
     }

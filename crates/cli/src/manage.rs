@@ -1,11 +1,12 @@
 //! What is done to applications that run in the background.
 
 use crate::args::Target;
-use crate::control::{Description, Later, Unanswered, Word, ask, ask_within};
+use crate::control::{Description, Later, Refusal, Unanswered, Word, ask, ask_within};
 use crate::failure::{Failure, UNEXPECTED};
 use crate::home::{App, Home, Lock};
 use crate::processes::Register;
-use crate::{show, start};
+use crate::show;
+use crate::start::{self, Mark};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,8 @@ const LOOK: Duration = Duration::from_secs(2);
 const ANSWER: Duration = Duration::from_secs(5);
 /// A primary that has not answered for so long, and has not ended, hangs. At its end it answers no more.
 const HUNG: Duration = Duration::from_secs(10);
+/// A primary that has too many clients has sent the idle ones away by then.
+const BUSY: Duration = Duration::from_secs(30);
 /// How often it is looked whether it has ended.
 const AGAIN: Duration = Duration::from_millis(50);
 /// How often it is asked, meanwhile, whether it is still there.
@@ -114,9 +117,17 @@ fn failed(app: &App, why: Unanswered) -> Failure {
 
 pub(crate) fn reload(name: &str) -> Result<(), Failure> {
     let app = running(name)?;
+    let errors = Mark::end(app.err_log());
     // It goes on if this process is interrupted.
     let done = ask(&app, Word::Reload, &mut |text| show::print(&format!("{text}\n")));
-    done.map(drop).map_err(|why| failed(&app, why))
+    done.map(drop).map_err(|why| match why {
+        // What the new ones died of, they may have said nowhere else.
+        Unanswered::Refused(refusal) => {
+            let message = format!("{}{}", refusal.message, start::said_last(&errors.last_lines()));
+            failed(&app, Unanswered::Refused(Refusal { message, ..refusal }))
+        }
+        why => failed(&app, why),
+    })
 }
 
 pub(crate) fn later(name: &str, word: Later) -> Result<(), Failure> {
@@ -149,16 +160,21 @@ pub(crate) fn stop(name: &str, now: bool) -> Result<(), Failure> {
     Err(failed(&app, Unanswered::Silent(std::io::ErrorKind::TimedOut.into())))
 }
 
-/// Until it has taken the word. A socket that is not there may be about to be.
+/// Until it has taken the word. A socket that is not there may be about to be, and one with too many clients has
+/// fewer soon.
 fn tell_to_stop(app: &App, now: bool) -> Result<(), Unanswered> {
     let begin = Instant::now();
     loop {
-        match ask_within(app, Word::Stop { now }, ANSWER) {
+        let why = match ask_within(app, Word::Stop { now }, ANSWER) {
             Ok(_) => return Ok(()),
             Err(_) if !Lock::is_held(app) => return Ok(()),
-            Err(why) if begin.elapsed() >= ANSWER => return Err(why),
-            Err(_) => std::thread::sleep(AGAIN),
+            Err(why) => why,
+        };
+        let patience = if matches!(why, Unanswered::Refused(_)) { BUSY } else { ANSWER };
+        if begin.elapsed() >= patience {
+            return Err(why);
         }
+        std::thread::sleep(AGAIN);
     }
 }
 
@@ -168,7 +184,9 @@ fn end(app: &App) -> bool {
     let mut asked = Instant::now();
     while Lock::is_held(app) {
         if asked.elapsed() >= ASKED {
-            if ask_within(app, Word::Describe, LOOK).is_ok() {
+            // No is an answer too.
+            if matches!(ask_within(app, Word::Describe, LOOK), Ok(_) | Err(Unanswered::Refused(_)))
+            {
                 answered = Instant::now();
             }
             asked = Instant::now();
@@ -199,8 +217,13 @@ pub(crate) fn delete(name: &str, now: bool) -> Result<(), Failure> {
 
 fn delete_one(app: &App, now: bool) -> Result<(), Failure> {
     let name = &app.name;
-    if Lock::is_held(app) && !(tell_to_stop(app, now).is_ok() && end(app)) {
-        kill(app)?;
+    if Lock::is_held(app) {
+        match tell_to_stop(app, now) {
+            Ok(()) if end(app) => {}
+            // It lives.
+            Err(why @ Unanswered::Refused(_)) => return Err(failed(app, why)),
+            Ok(()) | Err(Unanswered::Nobody | Unanswered::Silent(_)) => kill(app)?,
+        }
     }
     let failed = || Failure::os(format!("delete {}", app.directory.display()));
     let Some(lock) = Lock::take(app, LOOK).map_err(failed())? else {

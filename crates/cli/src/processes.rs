@@ -7,7 +7,7 @@
 use crate::home::{App, write_json};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::OwnedFd;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -67,8 +67,7 @@ impl Process {
 
     /// A hold on it, if it still runs.
     fn open(self) -> Option<OwnedFd> {
-        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw)?;
-        let held = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        let held = hold(self.pid)?;
         // What is held now cannot become another one.
         let stat = Stat::of(self.pid)?;
         (stat.started == self.started && !matches!(stat.state, 'Z' | 'X')).then_some(held)
@@ -81,7 +80,7 @@ impl Process {
     /// Kills it, and waits for its end. Whether it ran.
     pub(crate) fn kill(self) -> bool {
         let Some(held) = self.open() else { return false };
-        let killed = pidfd_send_signal(&held, Signal::KILL).is_ok();
+        let killed = signal(&held, Signal::KILL).is_ok();
         wait(&held, KILL);
         killed
     }
@@ -160,7 +159,7 @@ fn end<'a>(left: impl Iterator<Item = &'a Process>, words: &mut Vec<String>) {
     let held: Vec<(u32, OwnedFd)> =
         left.filter_map(|process| Some((process.pid, process.open()?))).collect();
     for (_, process) in &held {
-        let _ = pidfd_send_signal(process, Signal::TERM);
+        let _ = signal(process, Signal::TERM);
     }
     let deadline = Instant::now() + TERM;
     for (pid, process) in &held {
@@ -168,7 +167,7 @@ fn end<'a>(left: impl Iterator<Item = &'a Process>, words: &mut Vec<String>) {
             words.push(format!("process {pid} was left: ended by SIGTERM"));
             continue;
         }
-        let killed = pidfd_send_signal(process, Signal::KILL);
+        let killed = signal(process, Signal::KILL);
         words.push(match killed {
             Ok(()) if wait(process, KILL) => {
                 format!("process {pid} was left, and did not end for SIGTERM: killed")
@@ -177,6 +176,28 @@ fn end<'a>(left: impl Iterator<Item = &'a Process>, words: &mut Vec<String>) {
             Err(error) => format!("process {pid} was left, and cannot be killed: {error}"),
         });
     }
+}
+
+#[cfg(target_os = "linux")]
+fn hold(pid: u32) -> Option<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw)?;
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
+}
+
+#[cfg(target_os = "linux")]
+fn signal(process: &OwnedFd, signal: Signal) -> rustix::io::Result<()> {
+    rustix::process::pidfd_send_signal(process, signal)
+}
+
+/// Elsewhere a process cannot be held: what is left has to be ended by hand.
+#[cfg(not(target_os = "linux"))]
+const fn hold(_pid: u32) -> Option<OwnedFd> {
+    None
+}
+
+#[cfg(not(target_os = "linux"))]
+const fn signal(_process: &OwnedFd, _signal: Signal) -> rustix::io::Result<()> {
+    Err(rustix::io::Errno::NOSYS)
 }
 
 /// Waits for a process's end. Whether it came.

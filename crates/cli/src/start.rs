@@ -9,7 +9,7 @@ use crate::{run, show};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
@@ -37,11 +37,7 @@ pub(crate) fn start(options: &Run) -> Result<(), Failure> {
     let failed = || Failure::os(format!("make {}", app.directory.display()));
     let lock = Lock::take(&app, LOCK).map_err(failed())?.ok_or_else(|| runs(&app))?;
     clean(&app)?;
-    let logs = [app.primary_log(), app.err_log()];
-    let marks = logs.map(|log| {
-        let size = fs::metadata(&log).map_or(0, |about| about.len());
-        (log, size)
-    });
+    let (primary, workers) = (Mark::end(app.primary_log()), Mark::end(app.err_log()));
     let mut child = begin(&app, options, lock)?;
     match wait(&app, &mut child, options.detached.wait)? {
         End::Settled(about) => show::print(&show::table(&[about])),
@@ -56,7 +52,7 @@ pub(crate) fn start(options: &Run) -> Result<(), Failure> {
             show::print(&about.map(|about| show::table(&[about])).unwrap_or_default());
         }
         End::Failed(status) => {
-            let words = last_words(&marks);
+            let words = last_words(&primary, &workers);
             forget(&app);
             return Err(failure(&name, status, &words));
         }
@@ -170,26 +166,57 @@ pub(crate) fn settle(app: &App, patience: Duration) -> Option<Description> {
 }
 
 /// What was said since the start: by the primary of its end, and by its workers.
-fn last_words(marks: &[(std::path::PathBuf, u64)]) -> (String, Vec<String>) {
-    let mut texts = marks.iter().map(|(log, mark)| since(log, *mark).unwrap_or_default());
-    let (primary, workers) = (texts.next().unwrap_or_default(), texts.next().unwrap_or_default());
+fn last_words(primary: &Mark, workers: &Mark) -> (String, Vec<String>) {
+    let said = primary.text();
     // Its failure is the last that it says.
-    let begins = primary.rfind("\nphalanx: ").map(|at| at + 1);
-    let begins = begins.or_else(|| primary.starts_with("phalanx: ").then_some(0));
-    let said = begins.and_then(|at| primary.get(at..)).unwrap_or_default().to_owned();
-    // A program that ends while it starts may say so nowhere else.
-    let lines: Vec<&str> = workers.lines().collect();
-    let first = lines.len().saturating_sub(LAST_LINES);
-    (said, lines.iter().skip(first).map(|line| (*line).to_owned()).collect())
+    let begins = said.rfind("\nphalanx: ").map(|at| at + 1);
+    let begins = begins.or_else(|| said.starts_with("phalanx: ").then_some(0));
+    let said = begins.and_then(|at| said.get(at..)).unwrap_or_default().to_owned();
+    // A program that ends while it starts may say why nowhere else.
+    (said, workers.last_lines())
 }
 
-fn since(log: &Path, mark: u64) -> io::Result<String> {
-    let mut file = File::open(log)?;
-    let size = file.metadata()?.len();
-    file.seek(SeekFrom::Start(mark.max(size.saturating_sub(LAST_BYTES)).min(size)))?;
-    let mut bytes = Vec::new();
-    file.take(LAST_BYTES).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+/// A place in a log.
+pub(crate) struct Mark {
+    log: PathBuf,
+    at: u64,
+}
+
+impl Mark {
+    /// Its end, as it is now.
+    pub(crate) fn end(log: PathBuf) -> Self {
+        let at = fs::metadata(&log).map_or(0, |about| about.len());
+        Self { log, at }
+    }
+
+    /// What came since then; of much, the end.
+    fn text(&self) -> String {
+        self.read().unwrap_or_default()
+    }
+
+    fn read(&self) -> io::Result<String> {
+        let mut file = File::open(&self.log)?;
+        let size = file.metadata()?.len();
+        file.seek(SeekFrom::Start(self.at.max(size.saturating_sub(LAST_BYTES)).min(size)))?;
+        let mut bytes = Vec::new();
+        file.take(LAST_BYTES).read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    pub(crate) fn last_lines(&self) -> Vec<String> {
+        let text = self.text();
+        let lines: Vec<&str> = text.lines().collect();
+        let first = lines.len().saturating_sub(LAST_LINES);
+        lines.iter().skip(first).map(|line| (*line).to_owned()).collect()
+    }
+}
+
+/// For the end of a message.
+pub(crate) fn said_last(lines: &[String]) -> String {
+    match lines {
+        [] => String::new(),
+        lines => format!("\nits workers said last:\n  {}", lines.join("\n  ")),
+    }
 }
 
 fn failure(name: &str, status: ExitStatus, (said, lines): &(String, Vec<String>)) -> Failure {
@@ -203,10 +230,7 @@ fn failure(name: &str, status: ExitStatus, (said, lines): &(String, Vec<String>)
         None if code == Some(0) => format!("{name}: it was stopped before it was ready"),
         None => format!("{name}: its primary ended with {status}"),
     };
-    if !lines.is_empty() {
-        message.push_str("\nits workers said last:\n  ");
-        message.push_str(&lines.join("\n  "));
-    }
+    message.push_str(&said_last(lines));
     let failure = Failure::tool(code.filter(|code| *code != 0).unwrap_or(UNEXPECTED), message);
     match hint {
         Some(hint) => failure.hint(hint),

@@ -4,7 +4,7 @@
 use super::words::{Answer, LONGEST_ANSWER, Refusal, Word};
 use crate::home::App;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
 use serde_json::Value;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -96,15 +96,15 @@ fn exchange(
 /// Connects without waiting: a queue that is full is one that nobody takes from.
 fn open(app: &App) -> Result<UnixStream, Unanswered> {
     let address = SocketAddrUnix::new(app.socket()).map_err(|_| Unanswered::Nobody)?;
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+    let socket = socket(AddressFamily::UNIX, SocketType::STREAM, None)
         .map_err(|error| Unanswered::Silent(error.into()))?;
-    match connect(&socket, &address) {
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(true).map_err(Unanswered::Silent)?;
+    match connect(&stream, &address) {
         Ok(()) => {}
         Err(Errno::NOENT | Errno::CONNREFUSED) => return Err(Unanswered::Nobody),
         Err(error) => return Err(Unanswered::Silent(error.into())),
     }
-    let stream = UnixStream::from(socket);
     stream.set_nonblocking(false).map_err(Unanswered::Silent)?;
     Ok(stream)
 }

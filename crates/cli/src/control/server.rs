@@ -100,7 +100,6 @@ impl Server {
         match word {
             Word::Describe => self.describe().await,
             Word::Stop { now } => {
-                tracing::info!("told to stop{}", if now { " at once" } else { "" });
                 self.primary.begin_stop(now);
                 Ok(json!({ "stopping": true }))
             }
@@ -123,13 +122,11 @@ impl Server {
     }
 
     fn scale(&self, workers: usize) -> Result<Value, Refusal> {
-        tracing::info!(workers, "told to scale");
         self.primary.scale(workers)?;
         Ok(json!({ "wanted": workers }))
     }
 
     async fn reload(&self, progress: &Progress) -> Result<Value, Refusal> {
-        tracing::info!("told to reload");
         let mut telling = tokio::spawn(tell(self.primary.events(), progress.clone()));
         let reloaded = self.primary.reload().await;
         // It ends by itself with the report of the end, if that was this reload's.
@@ -143,7 +140,7 @@ impl Server {
 
     async fn describe(&self) -> Result<Value, Refusal> {
         let status = self.primary.status().await?;
-        let mut about = self.description(status);
+        let mut about = self.description(&status);
         // Of many processes it takes a moment.
         let told = tokio::task::spawn_blocking(move || {
             about.workers.iter_mut().for_each(measure);
@@ -152,7 +149,7 @@ impl Server {
         told.await.map_err(|error| Refusal::new(error.to_string()))
     }
 
-    fn description(&self, status: Status) -> Description {
+    fn description(&self, status: &Status) -> Description {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let worker = |worker: &phalanx::WorkerStatus| Worker {
             id: worker.id.0,
@@ -233,6 +230,11 @@ async fn tell(mut events: phalanx::Events, progress: Progress) {
                 let (id, slot) = (worker.id(), worker.slot());
                 progress.say(format!("worker {id} in slot {slot} listens on {address}"));
             }
+            Event::Uncaught(worker, what) => {
+                let (id, slot) = (worker.id(), worker.slot());
+                progress
+                    .say(format!("worker {id} in slot {slot}: {}: {}", what.name, what.message));
+            }
             Event::Report(report) => {
                 progress.say(report.to_string());
                 if matches!(report, Report::ReloadDone { .. } | Report::ReloadFailed { .. }) {
@@ -251,7 +253,7 @@ fn is_trusted(client: &UnixStream) -> bool {
 /// Says why not, without waiting: a new socket has room for it.
 fn refuse(client: &UnixStream, why: &str) {
     let line = Answer::Refused(Refusal::new(why)).write();
-    let _ = send(client, &line, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    let _ = send(client, &line, SendFlags::DONTWAIT);
 }
 
 /// One client: a request, its answer, the next one.
@@ -273,6 +275,13 @@ async fn session(mut client: UnixStream, server: Arc<Server>) -> io::Result<()> 
                 continue;
             }
         };
+        if word != Word::Describe {
+            let pid = client.peer_cred().ok().and_then(|peer| peer.pid()).unwrap_or_default();
+            tracing::info!(
+                "process {pid} says: {}",
+                String::from_utf8_lossy(&word.write()).trim_end()
+            );
+        }
         let (progress, mut lines) = mpsc::channel(PROGRESS);
         let server = Arc::clone(&server);
         // A client that goes away does not end what it asked for.
