@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub(crate) fn run(options: Run) -> Result<(), Failure> {
+    // As the first process of a container it has to reap strangers: that is what keepers do.
+    phalanx::keep(options.keeper || std::process::id() == 1)?;
     let _rest = log::to_stderr();
     // Whoever started it waits for its socket.
     let detached = options.detached.app_dir.as_deref().map(Detached::begin).transpose()?;

@@ -56,6 +56,33 @@ pub enum Report {
         /// The time it had.
         after: Duration,
     },
+    /// A worker is to be replaced by another, and goes on until that is ready.
+    Replacing {
+        /// Which.
+        worker: WorkerId,
+        /// Its place.
+        slot: SlotId,
+        /// Why.
+        why: Leave,
+    },
+    /// A worker is beyond help, and ended.
+    Lost {
+        /// Which.
+        worker: WorkerId,
+        /// Its place.
+        slot: SlotId,
+        /// Why.
+        why: Leave,
+    },
+    /// A worker did not finish in time and is sent SIGTERM.
+    Overdue {
+        /// Which.
+        worker: WorkerId,
+        /// Its place.
+        slot: SlotId,
+        /// The time it had.
+        after: Duration,
+    },
     /// A worker did not finish in time and is killed.
     GraceOver {
         /// Which.
@@ -160,6 +187,16 @@ impl fmt::Display for Report {
                     "worker {worker} in slot {slot} was not ready within {after:.1?} and is killed"
                 )
             }
+            Self::Replacing { worker, slot, why } => {
+                write!(f, "worker {worker} in slot {slot} is to be replaced ({why})")
+            }
+            Self::Lost { worker, slot, why } => {
+                write!(f, "worker {worker} in slot {slot} is ended and replaced ({why})")
+            }
+            Self::Overdue { worker, slot, after } => write!(
+                f,
+                "worker {worker} in slot {slot} did not finish within {after:.1?}: SIGTERM"
+            ),
             Self::GraceOver { worker, slot, after } => {
                 write!(
                     f,

@@ -4,9 +4,10 @@ use crate::time::Time;
 use alloc::string::String;
 use core::fmt;
 use core::time::Duration;
+use serde::{Deserialize, Serialize};
 
 /// A worker's number: from 1, never used twice by a primary.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WorkerId(pub u32);
 
 impl fmt::Display for WorkerId {
@@ -17,7 +18,7 @@ impl fmt::Display for WorkerId {
 
 /// A place for a worker: from 0. A replacement takes the slot of the worker it replaces, and with
 /// it the slot's listening sockets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SlotId(pub u32);
 
 impl fmt::Display for SlotId {
@@ -27,7 +28,7 @@ impl fmt::Display for SlotId {
 }
 
 /// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exit {
     /// With this code.
     Code(i32),
@@ -67,7 +68,7 @@ const fn signal_name(number: i32) -> Option<&'static str> {
 }
 
 /// Why a worker is to leave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Leave {
     /// A newer worker took its place.
     Reload,
@@ -85,6 +86,18 @@ pub enum Leave {
     StartTimeout,
     /// It broke the channel's protocol.
     Broken,
+    /// It, with its children, has more memory than it may.
+    Memory,
+    /// It is older than it may get.
+    Age,
+    /// It has had as many connections as it may.
+    Connections,
+    /// It gives no sign of life.
+    Hung,
+    /// It fails its health check.
+    Unhealthy,
+    /// It was coming up when its primary died.
+    Orphaned,
 }
 
 impl fmt::Display for Leave {
@@ -98,12 +111,18 @@ impl fmt::Display for Leave {
             Self::ChannelClosed => "channel closed",
             Self::StartTimeout => "start time-out",
             Self::Broken => "broken",
+            Self::Memory => "memory limit",
+            Self::Age => "age limit",
+            Self::Connections => "connection limit",
+            Self::Hung => "hung",
+            Self::Unhealthy => "unhealthy",
+            Self::Orphaned => "orphaned",
         })
     }
 }
 
 /// Where a worker is in its life. One that has ended has no phase: it is gone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
     /// Asked for; there is no process yet.
     Forking,
@@ -123,8 +142,10 @@ pub enum Phase {
     Draining {
         /// Since when.
         since: Time,
-        /// When it is killed, if ever.
+        /// When it is told by SIGTERM, or killed if it was; if ever.
         deadline: Option<Time>,
+        /// It was sent SIGTERM.
+        terminated: bool,
         /// Why.
         why: Leave,
         /// How long it had been ready before.
@@ -142,7 +163,7 @@ pub enum Phase {
 }
 
 /// What the core knows of a worker.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Worker {
     /// Its number.
     pub id: WorkerId,
@@ -156,6 +177,19 @@ pub struct Worker {
     pub pid: Option<u32>,
     /// Where it is in its life.
     pub phase: Phase,
+    /// It goes on until a successor is ready.
+    pub retire: Option<Retire>,
+}
+
+/// A worker that is to be replaced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retire {
+    /// Why.
+    pub why: Leave,
+    /// Successors that did not come up, in a row.
+    pub failures: u32,
+    /// When the next one may be forked.
+    pub hold: Time,
 }
 
 impl Worker {
@@ -182,7 +216,7 @@ impl Worker {
 }
 
 /// How a worker ended, for those who have to be told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
     /// Its process exited.
     Exited(Exit),
@@ -194,6 +228,8 @@ pub enum End {
     NotStarted(String),
     /// It broke the channel's protocol, and was killed.
     Broken(String),
+    /// It was beyond help, and was ended.
+    Lost(Leave),
 }
 
 impl fmt::Display for End {
@@ -203,6 +239,7 @@ impl fmt::Display for End {
             Self::NotReady(wait) => write!(f, "it was not ready within {wait:.1?}"),
             Self::Crashed(served) => write!(f, "it crashed after {served:.1?} of service"),
             Self::NotStarted(why) | Self::Broken(why) => f.write_str(why),
+            Self::Lost(why) => write!(f, "it was ended ({why})"),
         }
     }
 }

@@ -198,6 +198,7 @@ fn draw_spec(dice: &mut Dice) -> Spec {
             stable: ms(dice.pick(&[200, 2_000, 5_000])),
             limit: dice.pick(&[0, 1, 3, 6]),
         },
+        kill_after: Duration::ZERO,
     }
 }
 
@@ -581,7 +582,7 @@ impl World {
                 }
                 Ok(())
             }
-            Action::Kill { worker } => {
+            Action::Terminate { worker } | Action::Kill { worker } => {
                 let process = self.process(worker)?;
                 promise!(process.forked.is_some(), "(b) {worker} has no process to kill");
                 process.killed += 1;
@@ -742,6 +743,9 @@ impl World {
                 promise!(self.processes.values().all(|p| p.ended), "(e) stopped too early");
             }
             Report::Ended { .. }
+            | Report::Replacing { .. }
+            | Report::Lost { .. }
+            | Report::Overdue { .. }
             | Report::NotStarted { .. }
             | Report::Broken { .. }
             | Report::Refused { .. } => {}
@@ -949,8 +953,11 @@ fn subject(event: &Event) -> Option<u32> {
         | Event::Leaving { worker }
         | Event::ChannelClosed { worker }
         | Event::Broken { worker, .. }
+        | Event::Terminated { worker }
         | Event::Exited { worker, .. } => Some(worker.0),
         Event::Disconnect { .. }
+        | Event::Replace { .. }
+        | Event::Lost { .. }
         | Event::Scale { .. }
         | Event::Reload
         | Event::Stop

@@ -1,7 +1,7 @@
 //! What the core is told, and what it wants done.
 
 use crate::report::Report;
-use crate::worker::{Exit, SlotId, WorkerId};
+use crate::worker::{Exit, Leave, SlotId, WorkerId};
 use alloc::string::String;
 
 /// A fact or a wish.
@@ -69,6 +69,25 @@ pub enum Event {
         /// Which.
         worker: WorkerId,
     },
+    /// Wish: this worker shall leave as soon as a successor is ready in its place.
+    Replace {
+        /// Which.
+        worker: WorkerId,
+        /// Why.
+        why: Leave,
+    },
+    /// A worker is beyond help: it is sent SIGTERM, killed a while later, and replaced.
+    Lost {
+        /// Which.
+        worker: WorkerId,
+        /// Why.
+        why: Leave,
+    },
+    /// A worker that leaves was sent SIGTERM by the shell.
+    Terminated {
+        /// Which.
+        worker: WorkerId,
+    },
     /// Wish: all shall leave, and nothing start again.
     Stop,
     /// Wish: all shall be gone, now.
@@ -87,6 +106,11 @@ pub enum Action {
     },
     /// Steer new connections away from the worker, then tell it to leave.
     Disconnect {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// Send it SIGTERM.
+    Terminate {
         /// Which.
         worker: WorkerId,
     },

@@ -8,6 +8,7 @@
 //! a clock, and nothing in here waits.
 
 mod event;
+mod inherit;
 mod plan;
 #[cfg(test)]
 mod timeline;
@@ -15,19 +16,20 @@ mod timeline;
 use crate::report::Report;
 use crate::spec::{MAX_WORKERS, ReadyWhen, Spec};
 use crate::time::Time;
-use crate::worker::{End, Exit, Leave, Phase, SlotId, Worker, WorkerId};
+use crate::worker::{End, Exit, Leave, Phase, Retire, SlotId, Worker, WorkerId};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 pub use event::{Action, Event};
+use serde::{Deserialize, Serialize};
 
 /// A worker that leaves of its own will after less than this is counted as a crash: nobody wants a loop of
 /// processes that come only to leave.
 const POLITE: Duration = Duration::from_secs(1);
 
 /// What a slot remembers between its workers.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Slot {
     /// Crashes in a row.
     crashes: u32,
@@ -43,13 +45,13 @@ struct Slot {
 }
 
 /// A rolling reload that is going on.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Reload {
     begun: Time,
     replaced: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Mode {
     Running,
     Stopping,
@@ -67,8 +69,10 @@ enum Mode {
 /// assert!(matches!(actions[..], [Action::Fork { .. }, Action::Fork { .. }]));
 /// assert!(cluster.plan(Time::ZERO).is_empty(), "what was asked for is not asked for twice");
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Cluster {
+    /// The next primary has its own.
+    #[serde(skip)]
     spec: Spec,
     mode: Mode,
     /// The slots that are to have a worker.
@@ -83,6 +87,8 @@ pub struct Cluster {
     failed_start: bool,
     /// How the last worker ended that did not come up, where none is replaced.
     last_end: Option<End>,
+    /// Decided, and to be given out with the next plan: nothing of it outlives its primary.
+    #[serde(skip)]
     outbox: Vec<Action>,
 }
 
@@ -195,7 +201,10 @@ impl Cluster {
             | Event::ChannelClosed { worker }
             | Event::Broken { worker, .. }
             | Event::Exited { worker, .. }
-            | Event::Disconnect { worker } => {
+            | Event::Disconnect { worker }
+            | Event::Replace { worker, .. }
+            | Event::Lost { worker, .. }
+            | Event::Terminated { worker } => {
                 if self.workers.contains_key(&worker) {
                     self.observe_worker(now, worker, event);
                 }
@@ -236,6 +245,15 @@ impl Cluster {
             Event::Leaving { .. } => self.drain(now, id, Leave::Itself, false),
             Event::ChannelClosed { .. } => self.drain(now, id, Leave::ChannelClosed, false),
             Event::Disconnect { .. } => self.drain(now, id, Leave::Asked, true),
+            Event::Replace { why, .. } => self.retire(now, id, why),
+            Event::Lost { why, .. } => self.lost(now, id, why),
+            Event::Terminated { .. } => {
+                if let Some(Worker { phase: Phase::Draining { terminated, .. }, .. }) =
+                    self.workers.get_mut(&id)
+                {
+                    *terminated = true;
+                }
+            }
             Event::Broken { why, .. } => {
                 let Some(worker) = self.workers.get(&id) else { return };
                 if matches!(worker.phase, Phase::Killed { .. }) {
@@ -323,9 +341,16 @@ impl Cluster {
         if self.mode != Mode::Running || !self.wanted.contains(&id) {
             return;
         }
-        // The slot is still served by another worker: a failed reload, not a crash of the slot.
+        // The slot is still served by another worker: a failed successor, not a crash of the slot.
         let replaced = self.in_slot(id).any(Worker::is_live);
         let rule = self.spec.restart.clone();
+        for worker in self.workers.values_mut().filter(|w| w.slot == id) {
+            if let Some(retire) = &mut worker.retire {
+                retire.failures = retire.failures.saturating_add(1);
+                // One that is too much is waited for longer than one that is missing.
+                retire.hold = now.after(rule.delay(retire.failures.saturating_add(1)));
+            }
+        }
         let slot = self.slots.entry(id).or_default();
         if !rule.enabled {
             slot.ended = !replaced;
@@ -437,7 +462,7 @@ impl Cluster {
         // One that the application forked is the application's to time.
         let deadline = deadline.filter(|_| guarded || why == Leave::Stop);
         let deaf = matches!(worker.phase, Phase::Starting { online: false, .. });
-        worker.phase = Phase::Draining { since: now, deadline, why, served };
+        worker.phase = Phase::Draining { since: now, deadline, terminated: false, why, served };
         if tell && deaf {
             // Its channel never worked: it holds nothing, and may never hear.
             self.kill(now, id, why);
@@ -459,6 +484,43 @@ impl Cluster {
         } else if (why == Leave::Asked || polite) && !self.spec.restart.enabled {
             let served_on = self.in_slot(slot).any(Worker::is_live);
             self.slots.entry(slot).or_default().ended = !served_on;
+        }
+    }
+
+    /// A worker goes on until a successor is ready.
+    fn retire(&mut self, now: Time, id: WorkerId, why: Leave) {
+        let running = self.mode == Mode::Running;
+        let Some(worker) = self.workers.get_mut(&id).filter(|w| w.is_ready() && w.guarded) else {
+            return;
+        };
+        if worker.retire.is_none() && running && self.wanted.contains(&worker.slot) {
+            worker.retire = Some(Retire { why, failures: 0, hold: now });
+            let slot = worker.slot;
+            self.report(Report::Replacing { worker: id, slot, why });
+        }
+    }
+
+    /// A worker is beyond help.
+    fn lost(&mut self, now: Time, id: WorkerId, why: Leave) {
+        let Some(worker) = self.workers.get(&id).filter(|w| w.is_live() && w.pid.is_some()) else {
+            return;
+        };
+        let (slot, served, guarded) = (worker.slot, worker.served(now), worker.guarded);
+        let coming_up = guarded && !self.has_arrived(worker);
+        self.report(Report::Lost { worker: id, slot, why });
+        if self.spec.kill_after.is_zero() {
+            self.kill(now, id, why);
+        } else if let Some(worker) = self.workers.get_mut(&id) {
+            let deadline = Some(now.after(self.spec.kill_after));
+            worker.phase = Phase::Draining { since: now, deadline, terminated: true, why, served };
+            self.outbox.push(Action::Terminate { worker: id });
+        }
+        if guarded {
+            let end = End::Lost(why);
+            if self.spec.restart.enabled || coming_up {
+                self.coming_up_failed(id, end.clone());
+            }
+            self.crashed(now, slot, served, coming_up.then_some(end));
         }
     }
 
@@ -488,6 +550,7 @@ impl Cluster {
                 guarded,
                 pid: None,
                 phase: Phase::Forking,
+                retire: None,
             },
         );
         if guarded {

@@ -15,6 +15,7 @@ impl Cluster {
         self.retire_unwanted(now);
         self.retire_doubled(now);
         self.step_reload(now);
+        self.replace_retired(now);
         self.fill_slots(now);
         // With a grace of nothing, those who were told to leave just now are late already.
         self.pass_deadlines(now);
@@ -22,9 +23,9 @@ impl Cluster {
         let mut actions = core::mem::take(&mut self.outbox);
         // Who ended since it was decided to tell or kill it is not told or killed.
         actions.retain(|action| match action {
-            Action::Disconnect { worker } | Action::Kill { worker } => {
-                self.workers.contains_key(worker)
-            }
+            Action::Disconnect { worker }
+            | Action::Terminate { worker }
+            | Action::Kill { worker } => self.workers.contains_key(worker),
             Action::Fork { .. } | Action::Report(_) => true,
         });
         actions
@@ -34,7 +35,9 @@ impl Cluster {
     #[must_use]
     pub fn wake(&self) -> Option<Time> {
         let workers = self.workers.values().filter_map(|worker| self.deadline(worker));
-        workers.chain(self.wanted.iter().filter_map(|slot| self.fills_at(*slot))).min()
+        let slots = self.wanted.iter().filter_map(|slot| self.fills_at(*slot));
+        let retired = self.workers.values().filter_map(|worker| self.succeeded_at(worker));
+        workers.chain(slots).chain(retired).min()
     }
 
     /// When a slot gets another worker; `None` while it has one, or until something happens.
@@ -47,6 +50,14 @@ impl Cluster {
         let hold = slot.hold.unwrap_or_default();
         let nobody = !self.workers.values().any(|w| w.guarded && w.is_live());
         Some(slot.last_resort.filter(|at| nobody && *at < hold).unwrap_or(hold))
+    }
+
+    /// When a worker that is to be replaced gets its successor; `None` if it has one.
+    fn succeeded_at(&self, worker: &Worker) -> Option<Time> {
+        let retire = worker.retire.as_ref().filter(|_| worker.is_live())?;
+        let has_one = self.in_slot(worker.slot).any(|w| w.is_live() && w.id > worker.id);
+        let wanted = self.mode == Mode::Running && self.wanted.contains(&worker.slot);
+        (wanted && !has_one).then_some(retire.hold)
     }
 
     /// When a worker's patience ends.
@@ -78,10 +89,18 @@ impl Cluster {
                     self.kill(now, id, Leave::StartTimeout);
                     self.crashed(now, slot, Duration::ZERO, Some(End::NotReady(after)));
                 }
-                Phase::Draining { since, why, .. } => {
+                Phase::Draining { since, why, terminated, served, .. } => {
                     let after = now.since(since);
-                    self.report(Report::GraceOver { worker: id, slot, after });
-                    self.kill(now, id, why);
+                    if terminated || self.spec.kill_after.is_zero() {
+                        self.report(Report::GraceOver { worker: id, slot, after });
+                        self.kill(now, id, why);
+                    } else if let Some(worker) = self.workers.get_mut(&id) {
+                        let deadline = Some(now.after(self.spec.kill_after));
+                        worker.phase =
+                            Phase::Draining { since, deadline, terminated: true, why, served };
+                        self.report(Report::Overdue { worker: id, slot, after });
+                        self.outbox.push(Action::Terminate { worker: id });
+                    }
                 }
                 _ => {}
             }
@@ -116,19 +135,28 @@ impl Cluster {
     fn retire_doubled(&mut self, now: Time) {
         let newest = self.generation;
         for slot in self.wanted.clone() {
-            let is_successor =
-                |w: &&Worker| self.reload.is_some() && w.generation == newest && !w.is_ready();
             let live = || self.in_slot(slot).filter(|w| w.guarded && w.is_live());
+            let retiring = live().filter(|w| w.retire.is_some()).map(|w| w.id).max();
+            let is_successor = |w: &&Worker| {
+                // A reload brings its own.
+                let comes = match &self.reload {
+                    Some(_) => w.generation == newest,
+                    None => retiring.is_some_and(|old| old < w.id),
+                };
+                comes && !w.is_ready()
+            };
             // The newest that serves; if none does, the one that has been starting the longest.
             let stays = live().filter(|w| !is_successor(w)).max_by_key(|w| {
                 (w.is_ready(), if w.is_ready() { w.id.0 } else { u32::MAX - w.id.0 })
             });
             let Some(stays) = stays.cloned() else { continue };
-            let leave: Vec<WorkerId> =
-                live().filter(|w| w.id != stays.id && !is_successor(w)).map(|w| w.id).collect();
-            for id in leave {
-                self.drain(now, id, Leave::Reload, true);
+            let leave: Vec<Worker> =
+                live().filter(|w| w.id != stays.id && !is_successor(w)).cloned().collect();
+            for old in leave {
+                let why = old.retire.map_or(Leave::Reload, |retire| retire.why);
+                self.drain(now, old.id, why, true);
                 if let Some(reload) = self.reload.as_mut()
+                    && old.generation < newest
                     && stays.generation == newest
                 {
                     reload.replaced += 1;
@@ -164,6 +192,19 @@ impl Cluster {
         if self.wanted.iter().all(is_done) {
             self.reload = None;
             self.report(Report::ReloadDone { generation: newest, replaced, took });
+        }
+    }
+
+    /// Who is to be replaced gets a successor beside it.
+    fn replace_retired(&mut self, now: Time) {
+        let due: Vec<SlotId> = self
+            .workers
+            .values()
+            .filter(|worker| self.succeeded_at(worker).is_some_and(|at| at <= now))
+            .map(|worker| worker.slot)
+            .collect();
+        for slot in due {
+            self.fork_in(slot, true);
         }
     }
 

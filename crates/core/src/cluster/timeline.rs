@@ -9,6 +9,8 @@
 //! | `online`, `ready`, `leaving`, `closed`, `broken` | what a worker says or does |
 //! | `exit 0#1 SIGSEGV` | its process ended |
 //! | `listens_and_exits` | both, before there was time to plan |
+//! | `leaks`, `hangs` | it has too much memory; it gives no sign of life |
+//! | `terminated` | the shell sent it SIGTERM |
 //! | `forked`, `unforkable`, `impossible` | the process could (not, never) be made; see [`by_hand`] |
 //! | `scale 3`, `reload`, `disconnect 0#1`, `manual`, `stop`, `stop now` | wishes |
 //! | `pass` | nothing; time goes on until then |
@@ -16,6 +18,7 @@
 //!
 //! Everything else is what the cluster did or said.
 
+mod guard;
 mod lives;
 mod pairs;
 mod reloads;
@@ -25,7 +28,7 @@ use crate::report::Report;
 use crate::restart::Restart;
 use crate::spec::{MAX_WORKERS, ReadyWhen, Spec};
 use crate::time::Time;
-use crate::worker::{Exit, Phase, Worker, WorkerId};
+use crate::worker::{Exit, Leave, Phase, Worker, WorkerId};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -45,6 +48,7 @@ fn rules(workers: usize) -> Spec {
             limit: 4,
             ..Restart::default()
         },
+        kill_after: Duration::ZERO,
     }
 }
 
@@ -135,6 +139,9 @@ impl Stage {
             "forked" => |worker| Event::Forked { worker, pid: 100 + worker.0 },
             "disconnect" => |worker| Event::Disconnect { worker },
             "broken" => |worker| Event::Broken { worker, why: "not JSON".into() },
+            "leaks" => |worker| Event::Replace { worker, why: Leave::Memory },
+            "hangs" => |worker| Event::Lost { worker, why: Leave::Hung },
+            "terminated" => |worker| Event::Terminated { worker },
             "unforkable" | "impossible" | "exit" | "listens_and_exits" | "scale" | "reload"
             | "manual" | "stop" | "pass" | "look" => |_| Event::Reload,
             // What the cluster did at a time of its own: written, not played.
@@ -213,6 +220,7 @@ impl Stage {
         match action {
             Action::Fork { worker, .. } => format!("fork {}", self.name(*worker)),
             Action::Disconnect { worker } => format!("tell {}", self.name(*worker)),
+            Action::Terminate { worker } => format!("end {}", self.name(*worker)),
             Action::Kill { worker } => format!("kill {}", self.name(*worker)),
             Action::Report(report) => say(report),
         }
@@ -258,6 +266,7 @@ fn verb(action: &Action) -> Option<&'static str> {
     match action {
         Action::Fork { .. } => Some("fork"),
         Action::Disconnect { .. } => Some("tell"),
+        Action::Terminate { .. } => Some("end"),
         Action::Kill { .. } => Some("kill"),
         Action::Report(_) => None,
     }
@@ -284,6 +293,9 @@ fn say(report: &Report) -> String {
         Report::GraceOver { worker, slot, after } => {
             format!("{slot}#{worker} still there after {after:?}")
         }
+        Report::Replacing { worker, slot, why } => format!("replace {slot}#{worker} ({why})"),
+        Report::Lost { worker, slot, why } => format!("LOST {slot}#{worker} ({why})"),
+        Report::Overdue { worker, slot, after } => format!("overdue {slot}#{worker} {after:?}"),
         Report::Cut { .. } => unreachable!("it is the shell's"),
         Report::ReloadBegun { generation, workers } => {
             format!("begins: reload {generation} of {workers}")

@@ -23,6 +23,15 @@ fn phases() -> Vec<(&'static str, Vec<Event>)> {
         ("left early", vec![forked.clone(), Event::ChannelClosed { worker }]),
         ("broken", vec![forked.clone(), listening, Event::Broken { worker, why: "no".into() }]),
         ("broken early", vec![forked.clone(), Event::Broken { worker, why: "no".into() }]),
+        (
+            "retiring",
+            vec![
+                forked.clone(),
+                Event::Listening { worker },
+                Event::Replace { worker, why: Leave::Memory },
+            ],
+        ),
+        ("lost", vec![forked.clone(), Event::Lost { worker, why: Leave::Hung }]),
         ("crashed", vec![forked, Event::Exited { worker, exit: Exit::Code(1) }]),
         ("not started", vec![Event::ForkFailed { worker, why: "no".into(), permanent: false }]),
     ]
@@ -57,6 +66,9 @@ fn events() -> Vec<Event> {
         Event::Exited { worker, exit: Exit::Signal(9) },
         Event::Disconnect { worker },
         Event::Disconnect { worker: WorkerId(99) },
+        Event::Replace { worker, why: Leave::Memory },
+        Event::Lost { worker, why: Leave::Hung },
+        Event::Terminated { worker },
         Event::Scale { workers: 0 },
         Event::Scale { workers: 1 },
         Event::Scale { workers: 9 },
@@ -101,7 +113,9 @@ impl Bench {
                     assert!(self.forked.insert(worker), "{what}: forked twice");
                     assert!(self.cluster.worker(worker).is_some(), "{what}: forked and forgotten");
                 }
-                Action::Disconnect { worker } | Action::Kill { worker } => {
+                Action::Disconnect { worker }
+                | Action::Terminate { worker }
+                | Action::Kill { worker } => {
                     let pid = self.cluster.worker(worker).map(|w| w.pid);
                     assert!(matches!(pid, Some(Some(_))), "{what}: {worker} has no process");
                 }
@@ -115,7 +129,8 @@ impl Bench {
         let count = live.len();
         live.sort_unstable();
         live.dedup();
-        let surge = usize::from(self.cluster.is_reloading());
+        let retiring = self.cluster.workers().any(|w| w.is_live() && w.retire.is_some());
+        let surge = usize::from(self.cluster.is_reloading() || retiring);
         assert!(count <= live.len() + surge, "{what}: {count} live in {} slots", live.len());
         assert!(live.len() <= self.cluster.wanted().min(MAX_WORKERS), "{what}: too many");
     }
