@@ -143,9 +143,6 @@ pub(crate) struct Run {
     /// What it is called in the log; else the program's name
     #[arg(long)]
     pub(crate) name: Option<String>,
-    /// The primary belongs to a keeper
-    #[arg(long, hide = true)]
-    pub(crate) keeper: bool,
     #[command(flatten)]
     pub(crate) detached: Detached,
     /// The program's own arguments, or all of it

@@ -240,19 +240,22 @@ fn delete_one(app: &App, now: bool) -> Result<(), Failure> {
 /// Kills a primary that does not answer. Its workers are ended afterwards, as any that are left.
 fn kill(app: &App) -> Result<(), Failure> {
     let name = &app.name;
-    let primary = Register::read(app).and_then(|register| register.primary);
-    match primary {
-        Some(primary) if primary.kill() => {
-            show::say(&format!(
-                "{name}: its primary, process {}, did not answer: killed",
-                primary.pid
-            ));
-        }
-        _ if Lock::is_held(app) => {
-            return Err(Failure::tool(UNEXPECTED, format!("{name}: somebody else holds its lock"))
-                .hint("another command of phalanx may be busy with it: try again"));
-        }
-        _ => {}
+    let (leader, primary) = match Register::read(app) {
+        Some(register) => (register.leader, register.primary),
+        None => (None, None),
+    };
+    // A keeper first: it would start another primary.
+    if let Some(leader) = leader.filter(|leader| Some(*leader) != primary)
+        && leader.kill()
+    {
+        show::say(&format!("{name}: its keeper, process {}: killed", leader.pid));
+    }
+    if let Some(primary) = primary.filter(|primary| primary.kill()) {
+        show::say(&format!("{name}: its primary, process {}, did not answer: killed", primary.pid));
+    } else if Lock::is_held(app) {
+        let message = format!("{name}: somebody else holds its lock");
+        return Err(Failure::tool(UNEXPECTED, message)
+            .hint("another command of phalanx may be busy with it: try again"));
     }
     Ok(())
 }

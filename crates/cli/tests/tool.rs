@@ -54,7 +54,14 @@ fn the_whole_story() {
     // A session of its own, and nothing of the terminal.
     let session = rustix::process::getsid(rustix::process::Pid::from_raw(primary.cast_signed()));
     assert_eq!(session.unwrap().as_raw_pid().cast_unsigned(), primary);
-    assert_eq!(fs::read_link(format!("/proc/{primary}/fd/0")).unwrap(), Path::new("/dev/null"));
+    let stdin = fs::read_link(format!("/proc/{primary}/fd/0")).unwrap();
+    assert_eq!(stdin, tool.app("bar").canonicalize().unwrap().join("lock"));
+    for worker in &workers {
+        for fd in fs::read_dir(format!("/proc/{worker}/fd")).unwrap().flatten() {
+            let file = fs::read_link(fd.path()).unwrap_or_default();
+            assert!(!file.starts_with(&tool.home), "worker {worker} has {}", file.display());
+        }
+    }
 
     let all: Value = serde_json::from_str(&tool.run(&["list", "--json"]).stdout).unwrap();
     assert_eq!(all.as_array().map(Vec::len), Some(1), "{all:#}");

@@ -34,7 +34,7 @@ impl Facts {
             // Read all the time: workers wait for whoever does not.
             while let Some(event) = events.next().await {
                 match event {
-                    Event::Fork(worker) => {
+                    Event::Fork(worker) | Event::Adopt(worker) => {
                         workers.insert(worker.id(), Process::of(worker.pid()));
                     }
                     Event::Exit(worker, _) => {
@@ -97,13 +97,28 @@ impl Facts {
     }
 }
 
-/// Whether nobody wanted it to end.
+/// Whether nobody wanted it to end, and no rule did.
 const fn unasked(asked: Option<Leave>) -> bool {
     match asked {
-        None | Some(Leave::Itself | Leave::ChannelClosed | Leave::StartTimeout | Leave::Broken) => {
-            true
-        }
-        Some(Leave::Reload | Leave::Scale | Leave::Stop | Leave::Asked) => false,
+        None
+        | Some(
+            Leave::Itself
+            | Leave::ChannelClosed
+            | Leave::StartTimeout
+            | Leave::Broken
+            | Leave::Memory
+            | Leave::Hung
+            | Leave::Unhealthy
+            | Leave::Orphaned,
+        ) => true,
+        Some(
+            Leave::Reload
+            | Leave::Scale
+            | Leave::Stop
+            | Leave::Asked
+            | Leave::Age
+            | Leave::Connections,
+        ) => false,
     }
 }
 

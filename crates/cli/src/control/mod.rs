@@ -33,20 +33,24 @@ pub(crate) struct Detached {
     register: Register,
 }
 
+/// Makes this process the first of an application in the background: the lock is its own until it ends, and it is the
+/// leader of a session, so no terminal is its own. A keeper's primary finds both, and shares them.
+pub(crate) fn lead(directory: &Path) -> Result<(), Failure> {
+    let (app, _) = App::of(directory)?;
+    if !Lock::adopt(&app, LOCK).map_err(Failure::os("lock the application"))? {
+        let message = format!("another primary runs the application `{}`", app.name);
+        return Err(Failure::tool(UNEXPECTED, message));
+    }
+    // Refused to one that leads already: itself, or, below a keeper, its group.
+    let _ = rustix::process::setsid();
+    Ok(())
+}
+
 impl Detached {
-    /// Makes this process an application's primary: the lock is its own until it ends, it is the leader of a
-    /// session, so no terminal is its own, and its socket takes the place of the one before.
+    /// Makes this process the application's primary: its socket takes the place of the one before.
     pub(crate) fn begin(directory: &Path) -> Result<Self, Failure> {
         let (app, spec) = App::of(directory)?;
-        let lock = Lock::adopt(&app, LOCK).map_err(Failure::os("lock the application"))?;
-        let Some(lock) = lock else {
-            let message = format!("another primary runs the application `{}`", app.name);
-            return Err(Failure::tool(UNEXPECTED, message));
-        };
-        lock.keep();
-        // It may be one already, if somebody else than `start` began it.
-        let _ = rustix::process::setsid();
-        let register = Register::of_this_primary();
+        let register = Register::of_this_primary(&app);
         register.write(&app).map_err(Failure::os("write workers.json"))?;
         let socket = app.socket();
         let listener = bind(&socket)

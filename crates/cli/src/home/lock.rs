@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -69,24 +69,31 @@ impl Lock {
         self.0.into()
     }
 
-    /// Takes it over from the process that started this one, or takes it; the standard input is nothing afterwards.
-    pub(crate) fn adopt(app: &App, patience: Duration) -> io::Result<Option<Self>> {
+    /// Takes it over from the process that started this one, or takes it; it is the standard input, an empty file, from
+    /// then on. So it stays with every process that this one becomes (execve(2)) or starts in its place, and
+    /// with no worker. Whether it has it.
+    pub(crate) fn adopt(app: &App, patience: Duration) -> io::Result<bool> {
         let stdin = File::from(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?);
-        rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
         if is_file(&stdin.metadata()?, app) {
             match flock(&stdin, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Some(Self(stdin))),
+                Ok(()) => return Ok(true),
                 Err(Errno::WOULDBLOCK) => {}
                 Err(error) => return Err(error.into()),
             }
         }
         drop(stdin);
-        Self::take(app, patience)
+        match Self::take(app, patience)? {
+            Some(lock) => rustix::stdio::dup2_stdin(&lock.0)?,
+            None => return Ok(false),
+        }
+        Ok(true)
     }
+}
 
-    /// Keeps it until the process has ended.
-    pub(crate) fn keep(self) {
-        std::mem::forget(self);
+impl App {
+    /// Whether that is its lock.
+    pub(crate) fn is_lock(&self, file: &Path) -> bool {
+        std::fs::metadata(file).is_ok_and(|about| is_file(&about, self))
     }
 }
 

@@ -109,3 +109,30 @@ fn a_stranger_is_not_hit() {
     stranger.wait().unwrap();
     assert!(ended.is_none(), "the stranger was hit: {ended:?}");
 }
+
+/// The socket is bound anew by the primary that takes over; lock and session are the keeper's.
+#[test]
+fn a_keeper_and_its_next_primary() {
+    let tool = Tool::new();
+    let server = node("server.js");
+    let start = ["start", "--keeper", path(&server), "-i", "2", "--name", "app"];
+    tool.run(&start).expect(0, &["listening"]);
+    let (primary, workers) = (tool.primary("app"), tool.workers("app"));
+    let keeper = process::stat(primary).unwrap().parent;
+    signal(primary, Signal::KILL);
+    let next = wait::until(LONG, "the next primary", || {
+        let about = tool.about("app");
+        let pid = about["primary_pid"].as_u64().filter(|_| about["state"] == "running")?;
+        (pid != u64::from(primary)).then_some(pid)
+    });
+    next.unwrap_or_else(|error| panic!("{error}: {:#}", tool.about("app")));
+    assert_eq!(tool.workers("app"), workers, "they go on");
+    tool.run(&start).expect(6, &["runs already"]);
+    tool.run(&["reload", "app"]).expect(0, &["is done"]);
+    // Only the keeper would start another one.
+    stop_process(tool.primary("app"));
+    tool.run(&["delete", "app"]).expect(0, &[&format!("its keeper, process {keeper}: killed")]);
+    gone(keeper, LONG);
+    assert!(is_free(tool.address));
+    assert!(!tool.app("app").exists());
+}

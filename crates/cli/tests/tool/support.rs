@@ -136,7 +136,7 @@ impl Drop for Tool {
             let Ok(text) = fs::read(app.path().join("workers.json")) else { continue };
             let register: Value = serde_json::from_slice(&text).unwrap_or_default();
             let workers = register["workers"].as_array().cloned().unwrap_or_default();
-            for one in std::iter::once(&register["primary"]).chain(&workers) {
+            for one in [&register["leader"], &register["primary"]].into_iter().chain(&workers) {
                 let Some(pid) = one["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()) else {
                     continue;
                 };
