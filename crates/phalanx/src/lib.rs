@@ -158,7 +158,9 @@ pub use phalanx_core::spec::{MAX_WORKERS, ReadyWhen, Spec};
 pub use phalanx_core::wire::{Metrics, Uncaught};
 pub use phalanx_core::worker::{Exit, SlotId, WorkerId};
 pub use policy::{Balance, Policy};
-pub use primary::{Options, Primary, Reloaded, Status, WorkerHandle, WorkerState, WorkerStatus};
+pub use primary::{
+    Options, Primary, Reloaded, Status, WorkerHandle, WorkerOutput, WorkerState, WorkerStatus,
+};
 pub use program::Program;
 pub use relay::relay;
 pub use rustix::process::Signal;

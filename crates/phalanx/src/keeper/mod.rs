@@ -154,6 +154,8 @@ fn inherit(number: i32) -> io::Result<Past> {
 /// This process was started by a keeper: takes what it kept.
 fn receive_all(number: i32) -> io::Result<Past> {
     use rustix::net::sockopt::{Timeout, set_socket_timeout};
+    // It has those of its keeper.
+    crate::sys::keep::signals_are_held_back();
     let post = take_inherited(number)?;
     set_socket_timeout(&post, Timeout::Recv, Some(PATIENCE))?;
     let mut fds = BTreeMap::new();

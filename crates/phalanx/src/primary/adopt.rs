@@ -1,7 +1,7 @@
 //! Taking over from the primary before this one: its workers, its ports, and where it was.
 
 use super::child::Child;
-use super::estate::{Estate, WorkerLeft, binds_of, channel_of, notify_of, process_of};
+use super::estate::{Estate, WorkerLeft, binds_of, channel_of, notify_of, pipes_of, process_of};
 use super::keeping::Keeping;
 use super::ports::{Port, PortRules};
 use super::record::Record;
@@ -119,6 +119,9 @@ impl Shell {
         let end = take(channel_of(id))?;
         let binds = take(binds_of(id)).ok();
         let notify = take(notify_of(id)).ok().map(Arc::new);
+        let pipes = pipes_of(id).map(|name| take(name).ok().map(Arc::new));
+        let open = pipes.each_ref().map(|pipe| pipe.as_ref().map(Arc::downgrade));
+        let [stdout, stderr] = pipes;
         let limit = self.options.max_message;
         let (sender, receiver) = match self.keeping.mark(id) {
             Some(mark) => channel::resume(end, limit, mark, left.is_bun)?,
@@ -138,8 +141,8 @@ impl Shell {
                 inspector: left.inspector,
                 asked: AtomicU64::new(left.pings),
                 metrics: watch::Sender::default(),
-                stdout: Mutex::new(None),
-                stderr: Mutex::new(None),
+                stdout: Mutex::new(stdout),
+                stderr: Mutex::new(stderr),
                 wishes: self.wishes.clone(),
                 audience: self.audience.clone(),
             }),
@@ -165,6 +168,7 @@ impl Shell {
         record._notifications = listening;
         record.notify = notify;
         record.binds = binds;
+        record.pipes = open;
         self.workers.insert(id, record);
         self.audience.tell(&Event::Adopt(handle));
         Ok(())

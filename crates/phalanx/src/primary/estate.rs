@@ -16,8 +16,8 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// What this version writes, and the latest it reads.
@@ -115,6 +115,10 @@ pub(super) fn binds_of(worker: WorkerId) -> String {
 pub(super) fn notify_of(worker: WorkerId) -> String {
     format!("{worker}.notify")
 }
+/// Standard output, and error.
+pub(super) fn pipes_of(worker: WorkerId) -> [String; 2] {
+    [format!("{worker}.out"), format!("{worker}.err")]
+}
 pub(super) fn socket_called(name: u64) -> String {
     format!("socket.{name}")
 }
@@ -153,6 +157,11 @@ impl Shell {
         }
         if let Some(notify) = &record.notify {
             fds.insert(notify_of(id), Arc::clone(notify));
+        }
+        for (name, pipe) in pipes_of(id).into_iter().zip(&record.pipes) {
+            if let Some(pipe) = pipe.as_ref().and_then(Weak::upgrade) {
+                fds.insert(name, pipe);
+            }
         }
         let age = inner.started.elapsed();
         WorkerLeft {

@@ -52,6 +52,9 @@ impl Shell {
                 #[cfg(target_os = "linux")]
                 let binds = self.hear_binds(worker, &settings, spawned.listener);
                 let pid = spawned.child.pid();
+                let pipes = [spawned.stdout, spawned.stderr].map(|pipe| pipe.map(Arc::new));
+                let open = pipes.each_ref().map(|pipe| pipe.as_ref().map(Arc::downgrade));
+                let [stdout, stderr] = pipes;
                 let inner = Inner {
                     id: worker,
                     slot,
@@ -64,8 +67,8 @@ impl Shell {
                     inspector: spawned.inspector,
                     asked: AtomicU64::new(0),
                     metrics: watch::Sender::default(),
-                    stdout: Mutex::new(spawned.stdout),
-                    stderr: Mutex::new(spawned.stderr),
+                    stdout: Mutex::new(stdout),
+                    stderr: Mutex::new(stderr),
                     wishes: self.wishes.clone(),
                     audience: self.audience.clone(),
                 };
@@ -79,6 +82,7 @@ impl Shell {
                 record.watchdog = settings.watchdog.filter(|_| knows != Knows::Channel);
                 record._notifications = listening;
                 record.notify = notify;
+                record.pipes = open;
                 #[cfg(target_os = "linux")]
                 {
                     record.binds = binds;

@@ -15,6 +15,7 @@ mod intercept;
 #[cfg(target_os = "linux")]
 mod keeping;
 mod mute;
+mod output;
 mod ports;
 mod query;
 mod recall;
@@ -39,11 +40,14 @@ use crate::settings::Settings;
 use child::Child;
 #[cfg(target_os = "linux")]
 pub(crate) use estate::check_estate;
+pub use output::WorkerOutput;
 use phalanx_core::cluster::Event as Wish;
 use phalanx_core::spec::{MAX_WORKERS, Spec};
 use phalanx_core::wire::{DEFAULT_MAX_LINE, Frame, Metrics, Note};
 use phalanx_core::worker::{Exit, SlotId, WorkerId};
 pub(crate) use query::query_for;
+
+use rustix::fd::OwnedFd;
 use rustix::process::Signal;
 use serde::Serialize;
 #[cfg(target_os = "linux")]
@@ -53,7 +57,6 @@ pub(crate) use spawn::{
 use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
-use std::process::{ChildStderr, ChildStdout};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -133,6 +136,8 @@ pub(crate) enum Command {
     /// Takes over, if there is something to take over: whether there was.
     Begin(oneshot::Sender<bool>),
     Upgrade(oneshot::Sender<Result<()>>),
+    /// A descriptor is not needed any more.
+    Settle,
 }
 
 /// What a finished reload did.
@@ -436,8 +441,8 @@ struct Inner {
     inspector: Option<SocketAddr>,
     asked: AtomicU64,
     metrics: watch::Sender<(u64, Metrics)>,
-    stdout: Mutex<Option<ChildStdout>>,
-    stderr: Mutex<Option<ChildStderr>>,
+    stdout: Mutex<Option<Arc<OwnedFd>>>,
+    stderr: Mutex<Option<Arc<OwnedFd>>>,
     wishes: mpsc::WeakUnboundedSender<Command>,
     audience: Fan<Event>,
 }
@@ -587,16 +592,16 @@ impl WorkerHandle {
 
     /// Its standard output, once, if it was started with [`Stdio::Piped`](crate::Stdio::Piped).
     #[must_use]
-    pub fn take_stdout(&self) -> Option<tokio::process::ChildStdout> {
-        let stdout = lock(&self.inner.stdout).take()?;
-        tokio::process::ChildStdout::from_std(stdout).ok()
+    pub fn take_stdout(&self) -> Option<WorkerOutput> {
+        let pipe = lock(&self.inner.stdout).take()?;
+        WorkerOutput::new(pipe, self.inner.wishes.clone()).ok()
     }
 
     /// Its standard error, as [`WorkerHandle::take_stdout`].
     #[must_use]
-    pub fn take_stderr(&self) -> Option<tokio::process::ChildStderr> {
-        let stderr = lock(&self.inner.stderr).take()?;
-        tokio::process::ChildStderr::from_std(stderr).ok()
+    pub fn take_stderr(&self) -> Option<WorkerOutput> {
+        let pipe = lock(&self.inner.stderr).take()?;
+        WorkerOutput::new(pipe, self.inner.wishes.clone()).ok()
     }
 }
 

@@ -17,7 +17,7 @@ use phalanx_core::worker::{Exit, WorkerId};
 use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -155,6 +155,8 @@ pub(super) struct Record {
     /// Who listens to it by that protocol, as long as it is there; and on which socket.
     pub(super) _notifications: JoinSet<()>,
     pub(super) notify: Option<Arc<OwnedFd>>,
+    /// What it writes to, as long as somebody may read it.
+    pub(super) pipes: [Option<Weak<OwnedFd>>; 2],
     /// What tells of its bind(2) calls.
     #[cfg(target_os = "linux")]
     pub(super) binds: Option<Arc<crate::sys::seccomp::Listener>>,
@@ -201,6 +203,7 @@ impl Record {
             said: (now, 0),
             _notifications: JoinSet::new(),
             notify: None,
+            pipes: [None, None],
             #[cfg(target_os = "linux")]
             binds: None,
             exit: None,

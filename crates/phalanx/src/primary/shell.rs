@@ -258,6 +258,7 @@ impl Shell {
                 let no = Error::Upgrade("only Linux can".into());
                 drop(reply.send(Err(no)));
             }
+            Command::Settle => {}
             Command::Setup => self.audience.tell(&Event::Setup),
             Command::Open(address, policy, reply) => {
                 let _ = reply.send(self.open_port(&address, policy));

@@ -16,7 +16,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStderr, ChildStdout, Command};
+use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -65,8 +65,8 @@ pub(crate) struct Spawned {
     /// What tells the other side's socket from any other.
     pub(crate) peer_cookie: u64,
     pub(crate) inspector: Option<SocketAddr>,
-    pub(crate) stdout: Option<ChildStdout>,
-    pub(crate) stderr: Option<ChildStderr>,
+    pub(crate) stdout: Option<OwnedFd>,
+    pub(crate) stderr: Option<OwnedFd>,
 }
 
 /// Starts a worker; the first is this side of its channel. No fork without exec: the child shares nothing with the primary but what is
@@ -160,8 +160,8 @@ pub(crate) fn spawn(settings: &Settings, given: Given<'_>) -> Result<(OwnedFd, S
         listener,
         peer_cookie,
         inspector: inspect.filter(|at| at.port() != 0),
-        stdout: process.stdout.take(),
-        stderr: process.stderr.take(),
+        stdout: process.stdout.take().map(OwnedFd::from),
+        stderr: process.stderr.take().map(OwnedFd::from),
     };
     Ok((ours, spawned))
 }
