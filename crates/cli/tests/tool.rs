@@ -168,9 +168,13 @@ fn one_that_takes_its_time_goes_on() {
     let tool = Tool::new();
     tool.program("never.js", "setInterval(() => {}, 1000);");
     let args = ["start", "never.js", "-i", "1", "--name", "slow", "--wait", "300ms"];
-    tool.run(&args).expect(0, &["slow is not ready after 300ms", "0 of 1 workers are ready"]);
-    let about = tool.about("slow");
-    assert_eq!(about["workers"][0]["state"], "online", "{about:#}");
+    tool.run(&args).expect(0, &["slow is not ready after 300ms", "phalanx delete slow"]);
+    let about = wait::until(LONG, "a worker that is online", || {
+        let about = tool.about("slow");
+        (about["workers"][0]["state"] == "online").then_some(about)
+    })
+    .unwrap_or_else(|error| panic!("{error}: {:#}", tool.about("slow")));
+    assert_eq!((&about["ready"], &about["wanted"]), (&0.into(), &1.into()), "{about:#}");
     tool.run(&["delete", "slow", "--now"]).expect(0, &[]);
     gone(pid(&about["primary_pid"]), LONG);
 }

@@ -114,7 +114,8 @@ fn a_stranger_is_not_hit() {
 #[test]
 fn a_keeper_and_its_next_primary() {
     let tool = Tool::new();
-    let server = node("server.js");
+    let server =
+        tool.server("server.js", "setInterval(() => console.log(process.pid, process.ppid), 50);");
     let start = ["start", "--keeper", path(&server), "-i", "2", "--name", "app"];
     tool.run(&start).expect(0, &["listening"]);
     let (primary, workers) = (tool.primary("app"), tool.workers("app"));
@@ -127,6 +128,12 @@ fn a_keeper_and_its_next_primary() {
     });
     next.unwrap_or_else(|error| panic!("{error}: {:#}", tool.about("app")));
     assert_eq!(tool.workers("app"), workers, "they go on");
+    // And so does what they say: their parent is the keeper now.
+    let (log, line) = (tool.home.join("logs/app-out.log"), format!("{} {keeper}\n", workers[0]));
+    wait::until(LONG, "a line of a worker that was taken over", || {
+        fs::read_to_string(&log).ok()?.contains(&line).then_some(())
+    })
+    .unwrap_or_else(|error| panic!("{error}: {line:?}"));
     tool.run(&start).expect(6, &["runs already"]);
     tool.run(&["reload", "app"]).expect(0, &["is done"]);
     // Only the keeper would start another one.
