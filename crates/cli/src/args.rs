@@ -1,6 +1,12 @@
 //! The command line.
 
+<<<<<<< HEAD
 mod permissions;
+=======
+mod tool;
+
+pub(crate) use tool::{Delete, Describe, Detached, List, Named, Scale, Start, Stop, Target};
+>>>>>>> tool
 
 use clap::{Args, Parser, Subcommand};
 use phalanx::{Address, Balance, MAX_WORKERS, Policy, ReadyWhen, cores};
@@ -10,8 +16,9 @@ use std::time::Duration;
 
 /// The multi-process server cluster for one machine: N workers, one port, and the kernel dispatches.
 ///
-/// Exit codes: 0 stopped as told · 1 something unexpected · 2 bad command line · 3 the program
-/// cannot be started · 4 no worker became ready · 5 the address cannot be listened on
+/// Exit codes: 0 stopped as told, or done · 1 something unexpected · 2 bad command line · 3 the program
+/// cannot be started · 4 no worker became ready · 5 the address cannot be listened on · 6 an application
+/// of that name runs
 ///
 /// Signals to the primary: TERM, INT drain and stop (twice: at once) · QUIT stop at once ·
 /// USR2 rolling reload · HUP the same, or, started in a terminal, drain and stop
@@ -28,6 +35,28 @@ pub(crate) enum Command {
     Demo(Demo),
     /// Run any program N times behind the ports it binds, in the foreground
     Run(Box<Run>),
+    /// Run any program as `run` does, in the background, under a name
+    Start(Box<Start>),
+    /// Show the applications that were started, and their workers
+    #[command(visible_aliases = ["ls", "status"])]
+    List(List),
+    /// Show what is known of an application
+    #[command(visible_aliases = ["show", "info"])]
+    Describe(Describe),
+    /// Drain an application's workers, and end it
+    Stop(Stop),
+    /// Stop an application, and forget it; one that does not answer is killed
+    Delete(Delete),
+    /// Replace an application's workers one by one, without losing a request
+    Reload(Named),
+    /// End an application's workers, and start them anew
+    Restart(Named),
+    /// Change how many workers an application has
+    Scale(Scale),
+    /// Show why an application's workers ended
+    Why(Named),
+    /// Replace an application's primary by this version of the program, while its workers serve on
+    Upgrade(Named),
     /// Print the configuration of nginx or haproxy in front of workers that have a port each
     Export(crate::export::Export),
 }
@@ -118,6 +147,8 @@ pub(crate) struct Run {
     /// What it is called in the log; else the program's name
     #[arg(long)]
     pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) detached: Detached,
     /// The program's own arguments, or all of it
     #[arg(last = true)]
     pub(crate) args: Vec<OsString>,

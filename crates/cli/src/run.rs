@@ -1,23 +1,29 @@
 //! `phalanx run`: a program, N times, in the foreground.
 
 use crate::args::Run;
+use crate::control::{Detached, lead};
 use crate::failure::Failure;
+use crate::home::{App, append};
 use crate::{log, output, watch};
-use phalanx::{Cluster, Error, Intercept, LISTEN_VARIABLE, Program, Settings};
+use phalanx::{Cluster, Error, Intercept, LISTEN_VARIABLE, Policy, Program, Settings};
 use std::ffi::{OsStr, OsString};
+<<<<<<< HEAD
 use std::path::Path;
+=======
+use std::path::PathBuf;
+>>>>>>> tool
 use std::time::Duration;
 
 pub(crate) fn run(options: Run) -> Result<(), Failure> {
+    let app = options.detached.app_dir.as_deref();
+    app.map(lead).transpose()?;
     // As the first process of a container it has to reap strangers: that is what keepers do.
     phalanx::keep(options.keeper || std::process::id() == 1)?;
     let _rest = log::to_stderr();
-    let mut words = options.program.iter().chain(&options.args).cloned();
-    // There is one, or clap would have said so.
-    let program = words.next().unwrap_or_default();
-    let args: Vec<OsString> = words.collect();
-    let name = options.name.clone().unwrap_or_else(|| title(&program, &args));
-    let mut settings = settings(&program, args, &options)?;
+    // Whoever started it waits for its socket.
+    let detached = app.map(Detached::begin).transpose()?;
+    let name = called(&options);
+    let mut settings = settings(&options)?;
     if !options.listen.is_empty() {
         let list: Vec<String> = options.listen.iter().map(|(_, at)| at.to_string()).collect();
         settings.env.push((LISTEN_VARIABLE.into(), list.join(",").into()));
@@ -31,7 +37,11 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
     {
         return Err(Error::PortBase(base, options.instances).into());
     }
-    let (output, _last_words) = output::piped(&name, options.instances, &mut settings).unzip();
+    let (output, _last_words) = match &detached {
+        Some(detached) => Some(into_files(&detached.app, &mut settings)?),
+        None => output::piped(&name, options.instances, &mut settings),
+    }
+    .unzip();
     tracing::info!(%name, workers = options.instances, pid = std::process::id(), "primary");
     // As long as it likes.
     let limit = |time: Duration| Some(time).filter(|time| !time.is_zero());
@@ -56,13 +66,42 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
     if let Some(policy) = options.policy {
         cluster = cluster.policy(policy);
     }
+    if let Some(detached) = detached {
+        let policy = options.policy.map_or_else(Policy::from_env, Ok)?;
+        cluster = cluster.primary(move |primary| detached.serve(primary, policy));
+    }
     for (_, address) in options.listen {
         cluster = cluster.listen(address);
     }
     cluster.run_as_primary().map_err(|error| Failure::of(name, error))
 }
 
-fn settings(name: &OsStr, args: Vec<OsString>, options: &Run) -> Result<Settings, Failure> {
+/// The program and its arguments.
+fn words(options: &Run) -> (OsString, Vec<OsString>) {
+    let mut words = options.program.iter().chain(&options.args).cloned();
+    // There is one, or clap would have said so.
+    (words.next().unwrap_or_default(), words.collect())
+}
+
+/// What it is called in the log.
+pub(crate) fn called(options: &Run) -> String {
+    let (program, args) = words(options);
+    options.name.clone().unwrap_or_else(|| title(&program, &args))
+}
+
+/// What workers say in the background.
+fn into_files(
+    app: &App,
+    settings: &mut Settings,
+) -> Result<(output::Output, output::Rest), Failure> {
+    let open =
+        |path: PathBuf| append(&path).map_err(Failure::os(format!("write {}", path.display())));
+    Ok(output::to_files(open(app.out_log())?, open(app.err_log())?, settings))
+}
+
+/// Finds the program, and says how workers are started.
+pub(crate) fn settings(options: &Run) -> Result<Settings, Failure> {
+    let (name, args) = words(options);
     let flags = options.interpreter_args.iter().flat_map(|text| text.split_whitespace());
     let root = options.rights.root();
     if let Some(root) = root {
