@@ -1,12 +1,9 @@
 //! The command line.
 
-<<<<<<< HEAD
 mod permissions;
-=======
 mod tool;
 
 pub(crate) use tool::{Delete, Describe, Detached, List, Named, Scale, Start, Stop, Target};
->>>>>>> tool
 
 use clap::{Args, Parser, Subcommand};
 use phalanx::{Address, Balance, MAX_WORKERS, Policy, ReadyWhen, cores};

@@ -77,14 +77,6 @@ impl Failure {
     }
 
     const fn code(&self) -> u8 {
-<<<<<<< HEAD
-        match self.error {
-            Error::WorkerCount(_) | Error::PortBase(..) | Error::Policy(_) | Error::Address(_) => 2,
-            Error::Start { .. }
-            | Error::Program { .. }
-            | Error::Permissions { .. }
-            | Error::NotStarted(_) => 3,
-=======
         let error = match &self.what {
             What::Tool { code, .. } => return *code,
             What::Cluster(error) => error,
@@ -93,8 +85,10 @@ impl Failure {
             Error::WorkerCount(_) | Error::PortBase(..) | Error::Policy(_) | Error::Address(_) => {
                 USAGE
             }
-            Error::Start { .. } | Error::Program { .. } | Error::NotStarted(_) => 3,
->>>>>>> tool
+            Error::Start { .. }
+            | Error::Program { .. }
+            | Error::Permissions { .. }
+            | Error::NotStarted(_) => 3,
             Error::NeverReady(_) => 4,
             Error::Listen { .. } => 5,
             _ => UNEXPECTED,

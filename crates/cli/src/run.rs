@@ -7,11 +7,7 @@ use crate::home::{App, append};
 use crate::{log, output, watch};
 use phalanx::{Cluster, Error, Intercept, LISTEN_VARIABLE, Policy, Program, Settings};
 use std::ffi::{OsStr, OsString};
-<<<<<<< HEAD
-use std::path::Path;
-=======
-use std::path::PathBuf;
->>>>>>> tool
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub(crate) fn run(options: Run) -> Result<(), Failure> {
