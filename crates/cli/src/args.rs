@@ -1,6 +1,9 @@
 //! The command line.
 
+mod liveness;
+
 use clap::{Args, Parser, Subcommand};
+use liveness::Liveness;
 use phalanx::{Address, Balance, MAX_WORKERS, Policy, ReadyWhen, cores};
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -109,6 +112,8 @@ pub(crate) struct Run {
     /// Replace a worker that says nothing for so long (`sd_notify`, WATCHDOG=1); it finds `WATCHDOG_USEC`
     #[arg(long, value_name = "TIME", value_parser = watchdog)]
     pub(crate) watchdog: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) liveness: Liveness,
     /// What it is called in the log; else the program's name
     #[arg(long)]
     pub(crate) name: Option<String>,

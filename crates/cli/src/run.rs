@@ -40,6 +40,7 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
         .grace(limit(options.grace))
         .drain_idle(options.drain_idle)
         .primary(phalanx::relay);
+    cluster = options.liveness.apply(cluster)?;
     if let Some(output) = output {
         cluster = cluster.primary(move |primary| output.show(primary));
     }

@@ -7,6 +7,7 @@
 //! * [`steering`]: weights of slots to the kernel's program that dispatches connections.
 //! * [`balance`]: which worker gets the next connection, where the primary accepts.
 //! * [`rescue`]: whether a slot's queue stands still.
+//! * [`heartbeat`]: whether a worker that is there is alive.
 //! * [`wire`]: Node's channel protocol, bytes to frames and back.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -17,6 +18,7 @@ extern crate std;
 pub mod balance;
 pub mod cluster;
 pub mod drain;
+pub mod heartbeat;
 pub mod notify;
 pub mod report;
 pub mod rescue;

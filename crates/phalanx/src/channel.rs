@@ -177,6 +177,11 @@ impl Sender {
         frame.encode_for(self.dialect())
     }
 
+    /// This end of the channel.
+    pub(crate) fn socket(&self) -> &OwnedFd {
+        self.shared.io.get_ref()
+    }
+
     /// How the peer writes.
     pub(crate) fn dialect(&self) -> Dialect {
         if self.shared.is_bun.load(Ordering::Relaxed) { Dialect::Bun } else { Dialect::Node }

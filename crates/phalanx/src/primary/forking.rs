@@ -1,5 +1,6 @@
 //! A worker's beginning: its process, its channel, and all that is heard of it.
 
+use super::liveness::{Ear, Life};
 use super::ports::{User, key_of};
 use super::query::query_for;
 use super::record::{Fact, Record, Runtime, listen_to, reap};
@@ -60,6 +61,7 @@ impl Shell {
                     child: spawned.child,
                     channel: sender.clone(),
                     connected: AtomicBool::new(true),
+                    ear: Ear::default(),
                     exit: watch::Sender::new(None),
                     exited_after_disconnect: AtomicU8::new(0),
                     inspector: spawned.inspector,
@@ -101,6 +103,7 @@ impl Shell {
                     said_ports: false,
                     watchdog: settings.watchdog.filter(|_| settings.knows != Knows::Channel),
                     last_sign: None,
+                    life: Life::new(now),
                     refused: BTreeSet::new(),
                     said: (now, 0),
                     _notifications: listening,

@@ -115,6 +115,7 @@ impl Shell {
                 "worker {worker} in slot {slot} is ready: process {pid}, after {after:.1?}{inspector}"
             );
             self.sign_of_life(now, worker);
+            self.begin_life(now, worker);
         }
     }
 

@@ -4,6 +4,7 @@
 //! [`Shell`]; tasks beside it only wait for something and report it as a [`Fact`].
 
 use super::dispatch::Handover;
+use super::liveness::Liveness;
 use super::ports::Port;
 use super::record::{Fact, Record, Runtime, Trouble};
 use super::rescue::Sampling;
@@ -60,6 +61,7 @@ pub(super) struct Shell {
     reloading: Vec<oneshot::Sender<Result<Reloaded>>>,
     retry: Option<Time>,
     pub(super) sampling: Sampling,
+    pub(super) liveness: Liveness,
     /// A port may have lost its last worker.
     pub(super) idle_ports: bool,
     failed_start: Option<Over>,
@@ -104,6 +106,7 @@ impl Shell {
             reloading: Vec::new(),
             retry: None,
             sampling: Sampling::default(),
+            liveness: Liveness::default(),
             // What was opened before any worker is looked at when all are there.
             idle_ports: true,
             failed_start: None,
@@ -133,8 +136,7 @@ impl Shell {
             if self.core.is_stopped() && self.workers.is_empty() {
                 break;
             }
-            let wake =
-                [self.core.wake(), self.retry, self.next_silence()].into_iter().flatten().min();
+            let wake = [self.core.wake(), self.retry, self.next_look()].into_iter().flatten().min();
             // What is beyond the end of time never comes.
             let wake = wake.and_then(|at| self.start.checked_add(at.since_start()));
             let wake = wake.map(tokio::time::Instant::from_std);
@@ -201,7 +203,7 @@ impl Shell {
             self.recall_overdue(now);
             self.pump_all(now);
         }
-        self.check_silence(now);
+        self.look_after(now);
     }
 
     /// Offers every connection that waits.
@@ -279,6 +281,9 @@ impl Shell {
             Fact::Proves(worker, held) => self.proves(now, worker, held),
             Fact::Settled(worker) => self.settled(now, worker),
             Fact::Alive(worker) => self.alive(now, worker),
+            Fact::Stands(worker, seen) => self.stood(now, worker, seen),
+            Fact::Condemned(worker, evidence) => self.condemned(now, worker, *evidence),
+            Fact::Checked(worker, checked) => self.checked(now, worker, checked),
             Fact::Lingered(worker) => {
                 if let Some(record) = self.workers.get_mut(&worker).filter(|r| !r.closed) {
                     record.closed = true;
@@ -508,8 +513,11 @@ impl Shell {
         }
         let seq = self.next_seq();
         if let Some(record) = self.workers.get(&worker) {
-            let grace = self.options.spec.grace.and_then(|g| u64::try_from(g.as_millis()).ok());
-            record.channel.push(&Frame::Note(Note::Leave { grace }));
+            let millis =
+                |time: Option<Duration>| time.and_then(|t| u64::try_from(t.as_millis()).ok());
+            let grace = millis(self.options.spec.grace);
+            let upgraded = millis(self.options.grace_upgraded);
+            record.channel.push(&Frame::Note(Note::Leave { grace, upgraded }));
             let frame = ClusterFrame { seq: Some(seq), ack: None, act: Act::Disconnect };
             record.channel.push(&Frame::Cluster(frame));
         }
@@ -578,6 +586,7 @@ impl Shell {
                 .get(&worker.id)
                 .map_or(Duration::ZERO, |r| r.handle.inner.started.elapsed()),
             generation: worker.generation,
+            health: self.workers.get(&worker.id).and_then(|r| r.life.checkup.status.clone()),
         });
         Status {
             workers: workers.collect(),
