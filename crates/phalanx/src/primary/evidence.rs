@@ -84,6 +84,7 @@ impl Evidence {
         let stat = stat.as_deref().and_then(Stat::parse);
         let since = known.cpu.or_else(|| stat.as_ref().map(|stat| (stat.age(), Duration::ZERO)));
         let used = stat.as_ref().map(|stat| stat.cpu);
+        let waits = stat.as_ref().is_some_and(|stat| stat.state != 'R');
         let sockets = connections::sockets(&connections::processes(pid)).ok();
         let words =
             |text: String| Some(text.trim().to_owned()).filter(|t| !t.is_empty() && t != "0");
@@ -94,7 +95,8 @@ impl Evidence {
             cpu: since.zip(used).map(|((ago, then), now)| (now.saturating_sub(then), ago)),
             wait_channel: read("wchan").and_then(words),
             syscall: read("syscall").and_then(words).map(|text| syscall(&text)),
-            stack: read("stack").map(|text| frames(&text)).unwrap_or_default(),
+            // Of one that runs it shows where it was interrupted.
+            stack: read("stack").filter(|_| waits).map(|text| frames(&text)).unwrap_or_default(),
             sockets: sockets.map(|sockets| sockets.len()),
             memory: read("status").as_deref().and_then(resident),
             ..Self::bare(known)

@@ -76,7 +76,7 @@ impl Health {
             };
         }
         // Any other program may be one on this crate, and then has a channel.
-        let never = settings.knows == Knows::Nothing && runs_another_language(settings);
+        let never = settings.knows != Knows::Channel && runs_another_language(settings);
         if never && settings.port_base.is_none() {
             return Err(Error::Unsupported(UNREACHABLE.into()));
         }

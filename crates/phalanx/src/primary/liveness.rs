@@ -108,7 +108,11 @@ impl Shell {
     /// A worker is ready: from now on it is looked after.
     pub(super) fn begin_life(&mut self, now: Time, worker: WorkerId) {
         if let Some(rules) = self.options.heartbeat {
-            self.liveness.next.get_or_insert(now.after(rules.interval));
+            if self.liveness.next.is_none() {
+                self.liveness.next = Some(now.after(rules.interval));
+                self.liveness.pace.rest();
+                self.liveness.pace.keeps(now, asleep(), rules.interval);
+            }
         }
         let first = self.options.health.as_ref().map(|health| now.after(health.interval));
         if let Some(record) = self.workers.get_mut(&worker) {
@@ -132,9 +136,6 @@ impl Shell {
             // Nobody is there to be asked: the next one that is ready begins anew.
             let any = self.workers.keys().any(|id| self.is_judged(*id));
             self.liveness.next = any.then(|| now.after(rules.interval));
-            if !any {
-                self.liveness.pace.rest();
-            }
         }
         self.begin_checks(now);
     }

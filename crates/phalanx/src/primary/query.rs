@@ -53,6 +53,10 @@ impl Shell {
                     self.pong(now, worker, Runtime::Deno);
                 }
             }
+            Frame::Note(Note::Upgraded { count }) => {
+                let grace = self.options.grace_upgraded;
+                self.core.observe(now, CoreEvent::Upgraded { worker, count, grace });
+            }
             Frame::Note(Note::Serves) => self.came_up(now, CoreEvent::Listening { worker }, worker),
             Frame::Socket(_)
             | Frame::Handle(_)

@@ -516,7 +516,9 @@ impl Shell {
             let millis =
                 |time: Option<Duration>| time.and_then(|t| u64::try_from(t.as_millis()).ok());
             let grace = millis(self.options.spec.grace);
-            let upgraded = millis(self.options.grace_upgraded);
+            // When all stop, nobody waits longer.
+            let stopping = self.core.is_stopping();
+            let upgraded = if stopping { grace } else { millis(self.options.grace_upgraded) };
             record.channel.push(&Frame::Note(Note::Leave { grace, upgraded }));
             let frame = ClusterFrame { seq: Some(seq), ack: None, act: Act::Disconnect };
             record.channel.push(&Frame::Cluster(frame));

@@ -128,6 +128,9 @@ struct Inner {
     load_changed: Notify,
     /// A connection was closed.
     closed: Notify,
+    /// Which of its connections speak HTTP.
+    #[cfg(feature = "http")]
+    speaking: crate::http::Speaking,
 }
 
 impl Worker {
@@ -189,6 +192,8 @@ impl Worker {
             tells_load: AtomicBool::new(false),
             load_changed: Notify::new(),
             closed: Notify::new(),
+            #[cfg(feature = "http")]
+            speaking: crate::http::Speaking::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -235,6 +240,19 @@ impl Worker {
 
     pub(crate) fn knows_of_draining(&self) -> bool {
         self.inner.knows.load(Ordering::Relaxed)
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) fn speaking(&self) -> &crate::http::Speaking {
+        &self.inner.speaking
+    }
+
+    /// Tells the primary something that only it understands.
+    #[cfg(feature = "http")]
+    pub(crate) fn note(&self, note: Note) {
+        if let Some(channel) = &self.inner.channel {
+            channel.push(&Frame::Note(note));
+        }
     }
 
     #[cfg(feature = "http")]
