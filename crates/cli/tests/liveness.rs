@@ -371,25 +371,22 @@ fn what_is_handed_nothing_is_checked_on_its_own_port() {
     cluster.stop();
 }
 
-/// A connection that speaks another protocol; its worker says who it is.
-fn upgraded(cluster: &Cluster, protocol: &str) -> (TcpStream, String) {
+/// A connection that speaks another protocol, and the worker that has it.
+fn upgraded(cluster: &Cluster) -> (TcpStream, u32) {
     let mut stream = TcpStream::connect(cluster.address).unwrap();
     stream.set_read_timeout(Some(LONG)).unwrap();
-    write!(
-        stream,
-        "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\r\n"
-    )
-    .unwrap();
+    let request = "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
     let mut text = String::new();
     let mut byte = [0];
-    while !text.contains("\r\n\r\n") || !text.ends_with('\n') {
+    // The head, and a line of the other protocol.
+    while text.split_once("\r\n\r\n").is_none_or(|(_, line)| !line.ends_with('\n')) {
         stream.read_exact(&mut byte).unwrap_or_else(|error| panic!("{error} after {text:?}"));
         text.push(char::from(byte[0]));
-        if text.ends_with("\r\n\r\n") {
-            text.push_str("");
-        }
     }
-    (stream, text)
+    assert!(text.starts_with("HTTP/1.1 101 "), "{text}");
+    let pid = text.lines().last().and_then(|line| line.parse().ok());
+    (stream, pid.unwrap_or_else(|| panic!("no process in {text:?}")))
 }
 
 fn echo(stream: &mut TcpStream, word: &str) {
@@ -397,4 +394,58 @@ fn echo(stream: &mut TcpStream, word: &str) {
     let mut back = vec![0; word.len()];
     stream.read_exact(&mut back).unwrap_or_else(|error| panic!("{word}: {error}"));
     assert_eq!(back, word.as_bytes());
+}
+
+#[test]
+fn several_generations_drain_at_once_as_long_as_they_have_upgraded_connections() {
+    let cluster = javascript(1, &["--grace", "1s"], &[]);
+    let mut streams = Vec::new();
+    for number in 1..=3 {
+        streams.push(upgraded(&cluster));
+        cluster.reload(number);
+    }
+    // Several times the grace time of each, and what would follow it.
+    for _ in 0..5 {
+        std::thread::sleep(Duration::from_secs(1));
+        streams.iter_mut().for_each(|(stream, _)| echo(stream, "still here"));
+    }
+    assert_eq!(cluster.workers().len(), 4);
+    for (stream, pid) in streams {
+        assert!(process::is_alive(pid));
+        let mark = cluster.process.mark();
+        drop(stream);
+        cluster.line(mark, "is gone (reload): code 0");
+        assert!(!process::is_alive(pid));
+    }
+    assert_never(&cluster, "did not finish");
+    cluster.stop();
+}
+
+#[test]
+fn what_is_left_of_them_at_the_end_of_their_time_is_counted_and_cut() {
+    let cluster = javascript(1, &["--grace", "1s", "--grace-upgraded", "4s"], &[]);
+    let (mut first, pid) = upgraded(&cluster);
+    let (second, _) = upgraded(&cluster);
+    let mark = cluster.process.mark();
+    cluster.reload(1);
+    std::thread::sleep(Duration::from_millis(2_500));
+    echo(&mut first, "in time");
+    cluster.line(mark, "2 connections are cut");
+    cluster.line(mark, "worker 1 in slot 0 did not finish within 4.0s: SIGTERM");
+    cluster.line(mark, "is gone (reload): SIGKILL");
+    assert!(!process::is_alive(pid));
+    drop((first, second));
+    cluster.stop();
+}
+
+#[test]
+fn a_stop_does_not_wait_for_them_longer_than_for_others() {
+    let cluster = javascript(1, &["--grace", "1s"], &[]);
+    let (_old, _) = upgraded(&cluster);
+    cluster.reload(1);
+    let (_new, _) = upgraded(&cluster);
+    let begin = Instant::now();
+    cluster.process.signal(Signal::TERM).unwrap();
+    assert_eq!(cluster.wait_gone(LONG), 0);
+    assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
 }

@@ -1,5 +1,6 @@
 //! What this program does as a worker.
 
+use axum::http::StatusCode;
 use phalanx::{Address, Handle, ListenOptions, Worker};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -53,7 +54,7 @@ async fn upgrade(worker: Worker) -> phalanx::Result<()> {
             let _ = tokio::io::copy(&mut from, &mut to).await;
         });
         let headers = [("connection", "upgrade"), ("upgrade", "echo")];
-        (axum::http::StatusCode::SWITCHING_PROTOCOLS, headers)
+        (StatusCode::SWITCHING_PROTOCOLS, headers)
     });
     phalanx::http::serve(listener, app).await
 }
