@@ -18,9 +18,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// A heartbeat that tests can wait for.
-const QUICK: [&str; 2] = ["--heartbeat", "250ms"];
+const QUICK: [&str; 2] = ["--heartbeat", "400ms"];
 /// Longer than three of them are missed.
-const MISSED: Duration = Duration::from_millis(4 * 250);
+const MISSED: Duration = Duration::from_millis(4 * 400);
 
 fn start(mut command: Command, workers: usize) -> Cluster {
     let address = v4();

@@ -1,8 +1,8 @@
 //! Whether a worker is still alive, though its process is there.
 //!
-//! A worker on a channel is asked once in an interval, unless it was heard anyway. A question that is not answered at
-//! the end of an interval is a *miss*; after so many in a row the worker *hangs*. Who never answered a ping is never
-//! judged: it may be something that does not know how.
+//! A worker on a channel is asked once in an interval. A question at the end of whose interval nothing was heard of the
+//! worker is a *miss*; after so many in a row it *hangs*. Who never answered a ping is never judged: it may be something
+//! that does not know how.
 //!
 //! A worker that cannot be asked *stalls* when connections stand in its queue, and nothing of it moves: it uses no
 //! CPU time, and opens and closes no socket.
@@ -59,17 +59,17 @@ pub enum Verdict {
 /// let (at, rules) = (Time::from_millis, Rules::default());
 /// let mut heart = Heartbeat::new(at(0));
 /// heart.answered(at(100));
-/// assert_eq!(heart.beat(at(10_000), rules), Verdict::Fine, "it was heard since the last beat");
-/// assert_eq!(heart.beat(at(20_000), rules), Verdict::Ask);
-/// assert_eq!(heart.beat(at(30_000), rules), Verdict::Missed(1));
-/// assert_eq!(heart.beat(at(40_000), rules), Verdict::Missed(2));
-/// assert_eq!(heart.beat(at(50_000), rules), Verdict::Hung);
+/// assert_eq!(heart.beat(at(10_000), rules), Verdict::Ask);
+/// assert_eq!(heart.beat(at(20_000), rules), Verdict::Missed(1));
+/// heart.sign(at(29_000));
+/// assert_eq!(heart.beat(at(30_000), rules), Verdict::Ask);
+/// assert_eq!(heart.beat(at(40_000), rules), Verdict::Missed(1));
+/// assert_eq!(heart.beat(at(50_000), rules), Verdict::Missed(2));
+/// assert_eq!(heart.beat(at(60_000), rules), Verdict::Hung);
 /// ```
 #[derive(Clone, Debug)]
 pub struct Heartbeat {
     heard: Time,
-    /// It has been heard since the last beat.
-    fresh: bool,
     /// It answers pings.
     answers: bool,
     /// When it was asked, or when the last miss was counted.
@@ -81,13 +81,12 @@ impl Heartbeat {
     /// It begins now.
     #[must_use]
     pub const fn new(now: Time) -> Self {
-        Self { heard: now, fresh: false, answers: false, asked: None, missed: 0 }
+        Self { heard: now, answers: false, asked: None, missed: 0 }
     }
 
     /// A sign of life: anything that the worker said.
     pub const fn sign(&mut self, now: Time) {
         self.heard = now;
-        self.fresh = true;
         self.asked = None;
         self.missed = 0;
     }
@@ -100,7 +99,6 @@ impl Heartbeat {
 
     /// What was not heard up to now does not count, but when it was last heard is known.
     pub const fn pardon(&mut self) {
-        self.fresh = false;
         self.asked = None;
         self.missed = 0;
     }
@@ -119,11 +117,7 @@ impl Heartbeat {
 
     /// Another interval is over.
     pub fn beat(&mut self, now: Time, rules: Rules) -> Verdict {
-        let fresh = core::mem::replace(&mut self.fresh, false);
         let Some(asked) = self.asked else {
-            if fresh && self.answers {
-                return Verdict::Fine;
-            }
             self.asked = Some(now);
             return Verdict::Ask;
         };
