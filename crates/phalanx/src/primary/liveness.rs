@@ -107,12 +107,12 @@ impl Life {
 impl Shell {
     /// A worker is ready: from now on it is looked after.
     pub(super) fn begin_life(&mut self, now: Time, worker: WorkerId) {
-        if let Some(rules) = self.options.heartbeat {
-            if self.liveness.next.is_none() {
-                self.liveness.next = Some(now.after(rules.interval));
-                self.liveness.pace.rest();
-                self.liveness.pace.keeps(now, asleep(), rules.interval);
-            }
+        if let Some(rules) = self.options.heartbeat
+            && self.liveness.next.is_none()
+        {
+            self.liveness.next = Some(now.after(rules.interval));
+            self.liveness.pace.rest();
+            self.liveness.pace.keeps(now, asleep(), rules.interval);
         }
         let first = self.options.health.as_ref().map(|health| now.after(health.interval));
         if let Some(record) = self.workers.get_mut(&worker) {
@@ -265,12 +265,12 @@ impl Shell {
             // What the kernel does not tell at once is done without.
             let gathered = tokio::time::timeout(GATHERING, gathering).await;
             let evidence = gathered.ok().and_then(Result::ok).unwrap_or(bare);
-            let _ = facts.send(Fact::Condemned(worker, Box::new(evidence))).await;
+            let _ = facts.send(Fact::Condemned(worker, Arc::new(evidence))).await;
         });
     }
 
     /// What is known of a worker that is beyond help: it is told, and the worker ended.
-    pub(super) fn condemned(&mut self, now: Time, worker: WorkerId, evidence: Evidence) {
+    pub(super) fn condemned(&mut self, now: Time, worker: WorkerId, evidence: &Arc<Evidence>) {
         let serves = self.is_serving(worker);
         let Some(record) = self.workers.get_mut(&worker) else { return };
         let suspected = record.life.suspected.take();
@@ -286,7 +286,7 @@ impl Shell {
         }
         let does = if evidence.verdict == Leave::Hung { "hangs" } else { "is unhealthy" };
         tracing::error!("worker {worker} in slot {slot} {does}: {evidence}");
-        self.audience.tell(&Event::Hung(record.handle.clone(), Arc::new(evidence.clone())));
+        self.audience.tell(&Event::Hung(record.handle.clone(), Arc::clone(evidence)));
         self.core.observe(now, CoreEvent::Lost { worker, why: evidence.verdict });
     }
 }

@@ -62,7 +62,7 @@ pub(super) enum Fact {
     /// What was seen of a worker whose queue does not move.
     Stands(WorkerId, Activity),
     /// What was seen of a worker that is to be ended.
-    Condemned(WorkerId, Box<Evidence>),
+    Condemned(WorkerId, Arc<Evidence>),
     /// A check of a worker is over.
     Checked(WorkerId, Checked),
     /// A connection was accepted on a port.

@@ -282,7 +282,7 @@ impl Shell {
             Fact::Settled(worker) => self.settled(now, worker),
             Fact::Alive(worker) => self.alive(now, worker),
             Fact::Stands(worker, seen) => self.stood(now, worker, seen),
-            Fact::Condemned(worker, evidence) => self.condemned(now, worker, *evidence),
+            Fact::Condemned(worker, evidence) => self.condemned(now, worker, &evidence),
             Fact::Checked(worker, checked) => self.checked(now, worker, checked),
             Fact::Lingered(worker) => {
                 if let Some(record) = self.workers.get_mut(&worker).filter(|r| !r.closed) {
