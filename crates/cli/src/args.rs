@@ -114,6 +114,10 @@ pub(crate) struct Run {
     pub(crate) watchdog: Option<Duration>,
     #[command(flatten)]
     pub(crate) liveness: Liveness,
+    /// Survive: this process becomes a small keeper, which starts the primary, and another one if that is killed; workers
+    /// and clients do not notice
+    #[arg(long)]
+    pub(crate) keeper: bool,
     /// What it is called in the log; else the program's name
     #[arg(long)]
     pub(crate) name: Option<String>,
