@@ -1,6 +1,7 @@
 //! The command line.
 
 mod liveness;
+mod permissions;
 
 use clap::{Args, Parser, Subcommand};
 use liveness::Liveness;
@@ -124,6 +125,8 @@ pub(crate) struct Run {
     /// The program's own arguments, or all of it
     #[arg(last = true)]
     pub(crate) args: Vec<OsString>,
+    #[command(flatten)]
+    pub(crate) rights: permissions::Rights,
 }
 
 fn count(text: &str) -> Result<usize, String> {

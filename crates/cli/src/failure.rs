@@ -42,7 +42,10 @@ impl Failure {
     const fn code(&self) -> u8 {
         match self.error {
             Error::WorkerCount(_) | Error::PortBase(..) | Error::Policy(_) | Error::Address(_) => 2,
-            Error::Start { .. } | Error::Program { .. } | Error::NotStarted(_) => 3,
+            Error::Start { .. }
+            | Error::Program { .. }
+            | Error::Permissions { .. }
+            | Error::NotStarted(_) => 3,
             Error::NeverReady(_) => 4,
             Error::Listen { .. } => 5,
             _ => 1,

@@ -5,6 +5,7 @@ use crate::failure::Failure;
 use crate::{log, output, watch};
 use phalanx::{Cluster, Error, Intercept, LISTEN_VARIABLE, Program, Settings};
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::time::Duration;
 
 pub(crate) fn run(options: Run) -> Result<(), Failure> {
@@ -22,6 +23,7 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
         settings.env.push((LISTEN_VARIABLE.into(), list.join(",").into()));
         settings.descriptors.clone_from(&options.listen);
     }
+    options.rights.apply(&mut settings);
     settings.watchdog = options.watchdog;
     settings.port_base = options.port_base;
     if let Some(base) = options.port_base
@@ -63,7 +65,16 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
 
 fn settings(name: &OsStr, args: Vec<OsString>, options: &Run) -> Result<Settings, Failure> {
     let flags = options.interpreter_args.iter().flat_map(|text| text.split_whitespace());
-    let mut program = Program::new(name)
+    let root = options.rights.root();
+    if let Some(root) = root {
+        // Or it would seem to be the program that is not there.
+        std::fs::read_dir(root).map_err(|source| Error::Permissions {
+            what: format!("cannot change root to {} for workers", root.display()),
+            source,
+            hint: None,
+        })?;
+    }
+    let mut program = Program::new(root.map_or(name.to_owned(), |root| inside(root, name)))
         .args(args)
         .interpreter_args(flags)
         .preload(!options.no_preload)
@@ -76,7 +87,34 @@ fn settings(name: &OsStr, args: Vec<OsString>, options: &Run) -> Result<Settings
     } else if !options.port.is_empty() {
         program = program.intercept(Intercept::Ports(options.port.iter().copied().collect()));
     }
-    Ok(program.settings()?)
+    let mut settings = program.settings()?;
+    if let Some(root) = root {
+        as_seen_inside(root, &mut settings);
+    }
+    Ok(settings)
+}
+
+/// Where a program is that is named as it is seen in the root; its bare name is looked for in $PATH.
+fn inside(root: &Path, name: &OsStr) -> OsString {
+    let path = Path::new(name);
+    if path.components().count() == 1 && !root.join(path).exists() {
+        return name.to_owned();
+    }
+    root.join(path.strip_prefix("/").unwrap_or(path)).into_os_string()
+}
+
+/// The paths of the program and its script, as workers will see them.
+fn as_seen_inside(root: &Path, settings: &mut Settings) {
+    let Ok(root) = std::path::absolute(root) else { return };
+    let seen = |path: &Path| path.strip_prefix(&root).ok().map(|rest| Path::new("/").join(rest));
+    if let Some(exec) = settings.exec.as_deref().and_then(seen) {
+        settings.exec = Some(exec);
+    }
+    if let Some(script) = settings.args.first_mut()
+        && let Some(inside) = seen(Path::new(script))
+    {
+        *script = inside.into();
+    }
 }
 
 /// Programs that say little without their first word.

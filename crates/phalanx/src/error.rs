@@ -42,6 +42,16 @@ pub enum Error {
         /// What to do instead.
         hint: Option<String>,
     },
+    /// Workers cannot be given the rights, limits or environment that the settings say.
+    #[error("{what}: {source}")]
+    Permissions {
+        /// What cannot be done.
+        what: String,
+        /// Why not.
+        source: io::Error,
+        /// What to do instead.
+        hint: Option<String>,
+    },
     /// No worker could be started.
     #[error("{0}")]
     NotStarted(String),
@@ -104,7 +114,7 @@ impl Error {
     /// What to do about it, where there is something.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
-        if let Self::Program { hint, .. } = self {
+        if let Self::Program { hint, .. } | Self::Permissions { hint, .. } = self {
             return hint.clone();
         }
         let (Self::Listen { source, address } | Self::Start { source, program: address }) = self
@@ -124,7 +134,7 @@ impl Error {
                 "its directory does not exist: create it first".into()
             }
             io::ErrorKind::PermissionDenied if listen => {
-                "ports below 1024 need root or CAP_NET_BIND_SERVICE; a unix socket needs a directory you may write to".into()
+                "ports below 1024 need root or CAP_NET_BIND_SERVICE, or for workers without them `--port` or `--listen`; a unix socket needs a directory you may write to".into()
             }
             io::ErrorKind::PermissionDenied => {
                 format!("is it a program, and may you run it? `chmod +x {address}` makes it one")

@@ -56,7 +56,7 @@
 //! | `settings.execArgv`, `inspectPort` | [`Settings::exec_args`], [`Settings::inspect`] | |
 //! | `settings.windowsHide` | none | it is about Windows |
 //! | `settings.silent`, `stdio` | [`Settings::stdio`], [`WorkerHandle::take_stdout`], [`WorkerHandle::take_stderr`] | a worker has no terminal input: it is in a process group of its own |
-//! | `settings.uid`, `gid` | [`Settings::uid`], [`Settings::gid`] | |
+//! | `settings.uid`, `gid` | [`Settings::uid`], [`Settings::gid`] | by name, and more: [`Settings::permissions`] |
 //! | `settings.serialization` | none | JSON |
 //! | `schedulingPolicy`, `SCHED_RR`, `SCHED_NONE` | [`Options::policy`], [`Policy`]; per port [`ListenOptions::policy`] | `Direct` is new; `SCHED_RR` is `RoundRobin`, `SCHED_NONE` is `Shared` |
 //! | `NODE_CLUSTER_SCHED_POLICY` | [`Policy::VARIABLE`] (`PHALANX_POLICY`), and Node's where that is not set | a wrong name is an error |
@@ -115,6 +115,7 @@ mod keeper;
 #[path = "keeper/none.rs"]
 mod keeper;
 mod message;
+mod permissions;
 mod policy;
 mod primary;
 mod program;
@@ -152,6 +153,7 @@ pub use cluster::{Cluster, cores};
 pub use error::{Error, Result};
 pub use event::{Event, Events};
 pub use message::{Handle, Message};
+pub use permissions::{Account, Capability, Inherit, Landlock, Limit, Permissions};
 pub use phalanx_core as core;
 pub use phalanx_core::heartbeat::Rules as Heartbeat;
 pub use phalanx_core::report::Report;

@@ -165,6 +165,7 @@ impl Shell {
         record.pings = left.pings;
         record.peer_cookie = left.peer_cookie;
         record.channel_fd = left.channel_fd;
+        record.is_other = left.is_other;
         record.watchdog = left.watchdog;
         record.last_sign = left.watched.then_some(now);
         record._notifications = listening;

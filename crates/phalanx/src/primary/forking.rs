@@ -10,6 +10,7 @@ use super::{Inner, WorkerHandle, lock, spawn};
 use crate::channel;
 use crate::error::{Error, Result};
 use crate::event::Event;
+use crate::permissions;
 use crate::settings::{Knows, Settings};
 #[cfg(target_os = "linux")]
 use crate::sys;
@@ -81,6 +82,7 @@ impl Shell {
                 let mut record = Record::new(now, handle.clone(), sender, knows, intercept);
                 record.peer_cookie = spawned.peer_cookie;
                 record.channel_fd = spawned.channel_fd;
+                record.is_other = permissions::are_others(&settings);
                 record.watchdog = settings.watchdog.filter(|_| knows != Knows::Channel);
                 record._notifications = listening;
                 record.notify = notify;

@@ -37,7 +37,9 @@ use crate::channel::Sender;
 use crate::error::{Error, Result};
 use crate::event::{Event, Events};
 use crate::fan::Fan;
+use crate::keeper;
 use crate::message::{self, Handle};
+use crate::permissions;
 use crate::policy::{Balance, Policy};
 use crate::settings::Settings;
 use child::Child;
@@ -252,7 +254,8 @@ impl Primary {
     /// ```
     ///
     /// # Errors
-    /// More than [`MAX_WORKERS`] workers, or checks that cannot reach them.
+    /// More than [`MAX_WORKERS`] workers, or checks that cannot reach them; or
+    /// [`Error::Permissions`]: this primary cannot start workers with those rights.
     ///
     /// # Panics
     /// Outside of a tokio runtime with I/O and time.
@@ -272,6 +275,12 @@ impl Primary {
         }
         if let Some(health) = &options.health {
             health.is_possible(&options.settings)?;
+        }
+        match permissions::check(&options.settings) {
+            Ok(words) => words.into_iter().for_each(|words| tracing::info!("workers: {words}")),
+            // The last primary's workers go on; it is the next ones that cannot be started.
+            Err(error) if keeper::has_left() => tracing::error!("{error}"),
+            Err(error) => return Err(error),
         }
         spawn::note_this_program();
         raise_descriptor_limit();
@@ -333,7 +342,7 @@ impl Primary {
         forked.await.map_err(|_| Error::Stopping)?
     }
 
-    /// Changes how the next workers are started.
+    /// Changes how the next workers are started. Rights that they cannot be given are an error when one is forked.
     pub fn setup(&self, settings: Settings) {
         *lock(&self.settings) = settings;
         let _ = self.wishes.send(Command::Setup);

@@ -149,6 +149,8 @@ pub(super) struct Record {
     pub(super) knows: Knows,
     /// Which of its calls of bind(2) the primary answers.
     pub(super) intercept: Intercept,
+    /// It has other rights than the primary.
+    pub(super) is_other: bool,
     /// It drains without knowing of it.
     pub(super) drain: Option<Drain>,
     /// Since when it listens and has to show that it serves, as the successor of one that does.
@@ -206,6 +208,7 @@ impl Record {
             channel_fd: -1,
             knows,
             intercept,
+            is_other: false,
             drain: None,
             proves_since: None,
             said_ports: false,
