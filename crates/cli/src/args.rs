@@ -1,11 +1,13 @@
 //! The command line.
 
+mod liveness;
 mod permissions;
 mod tool;
 
 pub(crate) use tool::{Delete, Describe, Detached, List, Named, Scale, Start, Stop, Target};
 
 use clap::{Args, Parser, Subcommand};
+use liveness::Liveness;
 use phalanx::{Address, Balance, MAX_WORKERS, Policy, ReadyWhen, cores};
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -137,6 +139,8 @@ pub(crate) struct Run {
     /// Replace a worker that says nothing for so long (`sd_notify`, WATCHDOG=1); it finds `WATCHDOG_USEC`
     #[arg(long, value_name = "TIME", value_parser = watchdog)]
     pub(crate) watchdog: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) liveness: Liveness,
     /// Survive: this process becomes a small keeper, which starts the primary, and another one if that is killed; workers
     /// and clients do not notice
     #[arg(long)]

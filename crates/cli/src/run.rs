@@ -50,6 +50,7 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
         .grace(limit(options.grace))
         .drain_idle(options.drain_idle)
         .primary(phalanx::relay);
+    cluster = options.liveness.apply(cluster)?;
     if let Some(output) = output {
         cluster = cluster.primary(move |primary| output.show(primary));
     }
@@ -108,7 +109,7 @@ pub(crate) fn settings(options: &Run) -> Result<Settings, Failure> {
             hint: None,
         })?;
     }
-    let mut program = Program::new(root.map_or(name.to_owned(), |root| inside(root, name)))
+    let mut program = Program::new(root.map_or(name.to_owned(), |root| inside(root, &name)))
         .args(args)
         .interpreter_args(flags)
         .preload(!options.no_preload)

@@ -8,6 +8,7 @@
 //! * [`balance`]: which worker gets the next connection, where the primary accepts.
 //! * [`keeper`]: what follows the end of a primary.
 //! * [`rescue`]: whether a slot's queue stands still.
+//! * [`heartbeat`]: whether a worker that is there is alive.
 //! * [`wire`]: Node's channel protocol, bytes to frames and back.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -18,6 +19,7 @@ extern crate std;
 pub mod balance;
 pub mod cluster;
 pub mod drain;
+pub mod heartbeat;
 pub mod keeper;
 pub mod notify;
 pub mod report;

@@ -954,6 +954,7 @@ fn subject(event: &Event) -> Option<u32> {
         | Event::ChannelClosed { worker }
         | Event::Broken { worker, .. }
         | Event::Terminated { worker }
+        | Event::Upgraded { worker, .. }
         | Event::Exited { worker, .. } => Some(worker.0),
         Event::Disconnect { .. }
         | Event::Replace { .. }

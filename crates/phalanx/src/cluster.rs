@@ -3,9 +3,10 @@
 use crate::address::Address;
 use crate::error::{Error, Result};
 use crate::policy::{Balance, Policy};
-use crate::primary::{Options, Primary};
+use crate::primary::{Health, Options, Primary};
 use crate::settings::Settings;
 use crate::worker::{Worker, is_worker, keep_identity_private};
+use phalanx_core::heartbeat::Rules as Heartbeat;
 use phalanx_core::restart::Restart;
 use phalanx_core::spec::{MAX_WORKERS, ReadyWhen};
 use std::fmt;
@@ -135,6 +136,39 @@ impl Cluster {
     /// 5 s.
     pub const fn drain_idle(mut self, idle: Duration) -> Self {
         self.options.drain_idle = idle;
+        self
+    }
+
+    /// When a worker that answers nothing is ended and replaced; `None`: never. After three intervals of 10 s.
+    pub const fn heartbeat(mut self, rules: Option<Heartbeat>) -> Self {
+        self.options.heartbeat = rules;
+        self
+    }
+
+    /// How long a worker without a channel may stand still while connections wait for it, before it is ended and
+    /// replaced; `None`: for ever. 30 s.
+    pub const fn stall(mut self, limit: Option<Duration>) -> Self {
+        self.options.stall = limit;
+        self
+    }
+
+    /// What workers are checked with; one that fails is ended and replaced.
+    ///
+    /// ```no_run
+    /// # use phalanx::{Check, Cluster, Health};
+    /// # fn main() -> phalanx::Result<()> {
+    /// let cluster = Cluster::new().health(Some(Health::new(Check::http("/healthz")?)));
+    /// # drop(cluster); Ok(()) }
+    /// ```
+    pub fn health(mut self, health: Option<Health>) -> Self {
+        self.options.health = health;
+        self
+    }
+
+    /// How long a worker that was told to leave may go on as long as it has upgraded connections (WebSocket); `None`: as
+    /// long as it likes. 1 h.
+    pub const fn grace_upgraded(mut self, grace: Option<Duration>) -> Self {
+        self.options.grace_upgraded = grace;
         self
     }
 

@@ -3,8 +3,9 @@
 use super::child::Child;
 use super::estate::{Estate, WorkerLeft, binds_of, channel_of, notify_of, pipes_of, process_of};
 use super::keeping::Keeping;
+use super::liveness::Ear;
 use super::ports::{Port, PortRules};
-use super::record::Record;
+use super::record::{Record, Runtime};
 use super::shell::Shell;
 use super::{Inner, WorkerHandle};
 use crate::channel;
@@ -14,7 +15,7 @@ use crate::settings::Knows;
 use crate::sys::seccomp::Listener;
 use phalanx_core::cluster::Event as CoreEvent;
 use phalanx_core::time::Time;
-use phalanx_core::worker::{Exit, Phase, WorkerId};
+use phalanx_core::worker::{Exit, Phase, Worker, WorkerId};
 use rustix::fd::OwnedFd;
 use std::collections::BTreeMap;
 use std::io;
@@ -136,6 +137,7 @@ impl Shell {
                 child,
                 channel: sender.clone(),
                 connected: AtomicBool::new(left.connected),
+                ear: Ear::default(),
                 exit: watch::Sender::new(None),
                 exited_after_disconnect: AtomicU8::new(left.has_left),
                 inspector: left.inspector,
@@ -170,7 +172,13 @@ impl Shell {
         record.notify = notify;
         record.binds = binds;
         record.pipes = open;
+        if left.answers_as != Runtime::Unknown {
+            record.life.answered(now);
+        }
         self.workers.insert(id, record);
+        if self.core.worker(id).is_some_and(Worker::is_ready) {
+            self.begin_life(now, id);
+        }
         self.audience.tell(&Event::Adopt(handle));
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! A worker's beginning: its process, its channel, and all that is heard of it.
 
+use super::liveness::Ear;
 use super::ports::{User, key_of};
 use super::query::query_for;
 use super::record::{Fact, Record, listen_to, reap};
@@ -63,6 +64,7 @@ impl Shell {
                     child: spawned.child,
                     channel: sender.clone(),
                     connected: AtomicBool::new(true),
+                    ear: Ear::default(),
                     exit: watch::Sender::new(None),
                     exited_after_disconnect: AtomicU8::new(0),
                     inspector: spawned.inspector,

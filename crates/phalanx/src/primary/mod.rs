@@ -9,11 +9,14 @@ mod connections;
 mod dispatch;
 #[cfg(target_os = "linux")]
 mod estate;
+mod evidence;
 mod forking;
+mod health;
 #[cfg(target_os = "linux")]
 mod intercept;
 #[cfg(target_os = "linux")]
 mod keeping;
+mod liveness;
 mod mute;
 mod output;
 mod ports;
@@ -42,8 +45,11 @@ use crate::settings::Settings;
 use child::Child;
 #[cfg(target_os = "linux")]
 pub(crate) use estate::check_estate;
+pub use evidence::Evidence;
+pub use health::{Check, Health, HealthStatus};
 pub use output::WorkerOutput;
 use phalanx_core::cluster::Event as Wish;
+use phalanx_core::heartbeat::{Rules as Heartbeat, STALL};
 use phalanx_core::spec::{MAX_WORKERS, Spec};
 use phalanx_core::wire::{DEFAULT_MAX_LINE, Frame, Metrics, Note};
 use phalanx_core::worker::{Exit, SlotId, WorkerId};
@@ -84,6 +90,17 @@ pub struct Options {
     pub waiting: usize,
     /// How long a connection must have been idle, so that a worker that drains without knowing of it may be ended.
     pub drain_idle: Duration,
+    /// When a worker on a channel hangs: it is sent SIGTERM, then SIGKILL, and is replaced at once. Only one that answered a
+    /// ping before is held to it, and none that the application forked itself. `None`: never.
+    pub heartbeat: Option<Heartbeat>,
+    /// How long a worker without a channel may take none of the connections in its queue, use no CPU time and open or
+    /// close no socket, until it hangs. `None`: for ever.
+    pub stall: Option<Duration>,
+    /// What workers are checked with. `None`: they are not.
+    pub health: Option<Health>,
+    /// How long a worker that was told to leave may go on as long as it has upgraded connections (WebSocket); `None`:
+    /// as long as it likes. Less than the grace time means nothing.
+    pub grace_upgraded: Option<Duration>,
     /// The longest message on a channel, in bytes.
     pub max_message: usize,
 }
@@ -101,6 +118,10 @@ impl Default for Options {
             window: 1,
             waiting: 1024,
             drain_idle: Duration::from_secs(5),
+            heartbeat: Some(Heartbeat::default()),
+            stall: Some(STALL),
+            health: None,
+            grace_upgraded: Some(Duration::from_secs(3600)),
             max_message: DEFAULT_MAX_LINE,
         }
     }
@@ -179,6 +200,8 @@ pub struct WorkerStatus {
     pub age: Duration,
     /// The reload it belongs to; 0 before the first.
     pub generation: u64,
+    /// How it does in its checks, if there was one.
+    pub health: Option<HealthStatus>,
 }
 
 /// Where a worker is in its life.
@@ -231,7 +254,8 @@ impl Primary {
     /// ```
     ///
     /// # Errors
-    /// More than [`MAX_WORKERS`] workers, or [`Error::Permissions`]: this primary cannot start workers with those rights.
+    /// More than [`MAX_WORKERS`] workers, or checks that cannot reach them; or
+    /// [`Error::Permissions`]: this primary cannot start workers with those rights.
     ///
     /// # Panics
     /// Outside of a tokio runtime with I/O and time.
@@ -248,6 +272,9 @@ impl Primary {
     pub(crate) fn start_waiting(options: Options) -> Result<Self> {
         if options.spec.workers > MAX_WORKERS {
             return Err(Error::WorkerCount(options.spec.workers));
+        }
+        if let Some(health) = &options.health {
+            health.is_possible(&options.settings)?;
         }
         match permissions::check(&options.settings) {
             Ok(words) => words.into_iter().for_each(|words| tracing::info!("workers: {words}")),
@@ -444,6 +471,7 @@ struct Inner {
     child: Child,
     channel: Sender,
     connected: AtomicBool,
+    ear: liveness::Ear,
     exit: watch::Sender<Option<Exit>>,
     exited_after_disconnect: AtomicU8,
     inspector: Option<SocketAddr>,

@@ -53,6 +53,10 @@ impl Shell {
                     self.pong(now, worker, Runtime::Deno);
                 }
             }
+            Frame::Note(Note::Upgraded { count }) => {
+                let grace = self.options.grace_upgraded;
+                self.core.observe(now, CoreEvent::Upgraded { worker, count, grace });
+            }
             Frame::Note(Note::Serves) => self.came_up(now, CoreEvent::Listening { worker }, worker),
             Frame::Socket(_)
             | Frame::Handle(_)
@@ -115,6 +119,7 @@ impl Shell {
                 "worker {worker} in slot {slot} is ready: process {pid}, after {after:.1?}{inspector}"
             );
             self.sign_of_life(now, worker);
+            self.begin_life(now, worker);
         }
     }
 

@@ -3,14 +3,18 @@
 use super::WorkerHandle;
 use super::child::Paused;
 use super::dispatch::Parked;
+use super::evidence::Evidence;
+use super::health::Checked;
 #[cfg(target_os = "linux")]
 use super::intercept::Question;
+use super::liveness::Life;
 use super::ports::Place;
 use crate::channel::{Incoming, Receiver, Sender};
 use crate::event::Event;
 use crate::message::{Handle, Message};
 use crate::settings::{Intercept, Knows};
 use phalanx_core::drain::Drain;
+use phalanx_core::heartbeat::Activity;
 use phalanx_core::time::Time;
 use phalanx_core::wire::{Act, Dialect, Frame, Handle as HandleFrame, Note};
 use phalanx_core::worker::{Exit, WorkerId};
@@ -56,6 +60,12 @@ pub(super) enum Fact {
     Proves(WorkerId, Option<u32>),
     /// A worker has had time to listen on all of its ports.
     Settled(WorkerId),
+    /// What was seen of a worker whose queue does not move.
+    Stands(WorkerId, Activity),
+    /// What was seen of a worker that is to be ended.
+    Condemned(WorkerId, Arc<Evidence>),
+    /// A check of a worker is over.
+    Checked(WorkerId, Checked),
     /// A connection was accepted on a port.
     Accepted(String, Parked),
     /// An exception of a worker's that its program did not catch.
@@ -150,6 +160,8 @@ pub(super) struct Record {
     /// How often it has to give a sign of life, and when it last did, once it has to.
     pub(super) watchdog: Option<Duration>,
     pub(super) last_sign: Option<Time>,
+    /// Whether it is alive.
+    pub(super) life: Life,
     /// What it asked for by systemd's protocol and is not done.
     pub(super) refused: BTreeSet<String>,
     /// Since when, and how often, it has been in the log with something that it says of itself.
@@ -202,6 +214,7 @@ impl Record {
             said_ports: false,
             watchdog: None,
             last_sign: None,
+            life: Life::new(now),
             refused: BTreeSet::new(),
             said: (now, 0),
             _notifications: JoinSet::new(),
@@ -254,12 +267,16 @@ pub(super) async fn listen_to(
             Err(broken) => break Some(broken.to_string()),
             Ok(Some(incoming)) => incoming,
         };
+        let ear = &worker.inner.ear;
+        ear.hear();
         if let (Frame::User(_) | Frame::Handle(_), Some(done)) = (&frame, behind.take()) {
             let _ = done.await;
         }
         match frame {
-            Frame::User(text) => told(&worker, Message::new(text, None)).await,
-            Frame::Handle(HandleFrame { message, .. }) => handle_from(&worker, *message, fd).await,
+            Frame::User(text) => ear.while_waiting(told(&worker, Message::new(text, None))).await,
+            Frame::Handle(HandleFrame { message, .. }) => {
+                ear.while_waiting(handle_from(&worker, *message, fd)).await;
+            }
             Frame::Note(Note::Report { id, mut metrics }) => {
                 // Whatever it says, it is kept.
                 metrics.latency.truncate(MAX_BUCKETS);
@@ -270,7 +287,7 @@ pub(super) async fn listen_to(
                 let fact =
                     Fact::Uncaught(id, format!("{}: {}", what.name, what.message), what.caught);
                 let event = Event::Uncaught(worker.clone(), Arc::new(what));
-                worker.inner.audience.tell_sized(event, size).await;
+                ear.while_waiting(worker.inner.audience.tell_sized(event, size)).await;
                 if facts.send(fact).await.is_err() {
                     return;
                 }

@@ -6,6 +6,7 @@
 use super::dispatch::Handover;
 #[cfg(target_os = "linux")]
 use super::keeping::Keeping;
+use super::liveness::Liveness;
 use super::ports::Port;
 use super::record::{Fact, Record, Runtime, Trouble};
 use super::rescue::Sampling;
@@ -63,6 +64,7 @@ pub(super) struct Shell {
     reloading: Vec<oneshot::Sender<Result<Reloaded>>>,
     retry: Option<Time>,
     pub(super) sampling: Sampling,
+    pub(super) liveness: Liveness,
     /// A port may have lost its last worker.
     pub(super) idle_ports: bool,
     failed_start: Option<Over>,
@@ -113,6 +115,7 @@ impl Shell {
             reloading: Vec::new(),
             retry: None,
             sampling: Sampling::default(),
+            liveness: Liveness::default(),
             // What was opened before any worker is looked at when all are there.
             idle_ports: true,
             failed_start: None,
@@ -152,7 +155,7 @@ impl Shell {
             let wakes = [
                 self.core.wake(),
                 self.retry,
-                self.next_silence(),
+                self.next_look(),
                 self.kept_again(),
                 self.stops_at(),
             ];
@@ -223,7 +226,7 @@ impl Shell {
             self.recall_overdue(now);
             self.pump_all(now);
         }
-        self.check_silence(now);
+        self.look_after(now);
     }
 
     /// Offers every connection that waits.
@@ -329,6 +332,9 @@ impl Shell {
             Fact::Proves(worker, held) => self.proves(now, worker, held),
             Fact::Settled(worker) => self.settled(now, worker),
             Fact::Alive(worker) => self.alive(now, worker),
+            Fact::Stands(worker, seen) => self.stood(now, worker, seen),
+            Fact::Condemned(worker, evidence) => self.condemned(now, worker, &evidence),
+            Fact::Checked(worker, checked) => self.checked(now, worker, checked),
             Fact::Lingered(worker) => {
                 if let Some(record) = self.workers.get_mut(&worker).filter(|r| !r.closed) {
                     record.closed = true;
@@ -570,8 +576,13 @@ impl Shell {
         }
         let seq = self.next_seq();
         if let Some(record) = self.workers.get(&worker) {
-            let grace = self.options.spec.grace.and_then(|g| u64::try_from(g.as_millis()).ok());
-            record.channel.push(&Frame::Note(Note::Leave { grace }));
+            let millis =
+                |time: Option<Duration>| time.and_then(|t| u64::try_from(t.as_millis()).ok());
+            let grace = millis(self.options.spec.grace);
+            // When all stop, nobody waits longer.
+            let stopping = self.core.is_stopping();
+            let upgraded = if stopping { grace } else { millis(self.options.grace_upgraded) };
+            record.channel.push(&Frame::Note(Note::Leave { grace, upgraded }));
             let frame = ClusterFrame { seq: Some(seq), ack: None, act: Act::Disconnect };
             record.channel.push(&Frame::Cluster(frame));
         }
@@ -640,6 +651,7 @@ impl Shell {
                 .get(&worker.id)
                 .map_or(Duration::ZERO, |r| r.handle.inner.started.elapsed()),
             generation: worker.generation,
+            health: self.workers.get(&worker.id).and_then(|r| r.life.checkup.status.clone()),
         });
         Status {
             workers: workers.collect(),
