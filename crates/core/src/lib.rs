@@ -6,6 +6,7 @@
 //! * [`cluster`]: what is wanted against what is; restart, scale, reload, stop.
 //! * [`steering`]: weights of slots to the kernel's program that dispatches connections.
 //! * [`balance`]: which worker gets the next connection, where the primary accepts.
+//! * [`limits`], [`scaling`], [`ends`]: who has too much, how many there should be, why one ended.
 //! * [`rescue`]: whether a slot's queue stands still.
 //! * [`wire`]: Node's channel protocol, bytes to frames and back.
 #![no_std]
@@ -17,10 +18,13 @@ extern crate std;
 pub mod balance;
 pub mod cluster;
 pub mod drain;
+pub mod ends;
+pub mod limits;
 pub mod notify;
 pub mod report;
 pub mod rescue;
 pub mod restart;
+pub mod scaling;
 pub mod spec;
 pub mod steering;
 pub mod time;
