@@ -41,7 +41,11 @@ impl Failure {
 
     const fn code(&self) -> u8 {
         match self.error {
-            Error::WorkerCount(_) | Error::PortBase(..) | Error::Policy(_) | Error::Address(_) => 2,
+            Error::WorkerCount(_)
+            | Error::PortBase(..)
+            | Error::Policy(_)
+            | Error::Address(_)
+            | Error::Setting(_) => 2,
             Error::Start { .. } | Error::Program { .. } | Error::NotStarted(_) => 3,
             Error::NeverReady(_) => 4,
             Error::Listen { .. } => 5,

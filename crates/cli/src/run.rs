@@ -13,6 +13,10 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
     // There is one, or clap would have said so.
     let program = words.next().unwrap_or_default();
     let args: Vec<OsString> = words.collect();
+    let (limits, scaling) = (options.limits.limits()?, options.limits.scaling()?);
+    let instances = options.limits.first(options.instances)?;
+    // Slots are given to as many as there may be.
+    let most = scaling.as_ref().map_or(instances, |scaling| scaling.max);
     let name = options.name.clone().unwrap_or_else(|| title(&program, &args));
     let mut settings = settings(&program, args, &options)?;
     if !options.listen.is_empty() {
@@ -23,23 +27,27 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
     settings.watchdog = options.watchdog;
     settings.port_base = options.port_base;
     if let Some(base) = options.port_base
-        && usize::from(u16::MAX - base) + 1 < options.instances
+        && usize::from(u16::MAX - base) + 1 < most
     {
-        return Err(Error::PortBase(base, options.instances).into());
+        return Err(Error::PortBase(base, most).into());
     }
-    let (output, _last_words) = output::piped(&name, options.instances, &mut settings).unzip();
-    tracing::info!(%name, workers = options.instances, pid = std::process::id(), "primary");
+    let (output, _last_words) = output::piped(&name, most, &mut settings).unzip();
+    tracing::info!(%name, workers = instances, pid = std::process::id(), "primary");
     // As long as it likes.
     let limit = |time: Duration| Some(time).filter(|time| !time.is_zero());
     let mut cluster = Cluster::new()
-        .workers(options.instances)
+        .workers(instances)
         .settings(settings)
         .balance(options.balance)
         .ready(options.ready)
         .start_timeout(limit(options.start_timeout))
         .grace(limit(options.grace))
         .drain_idle(options.drain_idle)
+        .limits(limits)
         .primary(phalanx::relay);
+    if let Some(scaling) = scaling {
+        cluster = cluster.scaling(scaling);
+    }
     if let Some(output) = output {
         cluster = cluster.primary(move |primary| output.show(primary));
     }

@@ -307,7 +307,7 @@ fn at_least(has: u64, limit: u64, times: f64) -> bool {
     has as f64 >= limit as f64 * times
 }
 
-/// Each bit of the result depends on each of the seed: the finaliser of MurmurHash3.
+/// Each bit of the result depends on each of the seed: the finaliser of `MurmurHash3`.
 const fn mix(mut x: u64) -> u64 {
     x = (x ^ x >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
     x = (x ^ x >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
@@ -338,8 +338,8 @@ impl core::fmt::Display for Size {
         };
         match self.0 {
             0..1024 => write!(f, "{} bytes", self.0),
-            0..0x10_0000 => whole(1 << 10, "KB", f),
-            0..0x4000_0000 => whole(1 << 20, "MB", f),
+            1024..0x10_0000 => whole(1 << 10, "KB", f),
+            0x10_0000..0x4000_0000 => whole(1 << 20, "MB", f),
             _ => whole(1 << 30, "GB", f),
         }
     }

@@ -4,6 +4,7 @@ use crate::address::Address;
 use crate::fan::FanReceiver;
 use crate::message::Message;
 use crate::primary::WorkerHandle;
+use phalanx_core::ends::EndRecord;
 use phalanx_core::report::Report;
 use phalanx_core::wire::Uncaught;
 use phalanx_core::worker::Exit;
@@ -31,6 +32,8 @@ pub enum Event {
     Error(WorkerHandle, Arc<str>),
     /// A Node worker's program did not catch an exception; it probably dies of it.
     Uncaught(WorkerHandle, Arc<Uncaught>),
+    /// Why a worker ended, with all that is known of its life: a moment after [`Event::Exit`].
+    Ended(Arc<EndRecord>),
     /// What the guard did and why: restarts, reloads, time-outs.
     Report(Report),
 }
@@ -48,7 +51,7 @@ impl Event {
             | Self::Exit(worker, _)
             | Self::Error(worker, _)
             | Self::Uncaught(worker, _) => Some(worker),
-            Self::Setup | Self::Report(_) => None,
+            Self::Setup | Self::Ended(_) | Self::Report(_) => None,
         }
     }
 }

@@ -174,7 +174,7 @@ proptest! {
     ) {
         let rules = Scaling { step, ..rules(min, min + more) };
         let seconds = loads.len() as u64;
-        let run = run(&rules, seconds, min, |s| loads[s as usize]);
+        let run = run(&rules, seconds, min, |s| loads.iter().copied().nth(usize::try_from(s).unwrap()).unwrap());
         for two in run.changes.windows(2) {
             let pause = two[1].0 - two[0].0;
             prop_assert!(pause >= 5, "{:?}", run.changes);

@@ -5,7 +5,7 @@ use super::query::query_for;
 use super::record::{Fact, Record, Runtime, listen_to, reap};
 use super::shell::Shell;
 use super::systemd::{self, Notifications};
-use super::{Inner, WorkerHandle, lock, spawn};
+use super::{Inner, WorkerHandle, lock, spawn, why};
 use crate::channel;
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -49,7 +49,9 @@ impl Shell {
         });
         let now = self.now();
         match forked {
-            Ok(((sender, receiver), spawned)) => {
+            Ok(((sender, receiver), mut spawned)) => {
+                let (stdout, out) = why::capture(spawned.stdout.take());
+                let (stderr, err) = why::capture(spawned.stderr.take());
                 #[cfg(target_os = "linux")]
                 self.hear_binds(worker, &settings, spawned.listener);
                 let pid = spawned.child.pid();
@@ -65,8 +67,8 @@ impl Shell {
                     inspector: spawned.inspector,
                     asked: AtomicU64::new(0),
                     metrics: watch::Sender::default(),
-                    stdout: Mutex::new(spawned.stdout),
-                    stderr: Mutex::new(spawned.stderr),
+                    stdout: Mutex::new(stdout),
+                    stderr: Mutex::new(stderr),
                     wishes: self.wishes.clone(),
                     audience: self.audience.clone(),
                 };
@@ -95,7 +97,7 @@ impl Shell {
                     paused: None,
                     channel_fd: spawned.channel_fd,
                     knows: settings.knows,
-                    intercept: settings.intercept,
+                    intercept: settings.intercept.clone(),
                     drain: None,
                     proves_since: None,
                     said_ports: false,
@@ -108,6 +110,7 @@ impl Shell {
                     closed: false,
                 };
                 self.workers.insert(worker, record);
+                self.begin_life(now, &handle, &settings, (out, err));
                 self.core.observe(now, CoreEvent::Forked { worker, pid });
                 self.later(SLOW, Fact::Slow(worker));
                 if settings.knows != Knows::Channel {

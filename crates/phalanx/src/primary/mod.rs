@@ -8,16 +8,20 @@ mod dispatch;
 mod forking;
 #[cfg(target_os = "linux")]
 mod intercept;
+mod limits;
 mod mute;
 mod ports;
 mod query;
 mod recall;
 mod record;
 mod rescue;
+mod scaling;
 mod shell;
 mod shut;
 mod spawn;
 mod systemd;
+mod usage;
+mod why;
 
 use crate::address::Address;
 use crate::channel::Sender;
@@ -29,6 +33,9 @@ use crate::policy::{Balance, Policy};
 use crate::settings::Settings;
 use child::Child;
 use phalanx_core::cluster::Event as Wish;
+use phalanx_core::ends::{EndRecord, Ends};
+use phalanx_core::limits::Limits;
+use phalanx_core::scaling::Scaling;
 use phalanx_core::spec::{MAX_WORKERS, Spec};
 use phalanx_core::wire::{DEFAULT_MAX_LINE, Frame, Metrics, Note};
 use phalanx_core::worker::{Exit, SlotId, WorkerId};
@@ -66,6 +73,10 @@ pub struct Options {
     pub drain_idle: Duration,
     /// The longest message on a channel, in bytes.
     pub max_message: usize,
+    /// What a worker may have before it is replaced or killed.
+    pub limits: Limits,
+    /// The rules by which the number of workers follows the load; `None`: it does not.
+    pub scaling: Option<Scaling>,
 }
 
 impl Default for Options {
@@ -82,6 +93,8 @@ impl Default for Options {
             waiting: 1024,
             drain_idle: Duration::from_secs(5),
             max_message: DEFAULT_MAX_LINE,
+            limits: Limits::default(),
+            scaling: None,
         }
     }
 }
@@ -96,6 +109,7 @@ pub struct Primary {
     audience: Fan<Event>,
     settings: Arc<Mutex<Settings>>,
     over: watch::Receiver<Option<Over>>,
+    ends: Arc<Mutex<Ends>>,
 }
 
 /// How it ended.
@@ -114,6 +128,9 @@ pub(crate) enum Command {
     Reload(oneshot::Sender<Result<Reloaded>>),
     Open(Address, Option<Policy>, oneshot::Sender<Result<Address>>),
     Status(oneshot::Sender<Status>),
+    Scale(usize),
+    ScaleAuto,
+    Signal(f64),
     Setup,
 }
 
@@ -154,6 +171,16 @@ pub struct WorkerStatus {
     pub age: Duration,
     /// The reload it belongs to; 0 before the first.
     pub generation: u64,
+    /// Bytes of memory, its children included; what they share is counted once, if that is cheap to know.
+    pub memory: Option<u64>,
+    /// The part of one processor that it uses, its children included; above 1 with several threads.
+    pub cpu: Option<f32>,
+    /// Threads, its children's included.
+    pub threads: Option<u32>,
+    /// Descriptors that its process has open.
+    pub descriptors: Option<u32>,
+    /// Workers that its slot had before it.
+    pub restarts: u32,
 }
 
 /// Where a worker is in its life.
@@ -206,7 +233,8 @@ impl Primary {
     /// ```
     ///
     /// # Errors
-    /// More than [`MAX_WORKERS`] workers.
+    /// More than [`MAX_WORKERS`] workers, or [`Error::Setting`]: limits or rules of scaling that contradict each other
+    /// or cannot be kept here.
     ///
     /// # Panics
     /// Outside of a tokio runtime with I/O and time.
@@ -214,6 +242,8 @@ impl Primary {
         if options.spec.workers > MAX_WORKERS {
             return Err(Error::WorkerCount(options.spec.workers));
         }
+        limits::check(&options)?;
+        let cgroups = limits::open_cgroups(&options.limits)?;
         spawn::note_this_program();
         spawn::raise_descriptor_limit();
         let (wishes, commands) = mpsc::unbounded_channel();
@@ -223,8 +253,10 @@ impl Primary {
             audience: Fan::default(),
             settings: Arc::new(Mutex::new(options.settings.clone())),
             over: watch,
+            ends: Arc::default(),
         };
-        let shell = shell::Shell::new(options, &primary, wishes.downgrade());
+        let mut shell = shell::Shell::new(options, &primary, wishes.downgrade());
+        shell.upkeep.cgroups = cgroups;
         tokio::spawn(shell.run(commands, over));
         Ok(primary)
     }
@@ -291,7 +323,8 @@ impl Primary {
         opened.await.map_err(|_| Error::Stopping)?
     }
 
-    /// Keeps so many guarded workers from now on.
+    /// Keeps so many guarded workers from now on. Where their number follows the load ([`Options::scaling`]), it
+    /// does not any more, until [`Primary::scale_auto`].
     ///
     /// # Errors
     /// None or more than [`MAX_WORKERS`].
@@ -299,7 +332,53 @@ impl Primary {
         if workers == 0 || workers > MAX_WORKERS {
             return Err(Error::WorkerCount(workers));
         }
+        self.command(Command::Scale(workers))
+    }
+
+    /// The number of workers to begin with; the load may change it.
+    pub(crate) fn begin(&self, workers: usize) -> Result<()> {
         self.command(Command::Wish(Wish::Scale { workers }))
+    }
+
+    /// Lets the load decide again how many workers there are, after [`Primary::scale`].
+    ///
+    /// # Errors
+    /// The cluster has stopped.
+    pub fn scale_auto(&self) -> Result<()> {
+        self.command(Command::ScaleAuto)
+    }
+
+    /// What [`Signal::Custom`](crate::scaling::Signal::Custom) is now, for each worker on average. It counts for ten
+    /// seconds; without a newer one nothing is changed then.
+    ///
+    /// ```no_run
+    /// # async fn jobs_per_worker() -> f64 { 0.0 }
+    /// # async fn f(primary: phalanx::Primary) -> phalanx::Result<()> {
+    /// loop {
+    ///     primary.scaling_signal(jobs_per_worker().await)?;
+    ///     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The cluster has stopped.
+    pub fn scaling_signal(&self, value: f64) -> Result<()> {
+        self.command(Command::Signal(value))
+    }
+
+    /// Why the last workers ended, oldest first; at most a hundred. They are kept when the cluster has stopped, too.
+    ///
+    /// ```no_run
+    /// # fn f(primary: &phalanx::Primary) {
+    /// if let Some(last) = primary.ends().last() {
+    ///     println!("{last}");
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn ends(&self) -> Vec<EndRecord> {
+        lock(&self.ends).iter().map(|record| EndRecord::clone(record)).collect()
     }
 
     /// Replaces every guarded worker, one after the other: a new one listens before the old one is

@@ -53,6 +53,9 @@ impl Shell {
                     self.pong(now, worker, Runtime::Deno);
                 }
             }
+            Frame::Note(Note::Counts { accepted, open, lag }) => {
+                self.counted(worker, accepted, open, lag);
+            }
             Frame::Note(Note::Serves) => self.came_up(now, CoreEvent::Listening { worker }, worker),
             Frame::Socket(_)
             | Frame::Handle(_)
@@ -115,6 +118,7 @@ impl Shell {
                 "worker {worker} in slot {slot} is ready: process {pid}, after {after:.1?}{inspector}"
             );
             self.sign_of_life(now, worker);
+            self.ready_in_life(worker);
         }
     }
 
