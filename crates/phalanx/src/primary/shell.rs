@@ -24,7 +24,7 @@ use phalanx_core::report::Report;
 use phalanx_core::scaling::Scaler;
 use phalanx_core::time::Time;
 use phalanx_core::wire::{Act, Cluster as ClusterFrame, Frame, Note};
-use phalanx_core::worker::{End, Exit, Phase, WorkerId};
+use phalanx_core::worker::{End, Exit, Leave, Phase, WorkerId};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::sync::atomic::Ordering;
@@ -534,6 +534,11 @@ impl Shell {
 
     pub(super) fn report(&mut self, report: Report) {
         match &report {
+            // What is over its limit was said, with numbers.
+            Report::Replacing { why: Leave::Memory | Leave::Age | Leave::Connections, .. } => {
+                tracing::debug!("{report}");
+            }
+            Report::OverLimit { over } if over.why != Leave::Memory => tracing::info!("{report}"),
             Report::Ended { asked: Some(_), .. }
             | Report::ReloadBegun { .. }
             | Report::ReloadDone { .. }
