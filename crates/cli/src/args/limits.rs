@@ -11,16 +11,16 @@ use std::time::Duration;
 #[command(next_help_heading = "Limits and scaling")]
 pub(crate) struct LimitArgs {
     /// Replace a worker, without losing a request, when it and its children have more memory: 150M, 1G
-    #[arg(long, visible_alias = "max-memory-restart", value_name = "SIZE", value_parser = size)]
+    #[arg(long, visible_alias = "max-memory-restart", value_name = "SIZE", value_parser = size, allow_hyphen_values = true)]
     max_memory: Option<u64>,
     /// Kill a worker at once that has more memory; the kernel does it where a control group is delegated
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true)]
     hard_memory: Option<u64>,
     /// Replace a worker that gets older
     #[arg(long, value_name = "TIME", value_parser = super::time)]
     max_age: Option<Duration>,
     /// Replace a worker that has accepted so many connections (Node, and programs that know phalanx)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     max_connections: Option<u64>,
     /// A worker's share of busy processors, 1 to 10000; other programs have 100. Needs a delegated control group
     #[arg(long, value_name = "WEIGHT")]
