@@ -425,7 +425,7 @@ impl Shell {
         handle.inner.channel.close();
         handle.inner.exit.send_replace(Some(exit));
         self.audience.tell(&Event::Exit(handle, exit));
-        self.write_down(worker, open);
+        self.buried(worker, open);
     }
 
     /// A worker serves no more: its slots are steered around and emptied, its connections go on.

@@ -51,6 +51,8 @@ pub(super) struct Life {
     pub(super) detail: Option<String>,
     out_of_memory: bool,
     end: Option<(Exit, Option<Leave>)>,
+    /// Both its process and its channel are gone: connections that it had then.
+    buried: Option<u32>,
     stdout: Option<Captured>,
     stderr: Option<Captured>,
 }
@@ -135,6 +137,7 @@ impl Shell {
             detail: None,
             out_of_memory: false,
             end: None,
+            buried: None,
             stdout,
             stderr,
         };
@@ -176,6 +179,7 @@ impl Shell {
         if let Some(life) = self.upkeep.lives.get_mut(&worker) {
             life.end = Some((exit, asked));
         }
+        self.write_down(worker);
     }
 
     /// A worker could not be started: that is an end, too.
@@ -200,11 +204,21 @@ impl Shell {
         });
     }
 
-    /// All is known of a worker that is gone: it is written down, when its last words were heard.
-    pub(super) fn write_down(&mut self, worker: WorkerId, open: u32) {
+    /// A worker is gone.
+    pub(super) fn buried(&mut self, worker: WorkerId, open: u32) {
         if let Some(cgroups) = &mut self.upkeep.cgroups {
             cgroups.remove(worker);
         }
+        if let Some(life) = self.upkeep.lives.get_mut(&worker) {
+            life.buried = Some(open);
+        }
+        self.write_down(worker);
+    }
+
+    /// When all is known of a worker that is gone, it is written down, with its last words.
+    fn write_down(&mut self, worker: WorkerId) {
+        let whole = |life: &Life| life.end.is_some().then_some(life.buried).flatten();
+        let Some(open) = self.upkeep.lives.get(&worker).and_then(whole) else { return };
         let Some(life) = self.upkeep.lives.remove(&worker) else { return };
         let streams = [life.stdout.clone(), life.stderr.clone()];
         let record = life.record(worker, open);
