@@ -33,7 +33,7 @@ use crate::policy::{Balance, Policy};
 use crate::settings::Settings;
 use child::Child;
 use phalanx_core::cluster::Event as Wish;
-use phalanx_core::ends::{EndRecord, Ends};
+use phalanx_core::ends::Ends;
 use phalanx_core::limits::Limits;
 use phalanx_core::scaling::Scaling;
 use phalanx_core::spec::{MAX_WORKERS, Spec};
@@ -333,52 +333,6 @@ impl Primary {
             return Err(Error::WorkerCount(workers));
         }
         self.command(Command::Scale(workers))
-    }
-
-    /// The number of workers to begin with; the load may change it.
-    pub(crate) fn begin(&self, workers: usize) -> Result<()> {
-        self.command(Command::Wish(Wish::Scale { workers }))
-    }
-
-    /// Lets the load decide again how many workers there are, after [`Primary::scale`].
-    ///
-    /// # Errors
-    /// The cluster has stopped.
-    pub fn scale_auto(&self) -> Result<()> {
-        self.command(Command::ScaleAuto)
-    }
-
-    /// What [`Signal::Custom`](crate::scaling::Signal::Custom) is now, for each worker on average. It counts for ten
-    /// seconds; without a newer one nothing is changed then.
-    ///
-    /// ```no_run
-    /// # async fn jobs_per_worker() -> f64 { 0.0 }
-    /// # async fn f(primary: phalanx::Primary) -> phalanx::Result<()> {
-    /// loop {
-    ///     primary.scaling_signal(jobs_per_worker().await)?;
-    ///     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-    /// }
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// The cluster has stopped.
-    pub fn scaling_signal(&self, value: f64) -> Result<()> {
-        self.command(Command::Signal(value))
-    }
-
-    /// Why the last workers ended, oldest first; at most a hundred. They are kept when the cluster has stopped, too.
-    ///
-    /// ```no_run
-    /// # fn f(primary: &phalanx::Primary) {
-    /// if let Some(last) = primary.ends().last() {
-    ///     println!("{last}");
-    /// }
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn ends(&self) -> Vec<EndRecord> {
-        lock(&self.ends).iter().map(|record| EndRecord::clone(record)).collect()
     }
 
     /// Replaces every guarded worker, one after the other: a new one listens before the old one is

@@ -3,6 +3,8 @@
 use super::ports::Sockets;
 use super::shell::Shell;
 use super::usage::FOR_SCALING;
+use super::{Command, Primary};
+use crate::error::Result;
 use crate::sys;
 use phalanx_core::cluster::Event as CoreEvent;
 use phalanx_core::report::Report;
@@ -13,6 +15,40 @@ use std::time::Duration;
 
 /// An application's own signal counts for so long.
 const SIGNAL_LASTS: Duration = Duration::from_secs(10);
+
+impl Primary {
+    /// The number of workers to begin with; the load may change it.
+    pub(crate) fn begin(&self, workers: usize) -> Result<()> {
+        self.command(Command::Wish(CoreEvent::Scale { workers }))
+    }
+
+    /// Lets the load decide again how many workers there are, after [`Primary::scale`].
+    ///
+    /// # Errors
+    /// The cluster has stopped.
+    pub fn scale_auto(&self) -> Result<()> {
+        self.command(Command::ScaleAuto)
+    }
+
+    /// What [`Signal::Custom`](crate::scaling::Signal::Custom) is now, for each worker on average. It counts for ten
+    /// seconds; without a newer one nothing is changed then.
+    ///
+    /// ```no_run
+    /// # async fn jobs_per_worker() -> f64 { 0.0 }
+    /// # async fn f(primary: phalanx::Primary) -> phalanx::Result<()> {
+    /// loop {
+    ///     primary.scaling_signal(jobs_per_worker().await)?;
+    ///     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The cluster has stopped.
+    pub fn scaling_signal(&self, value: f64) -> Result<()> {
+        self.command(Command::Signal(value))
+    }
+}
 
 impl Shell {
     /// Somebody says how many workers there shall be.

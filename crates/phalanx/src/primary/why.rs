@@ -3,7 +3,7 @@
 use super::record::Fact;
 use super::shell::Shell;
 use super::usage::{Usage, wall};
-use super::{WorkerHandle, lock};
+use super::{Primary, WorkerHandle, lock};
 use crate::event::Event;
 use crate::settings::Settings;
 use phalanx_core::cluster::Event as CoreEvent;
@@ -105,6 +105,22 @@ pub(super) fn capture<S: From<OwnedFd> + Into<OwnedFd>>(
             tracing::debug!("a worker's last words cannot be kept: {error}");
             (Some(fd.into()), None)
         }
+    }
+}
+
+impl Primary {
+    /// Why the last workers ended, oldest first; at most a hundred. They are kept when the cluster has stopped, too.
+    ///
+    /// ```no_run
+    /// # fn f(primary: &phalanx::Primary) {
+    /// if let Some(last) = primary.ends().last() {
+    ///     println!("{last}");
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn ends(&self) -> Vec<EndRecord> {
+        lock(&self.ends).iter().map(|record| EndRecord::clone(record)).collect()
     }
 }
 
