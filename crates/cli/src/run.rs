@@ -8,6 +8,8 @@ use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
 pub(crate) fn run(options: Run) -> Result<(), Failure> {
+    // As the first process of a container it has to reap strangers: that is what keepers do.
+    phalanx::keep(options.keeper || std::process::id() == 1)?;
     let _rest = log::to_stderr();
     let mut words = options.program.iter().chain(&options.args).cloned();
     // There is one, or clap would have said so.

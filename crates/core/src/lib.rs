@@ -7,6 +7,7 @@
 //! * [`steering`]: weights of slots to the kernel's program that dispatches connections.
 //! * [`balance`]: which worker gets the next connection, where the primary accepts.
 //! * [`limits`], [`scaling`], [`ends`]: who has too much, how many there should be, why one ended.
+//! * [`keeper`]: what follows the end of a primary.
 //! * [`rescue`]: whether a slot's queue stands still.
 //! * [`wire`]: Node's channel protocol, bytes to frames and back.
 #![no_std]
@@ -19,6 +20,7 @@ pub mod balance;
 pub mod cluster;
 pub mod drain;
 pub mod ends;
+pub mod keeper;
 pub mod limits;
 pub mod notify;
 pub mod report;

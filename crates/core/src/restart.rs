@@ -1,6 +1,7 @@
 //! How long to wait before a slot gets another worker.
 
 use core::time::Duration;
+use serde::{Deserialize, Serialize};
 
 /// The restart rule of a slot.
 ///
@@ -10,7 +11,7 @@ use core::time::Duration;
 ///
 /// Restraint must not become an outage: while no worker is left at all, a slot whose last worker did serve waits
 /// no longer than [`base`](Self::base).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Restart {
     /// Whether ended workers are replaced at all.
     pub enabled: bool,

@@ -2,13 +2,14 @@
 
 use crate::restart::Restart;
 use core::time::Duration;
+use serde::{Deserialize, Serialize};
 
 /// The most workers (and slots) a cluster may have: the kernel's steering program and the tables
 /// are bounded by it.
 pub const MAX_WORKERS: usize = 512;
 
 /// When a new worker counts as ready to serve.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReadyWhen {
     /// It said that it listens.
     #[default]
@@ -20,7 +21,7 @@ pub enum ReadyWhen {
 }
 
 /// The rules of a cluster.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spec {
     /// How many workers are kept running. 0: only those that are forked one by one.
     pub workers: usize,

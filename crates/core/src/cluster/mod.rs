@@ -8,6 +8,7 @@
 //! a clock, and nothing in here waits.
 
 mod event;
+mod inherit;
 mod plan;
 #[cfg(test)]
 mod timeline;
@@ -21,13 +22,14 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::time::Duration;
 pub use event::{Action, Event};
+use serde::{Deserialize, Serialize};
 
 /// A worker that leaves of its own will after less than this is counted as a crash: nobody wants a loop of
 /// processes that come only to leave.
 const POLITE: Duration = Duration::from_secs(1);
 
 /// What a slot remembers between its workers.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Slot {
     /// Crashes in a row.
     crashes: u32,
@@ -43,13 +45,13 @@ struct Slot {
 }
 
 /// A rolling reload that is going on.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Reload {
     begun: Time,
     replaced: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Mode {
     Running,
     Stopping,
@@ -67,8 +69,10 @@ enum Mode {
 /// assert!(matches!(actions[..], [Action::Fork { .. }, Action::Fork { .. }]));
 /// assert!(cluster.plan(Time::ZERO).is_empty(), "what was asked for is not asked for twice");
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Cluster {
+    /// The next primary has its own.
+    #[serde(skip)]
     spec: Spec,
     mode: Mode,
     /// The slots that are to have a worker.
@@ -83,6 +87,8 @@ pub struct Cluster {
     failed_start: bool,
     /// How the last worker ended that did not come up, where none is replaced.
     last_end: Option<End>,
+    /// Decided, and to be given out with the next plan: nothing of it outlives its primary.
+    #[serde(skip)]
     outbox: Vec<Action>,
 }
 

@@ -18,7 +18,7 @@ const SIGNAL_LASTS: Duration = Duration::from_secs(10);
 
 impl Primary {
     /// The number of workers to begin with; the load may change it.
-    pub(crate) fn begin(&self, workers: usize) -> Result<()> {
+    pub(crate) fn begin_with(&self, workers: usize) -> Result<()> {
         self.command(Command::Wish(CoreEvent::Scale { workers }))
     }
 
@@ -127,7 +127,7 @@ impl Shell {
                 mean(lives().filter_map(|life| life.cpu).map(|cpu| f64::from(cpu) * 100.0))
             }
             Signal::EventLoopLag => mean(lives().filter_map(|life| life.lag)),
-            Signal::AcceptQueue => Some(f64::from(self.waiting_anywhere()) / workers),
+            Signal::AcceptQueue => Some(f64::from(self.not_accepted()) / workers),
             Signal::LoadAverage => Some(load? / workers),
             Signal::Custom => {
                 let (at, value) = self.upkeep.signal?;
@@ -137,7 +137,7 @@ impl Shell {
     }
 
     /// Connections that nobody has accepted, or that the primary could not hand out.
-    fn waiting_anywhere(&self) -> u32 {
+    fn not_accepted(&self) -> u32 {
         let waiting = self.ports.values().filter(|port| !port.is_udp()).map(|port| {
             let queued: u32 = match &port.sockets {
                 Sockets::Slots(slots) => {

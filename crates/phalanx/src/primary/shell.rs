@@ -4,10 +4,13 @@
 //! [`Shell`]; tasks beside it only wait for something and report it as a [`Fact`].
 
 use super::dispatch::Handover;
+#[cfg(target_os = "linux")]
+use super::keeping::Keeping;
 use super::ports::Port;
 use super::record::{Fact, Record, Runtime, Trouble};
 use super::rescue::Sampling;
 use super::shut::ShutWatch;
+use super::stop::Stopping;
 use super::usage::Upkeep;
 use super::{
     Command, Options, Over, Primary, Reloaded, Status, WorkerHandle, WorkerState, WorkerStatus,
@@ -55,7 +58,7 @@ pub(super) struct Shell {
     pub(super) seq: u64,
     /// What last kept a worker from listening: the likely reason if none comes up.
     pub(super) last_trouble: Option<Trouble>,
-    start: Instant,
+    pub(super) start: Instant,
     pub(super) settings: Arc<Mutex<Settings>>,
     pub(super) wishes: mpsc::WeakUnboundedSender<Command>,
     incoming: mpsc::Receiver<Fact>,
@@ -68,8 +71,8 @@ pub(super) struct Shell {
     failed_start: Option<Over>,
     /// Hears of sockets that programs shut down.
     pub(super) shut: Option<ShutWatch>,
-    /// Nothing new gets to ports whose workers cannot be told to close them.
-    deaf: bool,
+    /// The cluster is about to stop.
+    pub(super) stopping: Stopping,
     /// What was last said to be in the way of a worker, and when.
     pub(super) said_trouble: Option<(String, Time)>,
     /// When it was last said that the primary carries connections.
@@ -78,6 +81,12 @@ pub(super) struct Shell {
     pub(super) said_no_intercept: bool,
     /// What workers use, how many there should be, why they ended.
     pub(super) upkeep: Upkeep,
+    /// What is done for the next primary.
+    #[cfg(target_os = "linux")]
+    pub(super) keeping: Keeping,
+    /// This process is about to become another program.
+    #[cfg(target_os = "linux")]
+    pub(super) changing: Option<super::upgrade::Changing>,
 }
 
 /// Who asked for a fork, and the environment for it.
@@ -116,11 +125,15 @@ impl Shell {
             idle_ports: true,
             failed_start: None,
             shut: ShutWatch::new().ok(),
-            deaf: false,
+            stopping: Stopping::default(),
             said_trouble: None,
             said_carried: None,
             said_no_intercept: false,
             upkeep,
+            #[cfg(target_os = "linux")]
+            keeping: Keeping::default(),
+            #[cfg(target_os = "linux")]
+            changing: None,
         }
     }
 
@@ -136,15 +149,24 @@ impl Shell {
         self.begin_upkeep();
         loop {
             self.perform_plan();
-            if self.core.is_stopping() && !std::mem::replace(&mut self.deaf, true) {
-                self.deafen();
-            }
+            self.go_on_stopping();
             self.close_idle_ports();
             if self.core.is_stopped() && self.workers.is_empty() && self.upkeep.awaiting == 0 {
                 break;
             }
-            let wake =
-                [self.core.wake(), self.retry, self.next_silence()].into_iter().flatten().min();
+            #[cfg(target_os = "linux")]
+            {
+                self.settle_estate();
+                self.change();
+            }
+            let wakes = [
+                self.core.wake(),
+                self.retry,
+                self.next_silence(),
+                self.kept_again(),
+                self.stops_at(),
+            ];
+            let wake = wakes.into_iter().flatten().min();
             // What is beyond the end of time never comes.
             let wake = wake.and_then(|at| self.start.checked_add(at.since_start()));
             let wake = wake.map(tokio::time::Instant::from_std);
@@ -154,7 +176,7 @@ impl Shell {
                     None => {
                         abandoned = true;
                         let now = self.now();
-                        self.core.observe(now, CoreEvent::Stop);
+                        self.begin_stop(now);
                     }
                 },
                 fact = self.incoming.recv() => {
@@ -225,8 +247,28 @@ impl Shell {
 
     fn command(&mut self, command: Command) {
         let now = self.now();
+        #[cfg(target_os = "linux")]
+        {
+            self.keeping.changed = true;
+        }
         match command {
+            Command::Wish(CoreEvent::Stop) => self.begin_stop(now),
             Command::Wish(wish) => self.core.observe(now, wish),
+            #[cfg(target_os = "linux")]
+            Command::Begin(reply) => {
+                let taken = self.begin();
+                let _ = reply.send(taken);
+            }
+            #[cfg(target_os = "linux")]
+            Command::Upgrade(reply) => self.upgrade(reply),
+            #[cfg(not(target_os = "linux"))]
+            Command::Begin(reply) => drop(reply.send(false)),
+            #[cfg(not(target_os = "linux"))]
+            Command::Upgrade(reply) => {
+                let no = Error::Upgrade("only Linux can".into());
+                drop(reply.send(Err(no)));
+            }
+            Command::Settle => {}
             Command::Setup => self.audience.tell(&Event::Setup),
             Command::Open(address, policy, reply) => {
                 let _ = reply.send(self.open_port(&address, policy));
@@ -266,12 +308,20 @@ impl Shell {
 
     fn fact(&mut self, fact: Fact) {
         let now = self.now();
+        #[cfg(target_os = "linux")]
+        if fact.changes() {
+            self.keeping.changed = true;
+        }
         match fact {
             // The sender is dropped when all is done.
             Fact::Frame(worker, frame, _done) => self.frame(now, worker, frame),
             Fact::Accepted(port, connection) => self.dispatch(now, &port, connection),
             Fact::Uncaught(worker, what, caught) => self.uncaught(worker, &what, caught),
             Fact::Trouble(what) => tracing::warn!("{what}"),
+            #[cfg(target_os = "linux")]
+            Fact::Unkept => self.unkept(),
+            #[cfg(target_os = "linux")]
+            Fact::Rehearsed(heard) => self.rehearsed(heard),
             Fact::Closed(worker, why) => self.closed(now, worker, why.as_deref()),
             Fact::Exited(worker, exit) => self.exited(now, worker, exit),
             Fact::Slow(worker) => self.slow(now, worker),
@@ -483,7 +533,7 @@ impl Shell {
     }
 
     /// Does what the core decides. What that leads to (a fork that fails) is decided on at once.
-    fn perform_plan(&mut self) {
+    pub(super) fn perform_plan(&mut self) {
         loop {
             let now = self.now();
             let actions = self.core.plan(now);
@@ -496,7 +546,19 @@ impl Shell {
         }
     }
 
+    /// When the next primary's concerns are to be looked at.
+    fn kept_again(&self) -> Option<Time> {
+        #[cfg(target_os = "linux")]
+        return [self.keeping.again, self.changes_at()].into_iter().flatten().min();
+        #[cfg(not(target_os = "linux"))]
+        None
+    }
+
     fn perform(&mut self, action: Action) {
+        #[cfg(target_os = "linux")]
+        {
+            self.keeping.changed = true;
+        }
         match action {
             Action::Fork { worker, slot } => self.fork(worker, slot),
             Action::Disconnect { worker } => self.disconnect(worker),

@@ -1,5 +1,6 @@
 //! Why workers ended: what is known of each while it lives, and the record of its end.
 
+use super::output::Heard;
 use super::record::Fact;
 use super::shell::Shell;
 use super::usage::{Usage, wall};
@@ -9,19 +10,16 @@ use crate::settings::Settings;
 use phalanx_core::cluster::Event as CoreEvent;
 use phalanx_core::ends::{Cause, Curve, EndRecord, LastLines, Wall, Words};
 use phalanx_core::time::Time;
-use phalanx_core::worker::{Exit, Leave, SlotId, WorkerId};
+use phalanx_core::worker::{Exit, Leave, Phase, SlotId, WorkerId};
 use rustix::fd::OwnedFd;
-use rustix::pipe::{PipeFlags, pipe_with};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::unix::pipe;
-use tokio::sync::watch;
 
 /// How long the last words of a dead worker are waited for; a child of its may hold its streams open.
 const LAST_WORDS: Duration = Duration::from_millis(200);
-/// What is read of a stream at a time.
-const CHUNK: usize = 16 << 10;
+/// What is copied at most from a stream that nobody reads.
+#[cfg(target_os = "linux")]
+const MAX_LEFT: usize = 64 << 10;
 /// Characters of a program's name and arguments that are kept.
 const MAX_PROGRAM: usize = 400;
 /// What SIGKILL is.
@@ -53,57 +51,74 @@ pub(super) struct Life {
     end: Option<(Exit, Option<Leave>)>,
     /// Both its process and its channel are gone: connections that it had then.
     buried: Option<u32>,
-    stdout: Option<Captured>,
-    stderr: Option<Captured>,
+    handle: WorkerHandle,
+    /// Which of its streams come to the primary.
+    piped: [bool; 2],
 }
 
-/// The last lines of a stream, while it is passed on.
-#[derive(Clone)]
-pub(super) struct Captured {
-    lines: Arc<Mutex<LastLines>>,
-    ended: watch::Receiver<bool>,
+/// What is in a pipe that nobody reads, and stays there.
+#[cfg(target_os = "linux")]
+fn look_into(pipe: &OwnedFd) -> LastLines {
+    use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, tee};
+    let mut lines = LastLines::default();
+    let copied = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).and_then(|(from, to)| {
+        let n = tee(pipe, &to, MAX_LEFT, SpliceFlags::NONBLOCK)?;
+        let mut bytes = vec![0; n];
+        let n = rustix::io::read(&from, &mut bytes[..])?;
+        lines.push(bytes.get(..n).unwrap_or_default());
+        Ok(())
+    });
+    if let Err(error) = copied
+        && error != rustix::io::Errno::AGAIN
+    {
+        tracing::debug!("a worker's last words cannot be copied: {error}");
+    }
+    lines
 }
 
-impl Captured {
-    /// Everything that a pipe says comes out of the other one, and its last lines are kept. As before, whoever does
-    /// not read holds the worker up, and whoever closes his end is noticed by it.
-    pub(super) fn between(pipe: OwnedFd) -> std::io::Result<(OwnedFd, Self)> {
-        let mut from = pipe::Receiver::from_owned_fd(pipe)?;
-        let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC)?;
-        let mut to = pipe::Sender::from_owned_fd(ours)?;
-        let (end, ended) = watch::channel(false);
-        let lines = Arc::new(Mutex::new(LastLines::default()));
-        let kept = Arc::clone(&lines);
-        tokio::spawn(async move {
-            let mut bytes = vec![0; CHUNK];
-            while let Ok(n @ 1..) = from.read(&mut bytes).await {
-                let said = bytes.get(..n).unwrap_or_default();
-                lock(&kept).push(said);
-                if to.write_all(said).await.is_err() {
-                    break;
-                }
-            }
-            end.send_replace(true);
-        });
-        Ok((theirs, Self { lines, ended }))
+#[cfg(not(target_os = "linux"))]
+fn look_into(_: &OwnedFd) -> LastLines {
+    LastLines::default()
+}
+
+/// A worker's stream when it ends.
+enum Left {
+    /// It went past the primary.
+    Elsewhere,
+    /// Nobody took it: this is in it.
+    Untaken(LastLines),
+    /// Somebody reads it.
+    Read(Arc<Heard>),
+}
+
+impl Left {
+    /// The two streams of a worker.
+    fn of(handle: &WorkerHandle, piped: [bool; 2]) -> [Self; 2] {
+        let inner = &handle.inner;
+        let left =
+            |piped: bool, pipe: &Mutex<Option<Arc<OwnedFd>>>, heard: &Arc<Heard>| match lock(pipe)
+                .as_ref()
+            {
+                Some(pipe) => Self::Untaken(look_into(pipe)),
+                None if piped => Self::Read(Arc::clone(heard)),
+                None => Self::Elsewhere,
+            };
+        let ([out, err], [first, second]) = (piped, &inner.heard);
+        [left(out, &inner.stdout, first), left(err, &inner.stderr, second)]
     }
 
-    fn words(&self) -> Words {
-        Words::Lines(lock(&self.lines).lines())
+    /// Waits for the end of the stream.
+    async fn ended(&self) {
+        if let Self::Read(heard) = self {
+            let _ = heard.ended.subscribe().wait_for(|ended| *ended).await;
+        }
     }
-}
 
-/// Puts the capture between a worker's stream and whoever takes it. Where that cannot be, the stream goes on alone.
-pub(super) fn capture<S: From<OwnedFd> + Into<OwnedFd>>(
-    stream: Option<S>,
-) -> (Option<S>, Option<Captured>) {
-    let Some(fd) = stream.map(Into::into) else { return (None, None) };
-    let Ok(spare) = fd.try_clone() else { return (Some(fd.into()), None) };
-    match Captured::between(spare) {
-        Ok((theirs, captured)) => (Some(theirs.into()), Some(captured)),
-        Err(error) => {
-            tracing::debug!("a worker's last words cannot be kept: {error}");
-            (Some(fd.into()), None)
+    fn words(self) -> Words {
+        match self {
+            Self::Elsewhere => Words::NotCaptured,
+            Self::Untaken(lines) => Words::Lines(lines.lines()),
+            Self::Read(heard) => Words::Lines(lock(&heard.lines).lines()),
         }
     }
 }
@@ -126,27 +141,32 @@ impl Primary {
 
 impl Shell {
     /// A worker's process was made.
-    pub(super) fn begin_life(
-        &mut self,
-        now: Time,
-        handle: &WorkerHandle,
-        settings: &Settings,
-        (stdout, stderr): (Option<Captured>, Option<Captured>),
-    ) {
+    pub(super) fn begin_life(&mut self, now: Time, handle: &WorkerHandle, settings: &Settings) {
         let (worker, slot) = (handle.id(), handle.slot());
-        let generation = self.core.worker(worker).map_or(0, |worker| worker.generation);
+        let known = self.core.worker(worker);
+        let generation = known.map_or(0, |worker| worker.generation);
+        // One that was taken over from the last primary has a past.
+        let age = handle.inner.started.elapsed();
+        let begun = Time::new(now.since_start().saturating_sub(age));
+        let ago = |time: Duration| {
+            Wall(wall().0.saturating_sub(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
+        };
+        let ready = known.and_then(|worker| match worker.phase {
+            Phase::Ready { since } => Some(ago(now.since(since))),
+            _ => None,
+        });
         let life = Life {
             slot,
             pid: handle.pid(),
             generation,
             program: program(settings),
-            begun: now,
-            started: wall(),
-            ready: None,
+            begun,
+            started: ago(age),
+            ready,
             curve: Curve::default(),
             usage: None,
             cpu: None,
-            mark: (now, Duration::ZERO),
+            mark: (begun, Duration::ZERO),
             accepted: None,
             open: None,
             lag: None,
@@ -154,8 +174,8 @@ impl Shell {
             out_of_memory: false,
             end: None,
             buried: None,
-            stdout,
-            stderr,
+            handle: handle.clone(),
+            piped: [&handle.inner.stdout, &handle.inner.stderr].map(|pipe| lock(pipe).is_some()),
         };
         self.upkeep.lives.insert(worker, life);
         let forks = self.upkeep.forks.entry(slot).or_default();
@@ -236,23 +256,25 @@ impl Shell {
         let whole = |life: &Life| life.end.is_some().then_some(life.buried).flatten();
         let Some(open) = self.upkeep.lives.get(&worker).and_then(whole) else { return };
         let Some(life) = self.upkeep.lives.remove(&worker) else { return };
-        let streams = [life.stdout.clone(), life.stderr.clone()];
+        let [stdout, stderr] = Left::of(&life.handle, life.piped);
         let record = life.record(worker, open);
-        if streams.iter().all(Option::is_none) {
-            return self.tell_end(record);
+        let finish = |record, stdout: Left, stderr: Left| EndRecord {
+            stdout: stdout.words(),
+            stderr: stderr.words(),
+            ..record
+        };
+        if !matches!((&stdout, &stderr), (Left::Read(_), _) | (_, Left::Read(_))) {
+            return self.tell_end(finish(record, stdout, stderr));
         }
         self.upkeep.awaiting += 1;
         let facts = self.facts.clone();
         tokio::spawn(async move {
             let heard = async {
-                for captured in streams.iter().flatten() {
-                    let _ = captured.ended.clone().wait_for(|ended| *ended).await;
-                }
+                stdout.ended().await;
+                stderr.ended().await;
             };
             let _ = tokio::time::timeout(LAST_WORDS, heard).await;
-            let [stdout, stderr] =
-                streams.map(|s| s.map_or(Words::NotCaptured, |captured| captured.words()));
-            let record = EndRecord { stdout, stderr, ..record };
+            let record = finish(record, stdout, stderr);
             let _ = facts.send(Fact::WrittenDown(Box::new(record))).await;
         });
     }

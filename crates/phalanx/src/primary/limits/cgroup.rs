@@ -30,7 +30,10 @@ impl Cgroups {
         let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(|e| e.to_string())?;
         let own = fs::read_to_string("/proc/self/cgroup").map_err(|e| e.to_string())?;
         let ours = own_group(&mounts, &own).ok_or("there are no control groups of version 2")?;
-        Self::open_in(&ours, limits, std::process::id())
+        // This process may have become another program, after it had moved itself.
+        let moved = ours.ends_with(format!("{PREFIX}{}/primary", std::process::id()));
+        let ours = if moved { ours.ancestors().nth(2).unwrap_or(&ours) } else { &ours };
+        Self::open_in(ours, limits, std::process::id())
     }
 
     fn open_in(ours: &Path, limits: &Limits, pid: u32) -> Result<Self, String> {
