@@ -1,5 +1,6 @@
 //! The command line.
 
+mod limits;
 mod liveness;
 mod permissions;
 mod tool;
@@ -7,6 +8,7 @@ mod tool;
 pub(crate) use tool::{Delete, Describe, Detached, List, Named, Scale, Start, Stop, Target};
 
 use clap::{Args, Parser, Subcommand};
+pub(crate) use limits::LimitArgs;
 use liveness::Liveness;
 use phalanx::{Address, Balance, MAX_WORKERS, Policy, ReadyWhen, cores};
 use std::ffi::OsString;
@@ -82,9 +84,9 @@ pub(crate) struct Run {
     /// its arguments. What begins with a dash is this program's, before `--`
     #[arg(value_name = "PROGRAM", required_unless_present = "args")]
     pub(crate) program: Vec<OsString>,
-    /// How many workers: a number; max or 0 for one per core; -1 for one less than that
-    #[arg(short = 'i', long, value_name = "N|max|-N", default_value = "max", value_parser = count_or_max, allow_negative_numbers = true)]
-    pub(crate) instances: usize,
+    /// How many workers: a number; max or 0 for one per core, as without it; -1 for one less than that
+    #[arg(short = 'i', long, value_name = "N|max|-N", value_parser = count_or_max, allow_negative_numbers = true)]
+    pub(crate) instances: Option<usize>,
     /// How connections get to workers: direct, round-robin or shared
     #[arg(long, value_name = "POLICY")]
     pub(crate) policy: Option<Policy>,
@@ -150,6 +152,8 @@ pub(crate) struct Run {
     pub(crate) name: Option<String>,
     #[command(flatten)]
     pub(crate) detached: Detached,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
     /// The program's own arguments, or all of it
     #[arg(last = true)]
     pub(crate) args: Vec<OsString>,

@@ -82,9 +82,11 @@ impl Failure {
             What::Cluster(error) => error,
         };
         match error {
-            Error::WorkerCount(_) | Error::PortBase(..) | Error::Policy(_) | Error::Address(_) => {
-                USAGE
-            }
+            Error::WorkerCount(_)
+            | Error::PortBase(..)
+            | Error::Policy(_)
+            | Error::Address(_)
+            | Error::Setting(_) => USAGE,
             Error::Start { .. }
             | Error::Program { .. }
             | Error::Permissions { .. }

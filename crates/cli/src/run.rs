@@ -18,6 +18,10 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
     let _rest = log::to_stderr();
     // Whoever started it waits for its socket.
     let detached = app.map(Detached::begin).transpose()?;
+    let (limits, scaling) = (options.limits.limits()?, options.limits.scaling()?);
+    let instances = options.limits.first(options.instances)?;
+    // Slots are given to as many as there may be.
+    let most = scaling.as_ref().map_or(instances, |scaling| scaling.max);
     let name = called(&options);
     let mut settings = settings(&options)?;
     if !options.listen.is_empty() {
@@ -29,28 +33,32 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
     settings.watchdog = options.watchdog;
     settings.port_base = options.port_base;
     if let Some(base) = options.port_base
-        && usize::from(u16::MAX - base) + 1 < options.instances
+        && usize::from(u16::MAX - base) + 1 < most
     {
-        return Err(Error::PortBase(base, options.instances).into());
+        return Err(Error::PortBase(base, most).into());
     }
     let (output, _last_words) = match &detached {
         Some(detached) => Some(into_files(&detached.app, &mut settings)?),
-        None => output::piped(&name, options.instances, &mut settings),
+        None => output::piped(&name, most, &mut settings),
     }
     .unzip();
-    tracing::info!(%name, workers = options.instances, pid = std::process::id(), "primary");
+    tracing::info!(%name, workers = instances, pid = std::process::id(), "primary");
     // As long as it likes.
     let limit = |time: Duration| Some(time).filter(|time| !time.is_zero());
     let mut cluster = Cluster::new()
-        .workers(options.instances)
+        .workers(instances)
         .settings(settings)
         .balance(options.balance)
         .ready(options.ready)
         .start_timeout(limit(options.start_timeout))
         .grace(limit(options.grace))
         .drain_idle(options.drain_idle)
+        .limits(limits)
         .primary(phalanx::relay);
     cluster = options.liveness.apply(cluster)?;
+    if let Some(scaling) = scaling {
+        cluster = cluster.scaling(scaling);
+    }
     if let Some(output) = output {
         cluster = cluster.primary(move |primary| output.show(primary));
     }

@@ -706,7 +706,9 @@ impl World {
         let seen = &mut self.seen;
         match report {
             Report::ReloadBegun { generation, .. } => self.reload = Some(*generation),
-            Report::Cut { .. } => panic!("it is the shell that looks"),
+            Report::Cut { .. } | Report::OverLimit { .. } | Report::Scaled { .. } => {
+                panic!("it is the shell that looks")
+            }
             Report::ReloadDone { generation, .. } | Report::ReloadFailed { generation, .. } => {
                 promise!(
                     self.reload.take() == Some(*generation),

@@ -7,7 +7,9 @@ use crate::primary::{Health, Options, Primary};
 use crate::settings::Settings;
 use crate::worker::{Worker, is_worker, keep_identity_private};
 use phalanx_core::heartbeat::Rules as Heartbeat;
+use phalanx_core::limits::Limits;
 use phalanx_core::restart::Restart;
+use phalanx_core::scaling::Scaling;
 use phalanx_core::spec::{MAX_WORKERS, ReadyWhen};
 use std::fmt;
 use std::future::Future;
@@ -126,6 +128,29 @@ impl Cluster {
         self
     }
 
+    /// What a worker may have before it is replaced or killed. No limits.
+    ///
+    /// ```
+    /// use phalanx::{Cluster, Limits};
+    /// let cluster = Cluster::new().limits(Limits { memory: Some(150 << 20), ..Limits::default() });
+    /// ```
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.options.limits = limits;
+        self
+    }
+
+    /// The number of workers follows the load, by these rules. It begins with that of [`Cluster::workers`], or the
+    /// least.
+    ///
+    /// ```
+    /// use phalanx::{Cluster, Scaling};
+    /// let cluster = Cluster::new().scaling(Scaling { min: 2, max: 8, ..Scaling::default() });
+    /// ```
+    pub fn scaling(mut self, scaling: Scaling) -> Self {
+        self.options.scaling = Some(scaling);
+        self
+    }
+
     /// How long a queue may stand still before its connections are handed to other workers. 100 ms.
     pub const fn patience(mut self, patience: Duration) -> Self {
         self.options.patience = patience;
@@ -236,12 +261,22 @@ impl Cluster {
     }
 
     async fn run_primary(mut self) -> Result<()> {
-        let workers = match self.workers {
-            Some(workers) => workers,
-            None => cores(),
+        let scaling = self.options.scaling.as_ref();
+        let workers = match (self.workers, scaling) {
+            (Some(workers), _) => workers,
+            (None, Some(scaling)) => scaling.min,
+            (None, None) => cores(),
         };
         if workers == 0 || workers > MAX_WORKERS {
             return Err(Error::WorkerCount(workers));
+        }
+        if let Some(Scaling { min, max, .. }) = scaling
+            && min <= max
+            && !(*min..=*max).contains(&workers)
+        {
+            return Err(Error::Setting(format!(
+                "{workers} workers to begin with, but at least {min} and at most {max} by the rules of scaling"
+            )));
         }
         self.options.policy = match self.policy {
             Some(policy) => policy,
@@ -263,7 +298,7 @@ impl Cluster {
             primary.open(address, None).await?;
         }
         if !taken_over {
-            primary.scale(workers)?;
+            primary.begin_with(workers)?;
         }
         primary.obey(signals).await;
         let end = primary.finished().await;

@@ -18,6 +18,9 @@ pub enum Error {
     /// A first port beyond which there are not enough for a port for each worker.
     #[error("from port {0} on there are no {1} ports: the last one is 65535")]
     PortBase(u16, usize),
+    /// Settings that contradict each other, or that cannot be kept here.
+    #[error("{0}")]
+    Setting(String),
     /// The name of a scheduling policy that does not exist.
     #[error("`{0}` is no scheduling policy: there are direct, round-robin and shared")]
     Policy(String),

@@ -18,6 +18,18 @@ pub enum Note {
         /// Repeated in the report.
         id: u64,
     },
+    /// Primary: tell your counts.
+    Count,
+    /// Worker: my counts.
+    Counts {
+        /// Connections that all servers accepted, since the first question in Node.
+        accepted: u64,
+        /// Those that are open.
+        open: u32,
+        /// How late the event loop was at most since the last question, in milliseconds.
+        #[serde(default)]
+        lag: f64,
+    },
     /// Primary: you will be told to leave, and then have so long.
     Leave {
         /// In milliseconds; absent: as long as you like.
@@ -143,6 +155,8 @@ mod tests {
             Note::Serves,
             Note::Alive,
             Note::Upgraded { count: 2 },
+            Note::Count,
+            Note::Counts { accepted: 7, open: 2, lag: 1.5 },
             Note::Uncaught(Uncaught { message: "no".into(), ..Uncaught::default() }),
         ] {
             let frame = decoded(&Frame::Note(note.clone()).encode());

@@ -145,6 +145,7 @@ impl Shell {
                 metrics: watch::Sender::default(),
                 stdout: Mutex::new(stdout),
                 stderr: Mutex::new(stderr),
+                heard: Default::default(),
                 wishes: self.wishes.clone(),
                 audience: self.audience.clone(),
             }),
@@ -177,8 +178,10 @@ impl Shell {
         }
         self.workers.insert(id, record);
         if self.core.worker(id).is_some_and(Worker::is_ready) {
-            self.begin_life(now, id);
+            self.begin_liveness(now, id);
         }
+        let settings = super::lock(&self.settings).clone();
+        self.begin_life(now, &handle, &settings);
         self.audience.tell(&Event::Adopt(handle));
         Ok(())
     }

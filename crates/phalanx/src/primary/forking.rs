@@ -72,6 +72,7 @@ impl Shell {
                     metrics: watch::Sender::default(),
                     stdout: Mutex::new(stdout),
                     stderr: Mutex::new(stderr),
+                    heard: Default::default(),
                     wishes: self.wishes.clone(),
                     audience: self.audience.clone(),
                 };
@@ -92,6 +93,7 @@ impl Shell {
                     record.binds = binds;
                 }
                 self.workers.insert(worker, record);
+                self.begin_life(now, &handle, &settings);
                 self.core.observe(now, CoreEvent::Forked { worker, pid });
                 self.later(SLOW, Fact::Slow(worker));
                 if settings.knows != Knows::Channel {

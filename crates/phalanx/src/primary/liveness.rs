@@ -106,7 +106,7 @@ impl Life {
 
 impl Shell {
     /// A worker is ready: from now on it is looked after.
-    pub(super) fn begin_life(&mut self, now: Time, worker: WorkerId) {
+    pub(super) fn begin_liveness(&mut self, now: Time, worker: WorkerId) {
         if let Some(rules) = self.options.heartbeat
             && self.liveness.next.is_none()
         {

@@ -16,6 +16,7 @@ mod health;
 mod intercept;
 #[cfg(target_os = "linux")]
 mod keeping;
+mod limits;
 mod liveness;
 mod mute;
 mod output;
@@ -24,6 +25,7 @@ mod query;
 mod recall;
 mod record;
 mod rescue;
+mod scaling;
 mod shell;
 mod shut;
 mod spawn;
@@ -31,6 +33,8 @@ mod stop;
 mod systemd;
 #[cfg(target_os = "linux")]
 mod upgrade;
+mod usage;
+mod why;
 
 use crate::address::Address;
 use crate::channel::Sender;
@@ -49,7 +53,10 @@ pub use evidence::Evidence;
 pub use health::{Check, Health, HealthStatus};
 pub use output::WorkerOutput;
 use phalanx_core::cluster::Event as Wish;
+use phalanx_core::ends::Ends;
 use phalanx_core::heartbeat::{Rules as Heartbeat, STALL};
+use phalanx_core::limits::Limits;
+use phalanx_core::scaling::Scaling;
 use phalanx_core::spec::{MAX_WORKERS, Spec};
 use phalanx_core::wire::{DEFAULT_MAX_LINE, Frame, Metrics, Note};
 use phalanx_core::worker::{Exit, SlotId, WorkerId};
@@ -103,6 +110,10 @@ pub struct Options {
     pub grace_upgraded: Option<Duration>,
     /// The longest message on a channel, in bytes.
     pub max_message: usize,
+    /// What a worker may have before it is replaced or killed.
+    pub limits: Limits,
+    /// The rules by which the number of workers follows the load; `None`: it does not.
+    pub scaling: Option<Scaling>,
 }
 
 impl Default for Options {
@@ -123,6 +134,8 @@ impl Default for Options {
             health: None,
             grace_upgraded: Some(Duration::from_secs(3600)),
             max_message: DEFAULT_MAX_LINE,
+            limits: Limits::default(),
+            scaling: None,
         }
     }
 }
@@ -137,6 +150,7 @@ pub struct Primary {
     audience: Fan<Event>,
     settings: Arc<Mutex<Settings>>,
     over: watch::Receiver<Option<Over>>,
+    ends: Arc<Mutex<Ends>>,
 }
 
 /// How it ended.
@@ -155,6 +169,9 @@ pub(crate) enum Command {
     Reload(oneshot::Sender<Result<Reloaded>>),
     Open(Address, Option<Policy>, oneshot::Sender<Result<Address>>),
     Status(oneshot::Sender<Status>),
+    Scale(usize),
+    ScaleAuto,
+    Signal(f64),
     Setup,
     /// Takes over, if there is something to take over: whether there was.
     Begin(oneshot::Sender<bool>),
@@ -202,6 +219,16 @@ pub struct WorkerStatus {
     pub generation: u64,
     /// How it does in its checks, if there was one.
     pub health: Option<HealthStatus>,
+    /// Bytes of memory, its children included; what they share is counted once, if that is cheap to know.
+    pub memory: Option<u64>,
+    /// The part of one processor that it uses, its children included; above 1 with several threads.
+    pub cpu: Option<f32>,
+    /// Threads, its children's included.
+    pub threads: Option<u32>,
+    /// Descriptors that its process has open.
+    pub descriptors: Option<u32>,
+    /// Workers that its slot had before it.
+    pub restarts: u32,
 }
 
 /// Where a worker is in its life.
@@ -256,6 +283,8 @@ impl Primary {
     /// # Errors
     /// More than [`MAX_WORKERS`] workers, or checks that cannot reach them; or
     /// [`Error::Permissions`]: this primary cannot start workers with those rights.
+    /// More than [`MAX_WORKERS`] workers, or [`Error::Setting`]: limits or rules of scaling that contradict each other
+    /// or cannot be kept here.
     ///
     /// # Panics
     /// Outside of a tokio runtime with I/O and time.
@@ -282,6 +311,8 @@ impl Primary {
             Err(error) if keeper::has_left() => tracing::error!("{error}"),
             Err(error) => return Err(error),
         }
+        limits::check(&options)?;
+        let cgroups = limits::open_cgroups(&options.limits)?;
         spawn::note_this_program();
         raise_descriptor_limit();
         let (wishes, commands) = mpsc::unbounded_channel();
@@ -291,8 +322,10 @@ impl Primary {
             audience: Fan::default(),
             settings: Arc::new(Mutex::new(options.settings.clone())),
             over: watch,
+            ends: Arc::default(),
         };
-        let shell = shell::Shell::new(options, &primary, wishes.downgrade());
+        let mut shell = shell::Shell::new(options, &primary, wishes.downgrade());
+        shell.upkeep.cgroups = cgroups;
         tokio::spawn(shell.run(commands, over));
         Ok(primary)
     }
@@ -381,7 +414,8 @@ impl Primary {
         opened.await.map_err(|_| Error::Stopping)?
     }
 
-    /// Keeps so many guarded workers from now on.
+    /// Keeps so many guarded workers from now on. Where their number follows the load ([`Options::scaling`]), it
+    /// does not any more, until [`Primary::scale_auto`].
     ///
     /// # Errors
     /// None or more than [`MAX_WORKERS`].
@@ -389,7 +423,7 @@ impl Primary {
         if workers == 0 || workers > MAX_WORKERS {
             return Err(Error::WorkerCount(workers));
         }
-        self.command(Command::Wish(Wish::Scale { workers }))
+        self.command(Command::Scale(workers))
     }
 
     /// Replaces every guarded worker, one after the other: a new one listens before the old one is
@@ -479,6 +513,8 @@ struct Inner {
     metrics: watch::Sender<(u64, Metrics)>,
     stdout: Mutex<Option<Arc<OwnedFd>>>,
     stderr: Mutex<Option<Arc<OwnedFd>>>,
+    /// The last lines of both, as far as somebody read them.
+    heard: [Arc<output::Heard>; 2],
     wishes: mpsc::WeakUnboundedSender<Command>,
     audience: Fan<Event>,
 }
@@ -630,14 +666,16 @@ impl WorkerHandle {
     #[must_use]
     pub fn take_stdout(&self) -> Option<WorkerOutput> {
         let pipe = lock(&self.inner.stdout).take()?;
-        WorkerOutput::new(pipe, self.inner.wishes.clone()).ok()
+        let [heard, _] = &self.inner.heard;
+        WorkerOutput::new(pipe, self.inner.wishes.clone(), Arc::clone(heard)).ok()
     }
 
     /// Its standard error, as [`WorkerHandle::take_stdout`].
     #[must_use]
     pub fn take_stderr(&self) -> Option<WorkerOutput> {
         let pipe = lock(&self.inner.stderr).take()?;
-        WorkerOutput::new(pipe, self.inner.wishes.clone()).ok()
+        let [_, heard] = &self.inner.heard;
+        WorkerOutput::new(pipe, self.inner.wishes.clone(), Arc::clone(heard)).ok()
     }
 }
 

@@ -57,6 +57,9 @@ impl Shell {
                 let grace = self.options.grace_upgraded;
                 self.core.observe(now, CoreEvent::Upgraded { worker, count, grace });
             }
+            Frame::Note(Note::Counts { accepted, open, lag }) => {
+                self.counted(worker, accepted, open, lag);
+            }
             Frame::Note(Note::Serves) => self.came_up(now, CoreEvent::Listening { worker }, worker),
             Frame::Socket(_)
             | Frame::Handle(_)
@@ -119,7 +122,8 @@ impl Shell {
                 "worker {worker} in slot {slot} is ready: process {pid}, after {after:.1?}{inspector}"
             );
             self.sign_of_life(now, worker);
-            self.begin_life(now, worker);
+            self.begin_liveness(now, worker);
+            self.ready_in_life(worker);
         }
     }
 

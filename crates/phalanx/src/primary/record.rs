@@ -9,11 +9,13 @@ use super::health::Checked;
 use super::intercept::Question;
 use super::liveness::Life;
 use super::ports::Place;
+use super::usage::Look;
 use crate::channel::{Incoming, Receiver, Sender};
 use crate::event::Event;
 use crate::message::{Handle, Message};
 use crate::settings::{Intercept, Knows};
 use phalanx_core::drain::Drain;
+use phalanx_core::ends::EndRecord;
 use phalanx_core::heartbeat::Activity;
 use phalanx_core::time::Time;
 use phalanx_core::wire::{Act, Dialect, Frame, Handle as HandleFrame, Note};
@@ -41,6 +43,12 @@ pub(super) enum Fact {
     Lingered(WorkerId),
     /// A worker has been there for a while.
     Alive(WorkerId),
+    /// It is time to look at what workers use.
+    LookDue,
+    /// So it is; and whether somebody had asked.
+    Looked(Look, bool),
+    /// The last words of a worker were heard.
+    WrittenDown(Box<EndRecord>),
     /// A worker has had time to listen.
     Slow(WorkerId),
     /// A worker has had time to end after its channel did.

@@ -180,6 +180,7 @@
     if (frame?.cmd === 'NODE_CLUSTER' && frame.act === 'disconnect') drain(true);
     else if (frame?.cmd === COMMAND && frame.act === 'leave') ({ grace, upgraded: graceUpgraded } = frame);
     else if (frame?.cmd === COMMAND && frame.act === 'ask') report(frame.id);
+    else if (frame?.cmd === COMMAND && frame.act === 'count') tellCounts();
   });
   const { disconnect } = cluster.worker;
   hidden(cluster.worker, 'disconnect', function () {
@@ -376,15 +377,34 @@
   // --- What is told ---
 
   let lagMax = 0;
+  let lagCounted = 0; // since the last counts
   let lag = 0;
   let expected = now() + LAG_SAMPLE;
   setInterval(() => {
     const at = now();
     lag = Math.max(0, at - expected);
     lagMax = Math.max(lagMax, lag);
+    lagCounted = Math.max(lagCounted, lag);
     expected = at + LAG_SAMPLE;
     if (!serves) tellServing();
   }, LAG_SAMPLE).unref();
+
+  let accepted = -1; // nobody has asked
+  /** How many connections came: where the number is limited, or the primary scales by the event loop. */
+  function tellCounts() {
+    if (accepted < 0) {
+      accepted = 0;
+      channels.subscribe('net.server.socket', ({ socket }) => {
+        if (servers.has(socket.server)) accepted++;
+      });
+    }
+    let open = 0;
+    for (const server of servers) server.getConnections((error, count) => (open += error ? 0 : count));
+    process.nextTick(() => {
+      tell('counts', { accepted, open, lag: lagCounted });
+      lagCounted = 0;
+    });
+  }
 
   /** The primary hears of servers that listen through it; not of `exclusive` and `reusePort` ones. */
   let serves = false;

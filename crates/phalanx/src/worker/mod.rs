@@ -123,6 +123,8 @@ struct Inner {
     /// What came before anybody listened.
     early: Mutex<Option<Vec<Message>>>,
     open: AtomicU32,
+    /// Connections that it accepted in all.
+    accepted: AtomicU64,
     /// Connections come over the channel: the primary wants to know how many there are.
     tells_load: AtomicBool,
     load_changed: Notify,
@@ -189,6 +191,7 @@ impl Worker {
             messages: Fan::default(),
             early: Mutex::new(Some(Vec::new())),
             open: AtomicU32::new(0),
+            accepted: AtomicU64::new(0),
             tells_load: AtomicBool::new(false),
             load_changed: Notify::new(),
             closed: Notify::new(),
@@ -463,6 +466,11 @@ impl Worker {
     }
 
     fn frame(&self, frame: Frame, fd: Option<OwnedFd>) {
+        if let (Frame::Note(Note::Count), Some(channel)) = (&frame, &self.inner.channel) {
+            let accepted = self.inner.accepted.load(Ordering::Relaxed);
+            let counts = Note::Counts { accepted, open: self.connections(), lag: 0.0 };
+            return channel.push(&Frame::Note(counts));
+        }
         let Frame::Cluster(Cluster { seq, ack, act }) = frame else { return };
         match (act, ack) {
             (Act::Disconnect, _) => {
