@@ -1,18 +1,25 @@
 //! The program `phalanx`: a cluster of a Node program or of one on the crate, and a demonstration.
 
 mod args;
+mod control;
 mod demo;
 mod export;
 mod failure;
+mod home;
 mod log;
+mod manage;
 mod output;
 mod patient;
+mod processes;
 mod run;
+mod show;
+mod start;
 mod table;
 mod watch;
 
 use args::{Arguments, Command};
 use clap::Parser;
+use control::Later;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -21,6 +28,16 @@ fn main() -> ExitCode {
     let done = match command {
         Command::Demo(options) => demo::demo(options),
         Command::Run(options) => run::run(*options),
+        Command::Start(options) => start::start(&options.run),
+        Command::List(options) => manage::list(options.json),
+        Command::Describe(options) => manage::describe(&options.name, options.json),
+        Command::Stop(options) => manage::stop(&options.name, options.now),
+        Command::Delete(options) => manage::delete(&options.name, options.now),
+        Command::Reload(options) => manage::reload(&options.name),
+        Command::Scale(options) => manage::scale(&options.name, options.workers),
+        Command::Restart(options) => manage::later(&options.name, Later::Restart),
+        Command::Why(options) => manage::later(&options.name, Later::Why),
+        Command::Upgrade(options) => manage::later(&options.name, Later::Upgrade),
         Command::Export(options) => {
             export::export(&options);
             Ok(())

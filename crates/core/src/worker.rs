@@ -179,6 +179,9 @@ pub struct Worker {
     pub phase: Phase,
     /// It goes on until a successor is ready.
     pub retire: Option<Retire>,
+    /// How many of its connections speak another protocol by now, as far as it told.
+    #[serde(default)]
+    pub upgraded: u32,
 }
 
 /// A worker that is to be replaced.

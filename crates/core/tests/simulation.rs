@@ -706,7 +706,9 @@ impl World {
         let seen = &mut self.seen;
         match report {
             Report::ReloadBegun { generation, .. } => self.reload = Some(*generation),
-            Report::Cut { .. } => panic!("it is the shell that looks"),
+            Report::Cut { .. } | Report::OverLimit { .. } | Report::Scaled { .. } => {
+                panic!("it is the shell that looks")
+            }
             Report::ReloadDone { generation, .. } | Report::ReloadFailed { generation, .. } => {
                 promise!(
                     self.reload.take() == Some(*generation),
@@ -954,6 +956,7 @@ fn subject(event: &Event) -> Option<u32> {
         | Event::ChannelClosed { worker }
         | Event::Broken { worker, .. }
         | Event::Terminated { worker }
+        | Event::Upgraded { worker, .. }
         | Event::Exited { worker, .. } => Some(worker.0),
         Event::Disconnect { .. }
         | Event::Replace { .. }

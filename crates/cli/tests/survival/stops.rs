@@ -9,7 +9,7 @@ use bench::spawned::Signal;
 use std::io;
 
 /// Who had connected is answered; who connects afterwards is not let in. A connection that was idle may end.
-fn cuts_nobody(what: &str, cluster: Kept) {
+fn cuts_nobody(what: &str, cluster: &Kept) {
     let load = cluster.one_per_request();
     cluster.wait_load([&load]);
     let progress = load.progress().clone();
@@ -30,11 +30,11 @@ fn cuts_nobody(what: &str, cluster: Kept) {
 fn a_stop_resets_no_connection() {
     for _ in 0..3 {
         for policy in ["direct", "round-robin"] {
-            cuts_nobody(&format!("node, {policy}"), Kept::node(2, &["--policy", policy]));
-            cuts_nobody(&format!("crate, {policy}"), Kept::demo(2, &["--policy", policy]));
+            cuts_nobody(&format!("node, {policy}"), &Kept::node(2, &["--policy", policy]));
+            cuts_nobody(&format!("crate, {policy}"), &Kept::demo(2, &["--policy", policy]));
         }
     }
-    cuts_nobody("python", Kept::python(2, &["--drain-idle", "100ms"]));
+    cuts_nobody("python", &Kept::python(2, &["--drain-idle", "100ms"]));
 }
 
 #[test]

@@ -28,6 +28,9 @@ use serde::{Deserialize, Serialize};
 /// processes that come only to leave.
 const POLITE: Duration = Duration::from_secs(1);
 
+/// How long a worker has for its own end when the last of its upgraded connections ended late.
+const AFTER_UPGRADED: Duration = Duration::from_secs(10);
+
 /// What a slot remembers between its workers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Slot {
@@ -204,6 +207,7 @@ impl Cluster {
             | Event::Disconnect { worker }
             | Event::Replace { worker, .. }
             | Event::Lost { worker, .. }
+            | Event::Upgraded { worker, .. }
             | Event::Terminated { worker } => {
                 if self.workers.contains_key(&worker) {
                     self.observe_worker(now, worker, event);
@@ -247,6 +251,7 @@ impl Cluster {
             Event::Disconnect { .. } => self.drain(now, id, Leave::Asked, true),
             Event::Replace { why, .. } => self.retire(now, id, why),
             Event::Lost { why, .. } => self.lost(now, id, why),
+            Event::Upgraded { count, grace, .. } => self.upgraded(now, id, count, grace),
             Event::Terminated { .. } => {
                 if let Some(Worker { phase: Phase::Draining { terminated, .. }, .. }) =
                     self.workers.get_mut(&id)
@@ -487,6 +492,25 @@ impl Cluster {
         }
     }
 
+    /// A worker that leaves is waited for as long as it has connections of another protocol, but not when all stop.
+    fn upgraded(&mut self, now: Time, id: WorkerId, count: u32, grace: Option<Duration>) {
+        let (usual, running) = (self.spec.grace, self.mode == Mode::Running);
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let had = core::mem::replace(&mut worker.upgraded, count);
+        let Phase::Draining { since, deadline, terminated: false, .. } = &mut worker.phase else {
+            return;
+        };
+        // Whom nobody times is not timed now.
+        let Some(usual) = usual.filter(|_| running && (deadline.is_some() || had > 0)) else {
+            return;
+        };
+        *deadline = if count == 0 {
+            Some(since.after(usual).max(now.after(AFTER_UPGRADED)))
+        } else {
+            grace.map(|grace| since.after(grace.max(usual)))
+        };
+    }
+
     /// A worker goes on until a successor is ready.
     fn retire(&mut self, now: Time, id: WorkerId, why: Leave) {
         let running = self.mode == Mode::Running;
@@ -551,6 +575,7 @@ impl Cluster {
                 pid: None,
                 phase: Phase::Forking,
                 retire: None,
+                upgraded: 0,
             },
         );
         if guarded {

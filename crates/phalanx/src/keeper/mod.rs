@@ -90,6 +90,12 @@ pub(crate) fn take_past() -> Past {
     PAST.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
 }
 
+/// Whether there is something to take over.
+pub(crate) fn has_left() -> bool {
+    let past = PAST.lock().unwrap_or_else(PoisonError::into_inner);
+    past.as_ref().is_some_and(|past| past.left.is_some())
+}
+
 /// Finds out where this process comes from; `keep`: makes it a keeper, if it has none and comes from nowhere.
 /// Returns in a primary only.
 pub(crate) fn begin(keep: bool) -> Result<()> {
@@ -156,6 +162,8 @@ fn inherit(number: i32) -> io::Result<Past> {
 /// This process was started by a keeper: takes what it kept.
 fn receive_all(number: i32) -> io::Result<Past> {
     use rustix::net::sockopt::{Timeout, set_socket_timeout};
+    // It has those of its keeper.
+    crate::sys::keep::signals_are_held_back();
     let post = take_inherited(number)?;
     set_socket_timeout(&post, Timeout::Recv, Some(PATIENCE))?;
     let mut fds = BTreeMap::new();

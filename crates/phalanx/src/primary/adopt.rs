@@ -1,10 +1,11 @@
 //! Taking over from the primary before this one: its workers, its ports, and where it was.
 
 use super::child::Child;
-use super::estate::{Estate, WorkerLeft, binds_of, channel_of, notify_of, process_of};
+use super::estate::{Estate, WorkerLeft, binds_of, channel_of, notify_of, pipes_of, process_of};
 use super::keeping::Keeping;
+use super::liveness::Ear;
 use super::ports::{Port, PortRules};
-use super::record::Record;
+use super::record::{Record, Runtime};
 use super::shell::Shell;
 use super::{Inner, WorkerHandle};
 use crate::channel;
@@ -14,7 +15,7 @@ use crate::settings::Knows;
 use crate::sys::seccomp::Listener;
 use phalanx_core::cluster::Event as CoreEvent;
 use phalanx_core::time::Time;
-use phalanx_core::worker::{Exit, Phase, WorkerId};
+use phalanx_core::worker::{Exit, Phase, Worker, WorkerId};
 use rustix::fd::OwnedFd;
 use rustix::process::Signal;
 use std::collections::BTreeMap;
@@ -123,6 +124,9 @@ impl Shell {
         let end = take(channel_of(id))?;
         let binds = take(binds_of(id)).ok();
         let notify = take(notify_of(id)).ok().map(Arc::new);
+        let pipes = pipes_of(id).map(|name| take(name).ok().map(Arc::new));
+        let open = pipes.each_ref().map(|pipe| pipe.as_ref().map(Arc::downgrade));
+        let [stdout, stderr] = pipes;
         let limit = self.options.max_message;
         let (sender, receiver) = match self.keeping.mark(id) {
             Some(mark) => {
@@ -144,13 +148,15 @@ impl Shell {
                 child,
                 channel: sender.clone(),
                 connected: AtomicBool::new(left.connected),
+                ear: Ear::default(),
                 exit: watch::Sender::new(None),
                 exited_after_disconnect: AtomicU8::new(left.has_left),
                 inspector: left.inspector,
                 asked: AtomicU64::new(left.pings),
                 metrics: watch::Sender::default(),
-                stdout: Mutex::new(None),
-                stderr: Mutex::new(None),
+                stdout: Mutex::new(stdout),
+                stderr: Mutex::new(stderr),
+                heard: Default::default(),
                 wishes: self.wishes.clone(),
                 audience: self.audience.clone(),
             }),
@@ -171,12 +177,22 @@ impl Shell {
         record.pings = left.pings;
         record.peer_cookie = left.peer_cookie;
         record.channel_fd = left.channel_fd;
+        record.is_other = left.is_other;
         record.watchdog = left.watchdog;
         record.last_sign = left.watched.then_some(now);
         record._notifications = listening;
         record.notify = notify;
         record.binds = binds;
+        record.pipes = open;
+        if left.answers_as != Runtime::Unknown {
+            record.life.answered(now);
+        }
         self.workers.insert(id, record);
+        if self.core.worker(id).is_some_and(Worker::is_ready) {
+            self.begin_liveness(now, id);
+        }
+        let settings = super::lock(&self.settings).clone();
+        self.begin_life(now, &handle, &settings);
         self.audience.tell(&Event::Adopt(handle));
         Ok(())
     }

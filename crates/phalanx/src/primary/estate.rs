@@ -16,8 +16,8 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// What this version writes, and the latest it reads.
@@ -58,6 +58,9 @@ pub(super) struct WorkerLeft {
     pub(super) has_left: u8,
     pub(super) knows: Knows,
     pub(super) intercept: Intercept,
+    /// It has other rights than the primary. Before there were such, nobody had.
+    #[serde(default)]
+    pub(super) is_other: bool,
     pub(super) interruptible: bool,
     pub(super) answers_as: Runtime,
     pub(super) is_bun: bool,
@@ -118,6 +121,10 @@ pub(super) fn binds_of(worker: WorkerId) -> String {
 pub(super) fn notify_of(worker: WorkerId) -> String {
     format!("{worker}.notify")
 }
+/// Standard output, and error.
+pub(super) fn pipes_of(worker: WorkerId) -> [String; 2] {
+    [format!("{worker}.out"), format!("{worker}.err")]
+}
 pub(super) fn socket_called(name: u64) -> String {
     format!("socket.{name}")
 }
@@ -158,6 +165,11 @@ impl Shell {
         if let Some(notify) = &record.notify {
             fds.insert(notify_of(id), Arc::clone(notify));
         }
+        for (name, pipe) in pipes_of(id).into_iter().zip(&record.pipes) {
+            if let Some(pipe) = pipe.as_ref().and_then(Weak::upgrade) {
+                fds.insert(name, pipe);
+            }
+        }
         let age = inner.started.elapsed();
         WorkerLeft {
             id,
@@ -172,6 +184,7 @@ impl Shell {
             has_left: inner.exited_after_disconnect.load(Ordering::Relaxed),
             knows: record.knows,
             intercept: record.intercept.clone(),
+            is_other: record.is_other,
             interruptible: record.binds.as_ref().is_some_and(|binds| binds.interruptible),
             answers_as: record.answers_as,
             is_bun: record.channel.dialect() == Dialect::Bun,

@@ -1,5 +1,6 @@
 //! A worker's beginning: its process, its channel, and all that is heard of it.
 
+use super::liveness::Ear;
 use super::ports::{User, key_of};
 use super::query::query_for;
 use super::record::{Fact, Record, listen_to, reap};
@@ -9,6 +10,7 @@ use super::{Inner, WorkerHandle, lock, spawn};
 use crate::channel;
 use crate::error::{Error, Result};
 use crate::event::Event;
+use crate::permissions;
 use crate::settings::{Knows, Settings};
 #[cfg(target_os = "linux")]
 use crate::sys;
@@ -52,6 +54,9 @@ impl Shell {
                 #[cfg(target_os = "linux")]
                 let binds = self.hear_binds(worker, &settings, spawned.listener);
                 let pid = spawned.child.pid();
+                let pipes = [spawned.stdout, spawned.stderr].map(|pipe| pipe.map(Arc::new));
+                let open = pipes.each_ref().map(|pipe| pipe.as_ref().map(Arc::downgrade));
+                let [stdout, stderr] = pipes;
                 let inner = Inner {
                     id: worker,
                     slot,
@@ -59,13 +64,15 @@ impl Shell {
                     child: spawned.child,
                     channel: sender.clone(),
                     connected: AtomicBool::new(true),
+                    ear: Ear::default(),
                     exit: watch::Sender::new(None),
                     exited_after_disconnect: AtomicU8::new(0),
                     inspector: spawned.inspector,
                     asked: AtomicU64::new(0),
                     metrics: watch::Sender::default(),
-                    stdout: Mutex::new(spawned.stdout),
-                    stderr: Mutex::new(spawned.stderr),
+                    stdout: Mutex::new(stdout),
+                    stderr: Mutex::new(stderr),
+                    heard: Default::default(),
                     wishes: self.wishes.clone(),
                     audience: self.audience.clone(),
                 };
@@ -76,14 +83,17 @@ impl Shell {
                 let mut record = Record::new(now, handle.clone(), sender, knows, intercept);
                 record.peer_cookie = spawned.peer_cookie;
                 record.channel_fd = spawned.channel_fd;
+                record.is_other = permissions::are_others(&settings);
                 record.watchdog = settings.watchdog.filter(|_| knows != Knows::Channel);
                 record._notifications = listening;
                 record.notify = notify;
+                record.pipes = open;
                 #[cfg(target_os = "linux")]
                 {
                     record.binds = binds;
                 }
                 self.workers.insert(worker, record);
+                self.begin_life(now, &handle, &settings);
                 self.core.observe(now, CoreEvent::Forked { worker, pid });
                 self.later(SLOW, Fact::Slow(worker));
                 if settings.knows != Knows::Channel {

@@ -50,8 +50,8 @@ impl Keeping {
             post.as_ref()?;
             // Without memory for it, nothing is kept.
             Book::new()
-                .map_err(|error| {
-                    tracing::error!("what a next primary needs cannot be kept: {error}")
+                .inspect_err(|error| {
+                    tracing::error!("what a next primary needs cannot be kept: {error}");
                 })
                 .ok()
         });

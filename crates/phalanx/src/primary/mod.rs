@@ -9,17 +9,23 @@ mod connections;
 mod dispatch;
 #[cfg(target_os = "linux")]
 mod estate;
+mod evidence;
 mod forking;
+mod health;
 #[cfg(target_os = "linux")]
 mod intercept;
 #[cfg(target_os = "linux")]
 mod keeping;
+mod limits;
+mod liveness;
 mod mute;
+mod output;
 mod ports;
 mod query;
 mod recall;
 mod record;
 mod rescue;
+mod scaling;
 mod shell;
 mod shut;
 mod spawn;
@@ -27,23 +33,36 @@ mod stop;
 mod systemd;
 #[cfg(target_os = "linux")]
 mod upgrade;
+mod usage;
+mod why;
 
 use crate::address::Address;
 use crate::channel::Sender;
 use crate::error::{Error, Result};
 use crate::event::{Event, Events};
 use crate::fan::Fan;
+use crate::keeper;
 use crate::message::{self, Handle};
+use crate::permissions;
 use crate::policy::{Balance, Policy};
 use crate::settings::Settings;
 use child::Child;
 #[cfg(target_os = "linux")]
 pub(crate) use estate::check_estate;
+pub use evidence::Evidence;
+pub use health::{Check, Health, HealthStatus};
+pub use output::WorkerOutput;
 use phalanx_core::cluster::Event as Wish;
+use phalanx_core::ends::Ends;
+use phalanx_core::heartbeat::{Rules as Heartbeat, STALL};
+use phalanx_core::limits::Limits;
+use phalanx_core::scaling::Scaling;
 use phalanx_core::spec::{MAX_WORKERS, Spec};
 use phalanx_core::wire::{DEFAULT_MAX_LINE, Frame, Metrics, Note};
 use phalanx_core::worker::{Exit, SlotId, WorkerId};
 pub(crate) use query::query_for;
+
+use rustix::fd::OwnedFd;
 use rustix::process::Signal;
 use serde::Serialize;
 #[cfg(target_os = "linux")]
@@ -53,7 +72,6 @@ pub(crate) use spawn::{
 use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
-use std::process::{ChildStderr, ChildStdout};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -79,8 +97,23 @@ pub struct Options {
     pub waiting: usize,
     /// How long a connection must have been idle, so that a worker that drains without knowing of it may be ended.
     pub drain_idle: Duration,
+    /// When a worker on a channel hangs: it is sent SIGTERM, then SIGKILL, and is replaced at once. Only one that answered a
+    /// ping before is held to it, and none that the application forked itself. `None`: never.
+    pub heartbeat: Option<Heartbeat>,
+    /// How long a worker without a channel may take none of the connections in its queue, use no CPU time and open or
+    /// close no socket, until it hangs. `None`: for ever.
+    pub stall: Option<Duration>,
+    /// What workers are checked with. `None`: they are not.
+    pub health: Option<Health>,
+    /// How long a worker that was told to leave may go on as long as it has upgraded connections (WebSocket); `None`:
+    /// as long as it likes. Less than the grace time means nothing.
+    pub grace_upgraded: Option<Duration>,
     /// The longest message on a channel, in bytes.
     pub max_message: usize,
+    /// What a worker may have before it is replaced or killed.
+    pub limits: Limits,
+    /// The rules by which the number of workers follows the load; `None`: it does not.
+    pub scaling: Option<Scaling>,
 }
 
 impl Default for Options {
@@ -96,7 +129,13 @@ impl Default for Options {
             window: 1,
             waiting: 1024,
             drain_idle: Duration::from_secs(5),
+            heartbeat: Some(Heartbeat::default()),
+            stall: Some(STALL),
+            health: None,
+            grace_upgraded: Some(Duration::from_secs(3600)),
             max_message: DEFAULT_MAX_LINE,
+            limits: Limits::default(),
+            scaling: None,
         }
     }
 }
@@ -111,6 +150,7 @@ pub struct Primary {
     audience: Fan<Event>,
     settings: Arc<Mutex<Settings>>,
     over: watch::Receiver<Option<Over>>,
+    ends: Arc<Mutex<Ends>>,
 }
 
 /// How it ended.
@@ -129,10 +169,15 @@ pub(crate) enum Command {
     Reload(oneshot::Sender<Result<Reloaded>>),
     Open(Address, Option<Policy>, oneshot::Sender<Result<Address>>),
     Status(oneshot::Sender<Status>),
+    Scale(usize),
+    ScaleAuto,
+    Signal(f64),
     Setup,
     /// Takes over, if there is something to take over: whether there was.
     Begin(oneshot::Sender<bool>),
     Upgrade(oneshot::Sender<Result<()>>),
+    /// A descriptor is not needed any more.
+    Settle,
 }
 
 /// What a finished reload did.
@@ -172,6 +217,18 @@ pub struct WorkerStatus {
     pub age: Duration,
     /// The reload it belongs to; 0 before the first.
     pub generation: u64,
+    /// How it does in its checks, if there was one.
+    pub health: Option<HealthStatus>,
+    /// Bytes of memory, its children included; what they share is counted once, if that is cheap to know.
+    pub memory: Option<u64>,
+    /// The part of one processor that it uses, its children included; above 1 with several threads.
+    pub cpu: Option<f32>,
+    /// Threads, its children's included.
+    pub threads: Option<u32>,
+    /// Descriptors that its process has open.
+    pub descriptors: Option<u32>,
+    /// Workers that its slot had before it.
+    pub restarts: u32,
 }
 
 /// Where a worker is in its life.
@@ -224,7 +281,10 @@ impl Primary {
     /// ```
     ///
     /// # Errors
-    /// More than [`MAX_WORKERS`] workers.
+    /// More than [`MAX_WORKERS`] workers, or checks that cannot reach them; or
+    /// [`Error::Permissions`]: this primary cannot start workers with those rights.
+    /// More than [`MAX_WORKERS`] workers, or [`Error::Setting`]: limits or rules of scaling that contradict each other
+    /// or cannot be kept here.
     ///
     /// # Panics
     /// Outside of a tokio runtime with I/O and time.
@@ -242,6 +302,17 @@ impl Primary {
         if options.spec.workers > MAX_WORKERS {
             return Err(Error::WorkerCount(options.spec.workers));
         }
+        if let Some(health) = &options.health {
+            health.is_possible(&options.settings)?;
+        }
+        match permissions::check(&options.settings) {
+            Ok(words) => words.into_iter().for_each(|words| tracing::info!("workers: {words}")),
+            // The last primary's workers go on; it is the next ones that cannot be started.
+            Err(error) if keeper::has_left() => tracing::error!("{error}"),
+            Err(error) => return Err(error),
+        }
+        limits::check(&options)?;
+        let cgroups = limits::open_cgroups(&options.limits)?;
         spawn::note_this_program();
         raise_descriptor_limit();
         let (wishes, commands) = mpsc::unbounded_channel();
@@ -251,8 +322,10 @@ impl Primary {
             audience: Fan::default(),
             settings: Arc::new(Mutex::new(options.settings.clone())),
             over: watch,
+            ends: Arc::default(),
         };
-        let shell = shell::Shell::new(options, &primary, wishes.downgrade());
+        let mut shell = shell::Shell::new(options, &primary, wishes.downgrade());
+        shell.upkeep.cgroups = cgroups;
         tokio::spawn(shell.run(commands, over));
         Ok(primary)
     }
@@ -302,7 +375,7 @@ impl Primary {
         forked.await.map_err(|_| Error::Stopping)?
     }
 
-    /// Changes how the next workers are started.
+    /// Changes how the next workers are started. Rights that they cannot be given are an error when one is forked.
     pub fn setup(&self, settings: Settings) {
         *lock(&self.settings) = settings;
         let _ = self.wishes.send(Command::Setup);
@@ -341,7 +414,8 @@ impl Primary {
         opened.await.map_err(|_| Error::Stopping)?
     }
 
-    /// Keeps so many guarded workers from now on.
+    /// Keeps so many guarded workers from now on. Where their number follows the load ([`Options::scaling`]), it
+    /// does not any more, until [`Primary::scale_auto`].
     ///
     /// # Errors
     /// None or more than [`MAX_WORKERS`].
@@ -349,7 +423,7 @@ impl Primary {
         if workers == 0 || workers > MAX_WORKERS {
             return Err(Error::WorkerCount(workers));
         }
-        self.command(Command::Wish(Wish::Scale { workers }))
+        self.command(Command::Scale(workers))
     }
 
     /// Replaces every guarded worker, one after the other: a new one listens before the old one is
@@ -431,13 +505,16 @@ struct Inner {
     child: Child,
     channel: Sender,
     connected: AtomicBool,
+    ear: liveness::Ear,
     exit: watch::Sender<Option<Exit>>,
     exited_after_disconnect: AtomicU8,
     inspector: Option<SocketAddr>,
     asked: AtomicU64,
     metrics: watch::Sender<(u64, Metrics)>,
-    stdout: Mutex<Option<ChildStdout>>,
-    stderr: Mutex<Option<ChildStderr>>,
+    stdout: Mutex<Option<Arc<OwnedFd>>>,
+    stderr: Mutex<Option<Arc<OwnedFd>>>,
+    /// The last lines of both, as far as somebody read them.
+    heard: [Arc<output::Heard>; 2],
     wishes: mpsc::WeakUnboundedSender<Command>,
     audience: Fan<Event>,
 }
@@ -595,16 +672,18 @@ impl WorkerHandle {
 
     /// Its standard output, once, if it was started with [`Stdio::Piped`](crate::Stdio::Piped).
     #[must_use]
-    pub fn take_stdout(&self) -> Option<tokio::process::ChildStdout> {
-        let stdout = lock(&self.inner.stdout).take()?;
-        tokio::process::ChildStdout::from_std(stdout).ok()
+    pub fn take_stdout(&self) -> Option<WorkerOutput> {
+        let pipe = lock(&self.inner.stdout).take()?;
+        let [heard, _] = &self.inner.heard;
+        WorkerOutput::new(pipe, self.inner.wishes.clone(), Arc::clone(heard)).ok()
     }
 
     /// Its standard error, as [`WorkerHandle::take_stdout`].
     #[must_use]
-    pub fn take_stderr(&self) -> Option<tokio::process::ChildStderr> {
-        let stderr = lock(&self.inner.stderr).take()?;
-        tokio::process::ChildStderr::from_std(stderr).ok()
+    pub fn take_stderr(&self) -> Option<WorkerOutput> {
+        let pipe = lock(&self.inner.stderr).take()?;
+        let [_, heard] = &self.inner.heard;
+        WorkerOutput::new(pipe, self.inner.wishes.clone(), Arc::clone(heard)).ok()
     }
 }
 

@@ -3,21 +3,27 @@
 use super::WorkerHandle;
 use super::child::Paused;
 use super::dispatch::Parked;
+use super::evidence::Evidence;
+use super::health::Checked;
 #[cfg(target_os = "linux")]
 use super::intercept::Question;
+use super::liveness::Life;
 use super::ports::Place;
+use super::usage::Look;
 use crate::channel::{Incoming, Receiver, Sender};
 use crate::event::Event;
 use crate::message::{Handle, Message};
 use crate::settings::{Intercept, Knows};
 use phalanx_core::drain::Drain;
+use phalanx_core::ends::EndRecord;
+use phalanx_core::heartbeat::Activity;
 use phalanx_core::time::Time;
 use phalanx_core::wire::{Act, Dialect, Frame, Handle as HandleFrame, Note};
 use phalanx_core::worker::{Exit, WorkerId};
 use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -37,6 +43,12 @@ pub(super) enum Fact {
     Lingered(WorkerId),
     /// A worker has been there for a while.
     Alive(WorkerId),
+    /// It is time to look at what workers use.
+    LookDue,
+    /// So it is; and whether somebody had asked.
+    Looked(Look, bool),
+    /// The last words of a worker were heard.
+    WrittenDown(Box<EndRecord>),
     /// A worker has had time to listen.
     Slow(WorkerId),
     /// A worker has had time to end after its channel did.
@@ -56,6 +68,12 @@ pub(super) enum Fact {
     Proves(WorkerId, Option<u32>),
     /// A worker has had time to listen on all of its ports.
     Settled(WorkerId),
+    /// What was seen of a worker whose queue does not move.
+    Stands(WorkerId, Activity),
+    /// What was seen of a worker that is to be ended.
+    Condemned(WorkerId, Arc<Evidence>),
+    /// A check of a worker is over.
+    Checked(WorkerId, Checked),
     /// A connection was accepted on a port.
     Accepted(String, Parked),
     /// An exception of a worker's that its program did not catch.
@@ -139,6 +157,8 @@ pub(super) struct Record {
     pub(super) knows: Knows,
     /// Which of its calls of bind(2) the primary answers.
     pub(super) intercept: Intercept,
+    /// It has other rights than the primary.
+    pub(super) is_other: bool,
     /// It drains without knowing of it.
     pub(super) drain: Option<Drain>,
     /// Since when it listens and has to show that it serves, as the successor of one that does.
@@ -148,6 +168,8 @@ pub(super) struct Record {
     /// How often it has to give a sign of life, and when it last did, once it has to.
     pub(super) watchdog: Option<Duration>,
     pub(super) last_sign: Option<Time>,
+    /// Whether it is alive.
+    pub(super) life: Life,
     /// What it asked for by systemd's protocol and is not done.
     pub(super) refused: BTreeSet<String>,
     /// Since when, and how often, it has been in the log with something that it says of itself.
@@ -155,6 +177,8 @@ pub(super) struct Record {
     /// Who listens to it by that protocol, as long as it is there; and on which socket.
     pub(super) _notifications: JoinSet<()>,
     pub(super) notify: Option<Arc<OwnedFd>>,
+    /// What it writes to, as long as somebody may read it.
+    pub(super) pipes: [Option<Weak<OwnedFd>>; 2],
     /// What tells of its bind(2) calls.
     #[cfg(target_os = "linux")]
     pub(super) binds: Option<Arc<crate::sys::seccomp::Listener>>,
@@ -192,15 +216,18 @@ impl Record {
             channel_fd: -1,
             knows,
             intercept,
+            is_other: false,
             drain: None,
             proves_since: None,
             said_ports: false,
             watchdog: None,
             last_sign: None,
+            life: Life::new(now),
             refused: BTreeSet::new(),
             said: (now, 0),
             _notifications: JoinSet::new(),
             notify: None,
+            pipes: [None, None],
             #[cfg(target_os = "linux")]
             binds: None,
             exit: None,
@@ -248,12 +275,16 @@ pub(super) async fn listen_to(
             Err(broken) => break Some(broken.to_string()),
             Ok(Some(incoming)) => incoming,
         };
+        let ear = &worker.inner.ear;
+        ear.hear();
         if let (Frame::User(_) | Frame::Handle(_), Some(done)) = (&frame, behind.take()) {
             let _ = done.await;
         }
         match frame {
-            Frame::User(text) => told(&worker, Message::new(text, None)).await,
-            Frame::Handle(HandleFrame { message, .. }) => handle_from(&worker, *message, fd).await,
+            Frame::User(text) => ear.while_waiting(told(&worker, Message::new(text, None))).await,
+            Frame::Handle(HandleFrame { message, .. }) => {
+                ear.while_waiting(handle_from(&worker, *message, fd)).await;
+            }
             Frame::Note(Note::Report { id, mut metrics }) => {
                 // Whatever it says, it is kept.
                 metrics.latency.truncate(MAX_BUCKETS);
@@ -264,7 +295,7 @@ pub(super) async fn listen_to(
                 let fact =
                     Fact::Uncaught(id, format!("{}: {}", what.name, what.message), what.caught);
                 let event = Event::Uncaught(worker.clone(), Arc::new(what));
-                worker.inner.audience.tell_sized(event, size).await;
+                ear.while_waiting(worker.inner.audience.tell_sized(event, size)).await;
                 if facts.send(fact).await.is_err() {
                     return;
                 }

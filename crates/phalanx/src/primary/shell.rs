@@ -6,11 +6,13 @@
 use super::dispatch::Handover;
 #[cfg(target_os = "linux")]
 use super::keeping::Keeping;
+use super::liveness::Liveness;
 use super::ports::Port;
 use super::record::{Fact, Record, Runtime, Trouble};
 use super::rescue::Sampling;
 use super::shut::ShutWatch;
 use super::stop::Stopping;
+use super::usage::Upkeep;
 use super::{
     Command, Options, Over, Primary, Reloaded, Status, WorkerHandle, WorkerState, WorkerStatus,
     lock,
@@ -21,10 +23,12 @@ use crate::event::Event;
 use crate::fan::Fan;
 use crate::settings::{Knows, Settings};
 use phalanx_core::cluster::{Action, Cluster, Event as CoreEvent};
+use phalanx_core::limits::Judge;
 use phalanx_core::report::Report;
+use phalanx_core::scaling::Scaler;
 use phalanx_core::time::Time;
 use phalanx_core::wire::{Act, Cluster as ClusterFrame, Frame, Note};
-use phalanx_core::worker::{End, Exit, Phase, WorkerId};
+use phalanx_core::worker::{End, Exit, Leave, Phase, WorkerId};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::sync::atomic::Ordering;
@@ -63,6 +67,7 @@ pub(super) struct Shell {
     reloading: Vec<oneshot::Sender<Result<Reloaded>>>,
     retry: Option<Time>,
     pub(super) sampling: Sampling,
+    pub(super) liveness: Liveness,
     /// A port may have lost its last worker.
     pub(super) idle_ports: bool,
     failed_start: Option<Over>,
@@ -76,6 +81,8 @@ pub(super) struct Shell {
     pub(super) said_carried: Option<Time>,
     /// It was said that binds cannot be intercepted.
     pub(super) said_no_intercept: bool,
+    /// What workers use, how many there should be, why they ended.
+    pub(super) upkeep: Upkeep,
     /// What is done for the next primary.
     #[cfg(target_os = "linux")]
     pub(super) keeping: Keeping,
@@ -95,6 +102,9 @@ impl Shell {
     ) -> Self {
         let (facts, incoming) = mpsc::channel(FACTS);
         let options = Options { patience: options.patience.max(SHORTEST_PATIENCE), ..options };
+        let scaler = options.scaling.clone().map(Scaler::new);
+        let judge = Judge::new(options.limits.clone());
+        let upkeep = Upkeep::new(judge, scaler, Arc::clone(&primary.ends));
         Self {
             core: Cluster::new(options.spec.clone()),
             options,
@@ -113,6 +123,7 @@ impl Shell {
             reloading: Vec::new(),
             retry: None,
             sampling: Sampling::default(),
+            liveness: Liveness::default(),
             // What was opened before any worker is looked at when all are there.
             idle_ports: true,
             failed_start: None,
@@ -121,6 +132,7 @@ impl Shell {
             said_trouble: None,
             said_carried: None,
             said_no_intercept: false,
+            upkeep,
             #[cfg(target_os = "linux")]
             keeping: Keeping::default(),
             #[cfg(target_os = "linux")]
@@ -137,11 +149,12 @@ impl Shell {
         let mut sampler = tokio::time::interval(self.sample_interval());
         sampler.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut abandoned = false;
+        self.begin_upkeep();
         loop {
             self.perform_plan();
             self.go_on_stopping();
             self.close_idle_ports();
-            if self.core.is_stopped() && self.workers.is_empty() {
+            if self.core.is_stopped() && self.workers.is_empty() && self.upkeep.awaiting == 0 {
                 break;
             }
             #[cfg(target_os = "linux")]
@@ -152,7 +165,7 @@ impl Shell {
             let wakes = [
                 self.core.wake(),
                 self.retry,
-                self.next_silence(),
+                self.next_look(),
                 self.kept_again(),
                 self.stops_at(),
             ];
@@ -224,7 +237,7 @@ impl Shell {
             self.recall_overdue(now);
             self.pump_all(now);
         }
-        self.check_silence(now);
+        self.look_after(now);
     }
 
     /// Offers every connection that waits.
@@ -259,13 +272,15 @@ impl Shell {
                 let no = Error::Upgrade("only Linux can".into());
                 drop(reply.send(Err(no)));
             }
+            Command::Settle => {}
             Command::Setup => self.audience.tell(&Event::Setup),
             Command::Open(address, policy, reply) => {
                 let _ = reply.send(self.open_port(&address, policy));
             }
-            Command::Status(reply) => {
-                let _ = reply.send(self.status(now));
-            }
+            Command::Status(reply) => self.status_asked(reply),
+            Command::Scale(workers) => self.scale_by_hand(now, workers),
+            Command::ScaleAuto => self.scale_auto(),
+            Command::Signal(value) => self.signalled(now, value),
             Command::Fork(env, reply) => match self.core.fork() {
                 Some(worker) => {
                     self.forking.insert(worker, (env, reply));
@@ -329,6 +344,12 @@ impl Shell {
             Fact::Proves(worker, held) => self.proves(now, worker, held),
             Fact::Settled(worker) => self.settled(now, worker),
             Fact::Alive(worker) => self.alive(now, worker),
+            Fact::Stands(worker, seen) => self.stood(now, worker, seen),
+            Fact::Condemned(worker, evidence) => self.condemned(now, worker, &evidence),
+            Fact::Checked(worker, checked) => self.checked(now, worker, checked),
+            Fact::LookDue => self.look_due(),
+            Fact::Looked(look, asked) => self.looked(now, &look, asked),
+            Fact::WrittenDown(record) => self.written_down(*record),
             Fact::Lingered(worker) => {
                 if let Some(record) = self.workers.get_mut(&worker).filter(|r| !r.closed) {
                     record.closed = true;
@@ -438,6 +459,7 @@ impl Shell {
             record.handle.inner.connected.store(false, Ordering::Relaxed);
             self.audience.tell(&Event::Disconnect(record.handle.clone()));
         }
+        self.look_at_end(now, worker, exit);
         self.core.observe(now, CoreEvent::Exited { worker, exit });
         self.serves_no_more(worker);
         // What the dead worker still said is read first: late acknowledgements count.
@@ -449,16 +471,18 @@ impl Shell {
 
     /// When both the process and its channel have ended, the end is told and the record dropped.
     fn bury(&mut self, now: Time, worker: WorkerId) {
-        let Some(Record { closed: true, exit: Some(exit), handle, .. }) = self.workers.get(&worker)
+        let Some(Record { closed: true, exit: Some(exit), handle, open, .. }) =
+            self.workers.get(&worker)
         else {
             return;
         };
-        let (exit, handle) = (*exit, handle.clone());
+        let (exit, handle, open) = (*exit, handle.clone(), *open);
         self.withdraw(now, worker);
         self.workers.remove(&worker);
         handle.inner.channel.close();
         handle.inner.exit.send_replace(Some(exit));
         self.audience.tell(&Event::Exit(handle, exit));
+        self.buried(worker, open);
     }
 
     /// A worker serves no more: its slots are steered around and emptied, its connections go on.
@@ -576,8 +600,13 @@ impl Shell {
         }
         let seq = self.next_seq();
         if let Some(record) = self.workers.get(&worker) {
-            let grace = self.options.spec.grace.and_then(|g| u64::try_from(g.as_millis()).ok());
-            record.channel.push(&Frame::Note(Note::Leave { grace }));
+            let millis =
+                |time: Option<Duration>| time.and_then(|t| u64::try_from(t.as_millis()).ok());
+            let grace = millis(self.options.spec.grace);
+            // When all stop, nobody waits longer.
+            let stopping = self.core.is_stopping();
+            let upgraded = if stopping { grace } else { millis(self.options.grace_upgraded) };
+            record.channel.push(&Frame::Note(Note::Leave { grace, upgraded }));
             let frame = ClusterFrame { seq: Some(seq), ack: None, act: Act::Disconnect };
             record.channel.push(&Frame::Cluster(frame));
         }
@@ -585,9 +614,15 @@ impl Shell {
 
     pub(super) fn report(&mut self, report: Report) {
         match &report {
+            // What is over its limit was said, with numbers.
+            Report::Replacing { why: Leave::Memory | Leave::Age | Leave::Connections, .. } => {
+                tracing::debug!("{report}");
+            }
+            Report::OverLimit { over } if over.why != Leave::Memory => tracing::info!("{report}"),
             Report::Ended { asked: Some(_), .. }
             | Report::ReloadBegun { .. }
             | Report::ReloadDone { .. }
+            | Report::Scaled { .. }
             | Report::Stopped => tracing::info!("{report}"),
             Report::CrashLoop { .. } | Report::ReloadFailed { .. } | Report::NeverReady { .. } => {
                 tracing::error!("{report}");
@@ -595,6 +630,8 @@ impl Shell {
             _ => tracing::warn!("{report}"),
         }
         match &report {
+            Report::Ended { worker, exit, asked, .. } => self.note_end(*worker, *exit, *asked),
+            Report::NotStarted { worker, slot, why } => self.note_not_started(*worker, *slot, why),
             Report::ReloadDone { replaced, took, .. } => {
                 for reply in self.reloading.drain(..) {
                     let _ = reply.send(Ok(Reloaded { replaced: *replaced, took: *took }));
@@ -628,7 +665,8 @@ impl Shell {
         self.audience.tell(&Event::Report(report));
     }
 
-    fn status(&self, now: Time) -> Status {
+    pub(super) fn status(&self, now: Time) -> Status {
+        let usage = |id| self.upkeep.lives.get(id).and_then(|life| life.usage);
         let workers = self.core.workers().map(|worker| WorkerStatus {
             id: worker.id,
             slot: worker.slot,
@@ -646,6 +684,12 @@ impl Shell {
                 .get(&worker.id)
                 .map_or(Duration::ZERO, |r| r.handle.inner.started.elapsed()),
             generation: worker.generation,
+            health: self.workers.get(&worker.id).and_then(|r| r.life.checkup.status.clone()),
+            memory: usage(&worker.id).map(|usage| usage.memory),
+            cpu: self.upkeep.lives.get(&worker.id).and_then(|life| life.share(now)),
+            threads: usage(&worker.id).map(|usage| usage.threads),
+            descriptors: usage(&worker.id).and_then(|usage| usage.descriptors),
+            restarts: self.upkeep.forks.get(&worker.slot).map_or(0, |n| n.saturating_sub(1)),
         });
         Status {
             workers: workers.collect(),

@@ -166,7 +166,8 @@ impl Shell {
         }
         let held =
             self.in_flight.len() + self.ports.values().map(|p| p.parked.len()).sum::<usize>();
-        if !over && (held > 0 || !self.is_quiet()) {
+        let quiet = self.is_quiet(held > 0);
+        if !over && !quiet {
             return;
         }
         if held > 0 {
@@ -197,11 +198,11 @@ impl Shell {
 
     /// Whether nothing is on its way through this process. What workers say meanwhile waits in the kernel, once the
     /// answers have come that are waited for.
-    fn is_quiet(&mut self) -> bool {
+    fn is_quiet(&mut self, holds_connections: bool) -> bool {
         let there = || self.workers.values().filter(|record| record.exit.is_none());
-        let waits = !self.in_flight.is_empty() || there().any(|r| r.channel.is_pinging());
+        let waits = holds_connections || there().any(|record| record.channel.is_pinging());
         there().for_each(|record| record.channel.hold(!waits));
-        let quiet = there().all(|record| record.channel.is_quiet()) && self.has_no_facts();
+        let quiet = !waits && there().all(|r| r.channel.is_quiet()) && self.has_no_facts();
         let Some(changing) = &mut self.changing else { return false };
         // Tasks that pass something on have their turn between two looks.
         changing.quiet = if quiet { changing.quiet + 1 } else { 0 };
