@@ -5,7 +5,7 @@ mod liveness;
 mod permissions;
 mod tool;
 
-pub(crate) use tool::{Delete, Describe, Detached, List, Named, Scale, Start, Stop, Target};
+pub(crate) use tool::{Delete, Describe, Detached, List, Named, Scale, Start, Stop, Target, Why};
 
 use clap::{Args, Parser, Subcommand};
 pub(crate) use limits::LimitArgs;
@@ -55,7 +55,7 @@ pub(crate) enum Command {
     /// Change how many workers an application has
     Scale(Scale),
     /// Show why an application's workers ended
-    Why(Named),
+    Why(Why),
     /// Replace an application's primary by this version of the program, while its workers serve on
     Upgrade(Named),
     /// Print the configuration of nginx or haproxy in front of workers that have a port each

@@ -19,7 +19,6 @@ mod watch;
 
 use args::{Arguments, Command};
 use clap::Parser;
-use control::Later;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -35,9 +34,9 @@ fn main() -> ExitCode {
         Command::Delete(options) => manage::delete(&options.name, options.now),
         Command::Reload(options) => manage::reload(&options.name),
         Command::Scale(options) => manage::scale(&options.name, options.workers),
-        Command::Restart(options) => manage::later(&options.name, Later::Restart),
-        Command::Why(options) => manage::later(&options.name, Later::Why),
-        Command::Upgrade(options) => manage::later(&options.name, Later::Upgrade),
+        Command::Restart(options) => manage::restart(&options.name),
+        Command::Why(options) => manage::why(&options.name, options.number, options.json),
+        Command::Upgrade(options) => manage::upgrade(&options.name),
         Command::Export(options) => {
             export::export(&options);
             Ok(())

@@ -1,7 +1,7 @@
 //! What is done to applications that run in the background.
 
 use crate::args::Target;
-use crate::control::{Description, Later, Refusal, Unanswered, Word, ask, ask_within};
+use crate::control::{Description, Refusal, Unanswered, Word, ask, ask_within};
 use crate::failure::{Failure, UNEXPECTED};
 use crate::home::{App, Home, Lock};
 use crate::processes::Register;
@@ -130,10 +130,56 @@ pub(crate) fn reload(name: &str) -> Result<(), Failure> {
     })
 }
 
-pub(crate) fn later(name: &str, word: Later) -> Result<(), Failure> {
+pub(crate) fn restart(name: &str) -> Result<(), Failure> {
     let app = running(name)?;
-    let done = ask(&app, Word::Later(word), &mut |text| show::print(&format!("{text}\n")));
-    done.map(|value| show::print(&format!("{value:#}\n"))).map_err(|why| failed(&app, why))
+    let done = ask(&app, Word::Restart, &mut |text| show::print(&format!("{text}\n")));
+    done.map(drop).map_err(|why| failed(&app, why))
+}
+
+/// The primary does not answer if all goes well: it is another program then, which is asked who it is.
+pub(crate) fn upgrade(name: &str) -> Result<(), Failure> {
+    let app = running(name)?;
+    let before = Instant::now();
+    match ask(&app, Word::Upgrade, &mut |_| {}) {
+        Err(Unanswered::Silent(_) | Unanswered::Nobody) => {}
+        Err(why) => return Err(failed(&app, why)),
+        Ok(_) => return Ok(()),
+    }
+    loop {
+        let about = ask_within(&app, Word::Describe, LOOK).ok();
+        let about = about.and_then(|about| serde_json::from_value::<Description>(about).ok());
+        let is_new = |about: &Description| {
+            Duration::from_millis(about.uptime_ms) < before.elapsed() && about.primary_pid.is_some()
+        };
+        if let Some(about) = about.filter(is_new) {
+            show::say(&format!("{name}: version {} has taken over", about.version));
+            show::print(&show::table(&[about]));
+            return Ok(());
+        }
+        if before.elapsed() >= ANSWER + HUNG {
+            return Err(failed(&app, Unanswered::Silent(std::io::ErrorKind::TimedOut.into())));
+        }
+        std::thread::sleep(AGAIN);
+    }
+}
+
+pub(crate) fn why(name: &str, number: usize, as_json: bool) -> Result<(), Failure> {
+    let app = running(name)?;
+    let about = ask_within(&app, Word::Why, ANSWER).map_err(|why| failed(&app, why))?;
+    let list = |key: &str| about.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+    if as_json {
+        show::print(&format!("{:#}\n", Value::Array(list("ends"))));
+        return Ok(());
+    }
+    let texts = list("texts");
+    if texts.is_empty() {
+        show::say(&format!("{name}: no worker has ended since this primary began"));
+    }
+    let last = texts.iter().skip(texts.len().saturating_sub(number));
+    let texts: Vec<&str> = last.filter_map(Value::as_str).collect();
+    let text = texts.join("\n\n");
+    show::print(&format!("{}\n", text.trim_end()));
+    Ok(())
 }
 
 pub(crate) fn scale(name: &str, workers: Target) -> Result<(), Failure> {

@@ -71,6 +71,18 @@ pub(crate) struct Named {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct Why {
+    /// The application
+    pub(crate) name: String,
+    /// So many of the last ends; the newest is the last
+    #[arg(short = 'n', long, value_name = "N", default_value = "3")]
+    pub(crate) number: usize,
+    /// All that is known, for programs
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct Scale {
     /// The application
     pub(crate) name: String,

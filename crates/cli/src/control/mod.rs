@@ -6,7 +6,7 @@ mod server;
 mod words;
 
 pub(crate) use client::{Unanswered, ask, ask_within};
-pub(crate) use words::{Description, Later, Refusal, Word};
+pub(crate) use words::{Description, Refusal, Word};
 
 use crate::failure::{Failure, UNEXPECTED};
 use crate::home::{App, Lock, Spec};

@@ -3,7 +3,7 @@
 
 use super::facts::Facts;
 use super::words::{
-    Answer, Description, LONGEST_REQUEST, Later, Logs, Port, Refusal, Waiting, Word, Worker,
+    Answer, Description, LONGEST_REQUEST, Logs, Port, Refusal, Waiting, Word, Worker,
     changed,
 };
 use crate::home::{App, Spec};
@@ -106,19 +106,21 @@ impl Server {
             Word::Reload => self.reload(progress).await,
             Word::ScaleTo(workers) => self.scale(workers),
             Word::ScaleBy(by) => self.scale(changed(self.primary.status().await?.wanted, by)?),
-            Word::Later(word) => self.later(word, progress).await,
+            Word::Restart => Err(Refusal::new("restart")),
+            Word::Upgrade => {
+                self.primary.upgrade().await?;
+                Ok(Value::Null)
+            }
+            Word::Why => self.why(),
         }
     }
 
-    /// The one place for words that the library has no deeds for yet.
-    async fn later(&self, word: Later, _progress: &Progress) -> Result<Value, Refusal> {
-        match word {
-            Later::Restart => Err(not_yet(word).hint("`reload` replaces every worker")),
-            Later::Upgrade => Err(not_yet(word)),
-            Later::Why => {
-                Err(not_yet(word).hint(format!("{} may tell", self.app.primary_log().display())))
-            }
-        }
+    /// Why workers ended: for people, and for programs.
+    fn why(&self) -> Result<Value, Refusal> {
+        let ends = self.primary.ends();
+        let texts: Vec<String> = ends.iter().map(ToString::to_string).collect();
+        let ends = serde_json::to_value(ends).map_err(|error| Refusal::new(error.to_string()))?;
+        Ok(json!({ "texts": texts, "ends": ends }))
     }
 
     fn scale(&self, workers: usize) -> Result<Value, Refusal> {
@@ -196,10 +198,6 @@ impl Server {
             },
         }
     }
-}
-
-fn not_yet(word: Later) -> Refusal {
-    Refusal::new(format!("`{}` is not there yet", word.name()))
 }
 
 /// What a reload did to requests, once it is counted.

@@ -28,29 +28,12 @@ pub(crate) enum Word {
     ScaleTo(usize),
     /// So many workers more, or less.
     ScaleBy(i64),
-    /// What the library does not do yet.
-    Later(Later),
-}
-
-/// Words that are defined, and that the library has no deeds for yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Later {
-    /// End every worker, and start it anew.
+    /// End every worker, and start it anew; the answer comes when the new ones are ready.
     Restart,
-    /// Replace the primary by another version of the program.
+    /// Become the program that is at the primary's place now; no answer comes if all goes well.
     Upgrade,
-    /// Why workers ended.
+    /// Why the last workers ended.
     Why,
-}
-
-impl Later {
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Restart => "restart",
-            Self::Upgrade => "upgrade",
-            Self::Why => "why",
-        }
-    }
 }
 
 /// Why something that was asked for is not done.
@@ -116,9 +99,9 @@ impl Word {
             ("scale", Some(to), None) => Self::ScaleTo(to),
             ("scale", None, Some(by)) => Self::ScaleBy(by),
             ("scale", ..) => return Err(wrong("scale needs either `to` or `by`".into())),
-            ("restart", ..) => Self::Later(Later::Restart),
-            ("upgrade", ..) => Self::Later(Later::Upgrade),
-            ("why", ..) => Self::Later(Later::Why),
+            ("restart", ..) => Self::Restart,
+            ("upgrade", ..) => Self::Upgrade,
+            ("why", ..) => Self::Why,
             (other, ..) => {
                 let name: String = other.chars().take(64).collect();
                 return Err(wrong(format!("`{}` is no command", name.escape_debug()))
@@ -144,7 +127,9 @@ impl Word {
                 request.by = Some(by);
                 "scale"
             }
-            Self::Later(later) => later.name(),
+            Self::Restart => "restart",
+            Self::Upgrade => "upgrade",
+            Self::Why => "why",
         };
         request.cmd = name.to_owned();
         line(&json!(request))
@@ -299,7 +284,6 @@ mod tests {
 
     #[test]
     fn requests_survive_the_way() {
-        let later = [Later::Restart, Later::Upgrade, Later::Why].map(Word::Later);
         let words = [
             Word::Describe,
             Word::Stop { now: false },
@@ -307,8 +291,11 @@ mod tests {
             Word::Reload,
             Word::ScaleTo(3),
             Word::ScaleBy(-2),
+            Word::Restart,
+            Word::Upgrade,
+            Word::Why,
         ];
-        for word in words.into_iter().chain(later) {
+        for word in words {
             assert_eq!(Word::read(&word.write()), Ok(word));
         }
     }
