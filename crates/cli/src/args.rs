@@ -146,6 +146,9 @@ pub(crate) struct Run {
     pub(crate) watchdog: Option<Duration>,
     #[command(flatten)]
     pub(crate) liveness: Liveness,
+    /// `start`: without a keeper; a primary that is killed ends its workers
+    #[arg(long, conflicts_with = "keeper")]
+    pub(crate) no_keeper: bool,
     /// Survive: this process becomes a small keeper, which starts the primary, and another one if that is killed; workers
     /// and clients do not notice
     #[arg(long)]

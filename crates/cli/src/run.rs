@@ -12,9 +12,12 @@ use std::time::Duration;
 
 pub(crate) fn run(options: Run) -> Result<(), Failure> {
     let app = options.detached.app_dir.as_deref();
+    // One that is only asked whether it could take over leads nothing.
+    phalanx::keep(false)?;
     app.map(lead).transpose()?;
     // As the first process of a container it has to reap strangers: that is what keepers do.
-    phalanx::keep(options.keeper || std::process::id() == 1)?;
+    let keeper = options.keeper || app.is_some() && !options.no_keeper;
+    phalanx::keep(keeper || std::process::id() == 1)?;
     let _rest = log::to_stderr();
     // Whoever started it waits for its socket.
     let detached = app.map(Detached::begin).transpose()?;

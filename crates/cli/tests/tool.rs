@@ -82,9 +82,10 @@ fn the_whole_story() {
     tool.run(&["scale", "bar", "-1"]).expect(1, &["1 workers and -1 are 0"]);
     tool.run(&["scale", "bar", "none"]).expect(2, &["expected a number"]);
 
-    for word in ["restart", "why", "upgrade"] {
-        tool.run(&[word, "bar"]).expect(1, &["not there yet"]);
-    }
+    tool.run(&["why", "bar"]).expect(0, &["reload", "scale"]);
+    let workers = tool.workers("bar");
+    tool.run(&["upgrade", "bar"]).expect(0, &["has taken over", "listening"]);
+    assert_eq!((tool.workers("bar"), tool.primary("bar")), (workers, primary));
     for word in ["describe", "stop", "delete", "reload", "why"] {
         tool.run(&[word, "foo"]).expect(1, &["no application is called `foo`", "there are bar"]);
     }

@@ -3,8 +3,7 @@
 
 use super::facts::Facts;
 use super::words::{
-    Answer, Description, LONGEST_REQUEST, Logs, Port, Refusal, Waiting, Word, Worker,
-    changed,
+    Answer, Description, LONGEST_REQUEST, Logs, Port, Refusal, Waiting, Word, Worker, changed,
 };
 use crate::home::{App, Spec};
 use crate::processes::{Stat, memory};

@@ -45,7 +45,7 @@ fn nonsense_is_answered_in_words() {
     // The same connection, and two requests at once.
     stream.write_all(b"{\"v\":1,\"cmd\":\"describe\"}\n{\"v\":1,\"cmd\":\"why\"}\n").unwrap();
     assert_eq!(line(&mut stream).unwrap()["ok"]["name"], "app");
-    assert!(refusal(line(&mut stream)).contains("not there yet"));
+    assert!(line(&mut stream).unwrap()["ok"]["ends"].is_array());
     tool.get();
 }
 

@@ -24,9 +24,15 @@ fn children(tool: &Tool) -> Vec<u32> {
     names.filter_map(|entry| pid(entry.file_name().into_string().ok()?)).collect()
 }
 
+/// Kills it and its keeper.
 fn kill_primary(tool: &Tool) -> Vec<u32> {
     let (primary, workers) = (tool.primary("app"), tool.workers("app"));
+    let keeper = process::stat(primary).unwrap().parent;
+    // At once: each would look after the other.
+    stop_process(primary);
+    signal(keeper, Signal::KILL);
     signal(primary, Signal::KILL);
+    gone(keeper, LONG);
     gone(primary, LONG);
     workers
 }
@@ -116,7 +122,7 @@ fn a_keeper_and_its_next_primary() {
     let tool = Tool::new();
     let server =
         tool.server("server.js", "setInterval(() => console.log(process.pid, process.ppid), 50);");
-    let start = ["start", "--keeper", path(&server), "-i", "2", "--name", "app"];
+    let start = ["start", path(&server), "-i", "2", "--name", "app"];
     tool.run(&start).expect(0, &["listening"]);
     let (primary, workers) = (tool.primary("app"), tool.workers("app"));
     let keeper = process::stat(primary).unwrap().parent;

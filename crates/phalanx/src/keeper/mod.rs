@@ -28,6 +28,7 @@ use std::ffi::OsString;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -108,11 +109,16 @@ pub(crate) fn begin(keep: bool) -> Result<()> {
     if let Some(estate) = number(REHEARSE) {
         rehearse(estate);
     }
-    let found = match (number(INHERIT), number(KEEPER)) {
+    // What these variables name is taken once; they may be still there.
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    let named = (number(INHERIT), number(KEEPER));
+    let named = if TAKEN.swap(true, Ordering::Relaxed) { (None, None) } else { named };
+    let found = match named {
         (Some(will), _) => inherit(will).map_err(failed)?,
         (None, Some(post)) => receive_all(post).map_err(failed)?,
         (None, None) if keep => watch::keep(BTreeMap::new()).map_err(Error::os("cannot keep"))?,
-        (None, None) => Past::default(),
+        // It may still become one.
+        (None, None) => return Ok(()),
     };
     crate::sys::remove_variables(&VARIABLES);
     *past = Some(found);
