@@ -1,5 +1,7 @@
 //! The command line.
 
+pub(crate) mod guard;
+
 use clap::{Args, Parser, Subcommand};
 use phalanx::{Address, Balance, MAX_WORKERS, Policy, ReadyWhen, cores};
 use std::ffi::OsString;
@@ -109,6 +111,8 @@ pub(crate) struct Run {
     /// Replace a worker that says nothing for so long (`sd_notify`, WATCHDOG=1); it finds `WATCHDOG_USEC`
     #[arg(long, value_name = "TIME", value_parser = watchdog)]
     pub(crate) watchdog: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) guard: guard::Guard,
     /// What it is called in the log; else the program's name
     #[arg(long)]
     pub(crate) name: Option<String>,

@@ -1,13 +1,19 @@
 //! `phalanx run`: a program, N times, in the foreground.
 
-use crate::args::Run;
+use crate::args::{Arguments, Run};
 use crate::failure::Failure;
 use crate::{log, output, watch};
+use clap::CommandFactory;
+use clap::error::ErrorKind;
 use phalanx::{Cluster, Error, Intercept, LISTEN_VARIABLE, Program, Settings};
 use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
 pub(crate) fn run(options: Run) -> Result<(), Failure> {
+    if let Err(why) = options.guard.check() {
+        // As clap says what it finds wrong itself.
+        Arguments::command().error(ErrorKind::ValueValidation, why).exit();
+    }
     let _rest = log::to_stderr();
     let mut words = options.program.iter().chain(&options.args).cloned();
     // There is one, or clap would have said so.
@@ -55,7 +61,7 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
     for (_, address) in options.listen {
         cluster = cluster.listen(address);
     }
-    cluster.run_as_primary().map_err(|error| Failure::of(name, error))
+    options.guard.apply(cluster).run_as_primary().map_err(|error| Failure::of(name, error))
 }
 
 fn settings(name: &OsStr, args: Vec<OsString>, options: &Run) -> Result<Settings, Failure> {

@@ -4,6 +4,7 @@ use crate::address::Address;
 use crate::fan::FanReceiver;
 use crate::message::Message;
 use crate::primary::WorkerHandle;
+use phalanx_core::cluster::Receipt;
 use phalanx_core::report::Report;
 use phalanx_core::wire::Uncaught;
 use phalanx_core::worker::Exit;
@@ -33,6 +34,8 @@ pub enum Event {
     Uncaught(WorkerHandle, Arc<Uncaught>),
     /// What the guard did and why: restarts, reloads, time-outs.
     Report(Report),
+    /// What a reload came to: told when the last worker that left for it is gone, or a minute after its end.
+    Reloaded(Receipt),
 }
 
 impl Event {
@@ -48,7 +51,7 @@ impl Event {
             | Self::Exit(worker, _)
             | Self::Error(worker, _)
             | Self::Uncaught(worker, _) => Some(worker),
-            Self::Setup | Self::Report(_) => None,
+            Self::Setup | Self::Report(_) | Self::Reloaded(_) => None,
         }
     }
 }

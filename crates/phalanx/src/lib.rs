@@ -72,7 +72,7 @@
 //! | event `disconnect` | [`Event::Disconnect`] | |
 //! | event `exit(worker, code, signal)` | [`Event::Exit`] | one [`Exit`]: a code or a signal; always after `disconnect` |
 //! | event `error` | [`Event::Error`] | never ends the program |
-//! | none | [`Event::Report`] | what the guard did and why |
+//! | none | [`Event::Report`], [`Event::Reloaded`] | what the guard did and why; what a reload came to |
 //! | event `uncaughtExceptionMonitor` in the worker | [`Event::Uncaught`] | Node workers with the preload |
 //! | `worker.id` | [`WorkerHandle::id`], [`Worker::id`] | and a slot, which a replacement takes over: [`WorkerHandle::slot`] |
 //! | `worker.process.pid`, `.kill()` | [`WorkerHandle::pid`], [`WorkerHandle::kill`] | through a pidfd: never hits a stranger |
@@ -128,11 +128,12 @@ pub use error::{Error, Result};
 pub use event::{Event, Events};
 pub use message::{Handle, Message};
 pub use phalanx_core as core;
+pub use phalanx_core::cluster::{Drained, Outcome, Receipt, ReloadPhase, ReloadStatus};
 pub use phalanx_core::report::Report;
 pub use phalanx_core::restart::Restart;
-pub use phalanx_core::spec::{MAX_WORKERS, ReadyWhen, Spec};
+pub use phalanx_core::spec::{Canary, MAX_WORKERS, ReadyWhen, ReloadRules, Share, Spec};
 pub use phalanx_core::wire::{Metrics, Uncaught};
-pub use phalanx_core::worker::{Exit, SlotId, WorkerId};
+pub use phalanx_core::worker::{EndKind, Exit, SlotId, WorkerId};
 pub use policy::{Balance, Policy};
 pub use primary::{Options, Primary, Reloaded, Status, WorkerHandle, WorkerState, WorkerStatus};
 pub use program::Program;

@@ -307,6 +307,10 @@ impl Cluster {
         if guarded {
             let slot = self.slots.entry(slot).or_default();
             (slot.hold, slot.last_resort, slot.due) = (None, None, false);
+            if slot.counted.take().is_some() {
+                // How it ends decides nothing any more.
+                slot.awaits = None;
+            }
         }
         self.outbox.push(Action::Fork { worker: id, slot });
         id

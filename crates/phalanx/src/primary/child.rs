@@ -5,6 +5,7 @@ use phalanx_core::worker::Exit;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// A child of this process that is not reaped yet.
@@ -13,6 +14,8 @@ pub(crate) struct Child {
     pid: Pid,
     /// What it leaves behind is told to end: the processes of its group.
     ends_group: bool,
+    /// This process sent it SIGKILL.
+    killed: AtomicBool,
     #[cfg(target_os = "linux")]
     pidfd: tokio::io::unix::AsyncFd<std::sync::Arc<rustix::fd::OwnedFd>>,
 }
@@ -69,7 +72,7 @@ impl Child {
         let pid = to_pid(pid)?;
         let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
         let pidfd = crate::sys::watch(pidfd.into(), tokio::io::Interest::READABLE)?;
-        Ok(Self { pid, ends_group, pidfd })
+        Ok(Self { pid, ends_group, killed: AtomicBool::new(false), pidfd })
     }
 
     /// Waits for the end and reaps. To be called once.
@@ -98,6 +101,7 @@ impl Child {
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        self.note(signal);
         Ok(rustix::process::pidfd_send_signal(self.pidfd.get_ref(), signal)?)
     }
 
@@ -137,7 +141,7 @@ impl Child {
 #[cfg(not(target_os = "linux"))]
 impl Child {
     pub(crate) fn new(pid: u32, ends_group: bool) -> io::Result<Self> {
-        Ok(Self { pid: to_pid(pid)?, ends_group })
+        Ok(Self { pid: to_pid(pid)?, ends_group, killed: AtomicBool::new(false) })
     }
 
     pub(crate) async fn wait(&self) -> io::Result<Exit> {
@@ -161,6 +165,7 @@ impl Child {
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        self.note(signal);
         Ok(rustix::process::kill_process(self.pid, signal)?)
     }
 
@@ -191,6 +196,17 @@ impl Child {
         use crate::sys::portable::poll_now;
         use rustix::event::PollFlags;
         poll_now(self.pidfd.get_ref(), PollFlags::IN).is_ok_and(|ready| !ready.is_empty())
+    }
+
+    fn note(&self, signal: Signal) {
+        if signal == Signal::KILL {
+            self.killed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether this process sent it SIGKILL.
+    pub(super) fn was_killed(&self) -> bool {
+        self.killed.load(Ordering::Relaxed)
     }
 
     /// Only before it is reaped.

@@ -6,6 +6,7 @@ use super::dispatch::Parked;
 #[cfg(target_os = "linux")]
 use super::intercept::Question;
 use super::ports::Place;
+use super::version::Version;
 use crate::channel::{Incoming, Receiver, Sender};
 use crate::event::Event;
 use crate::message::{Handle, Message};
@@ -112,6 +113,8 @@ pub(super) struct Record {
     pub(super) peer_cookie: u64,
     /// The number that end had in its process.
     pub(super) channel_fd: i32,
+    /// What it was started from.
+    pub(super) program: Arc<Version>,
     /// What it was expected to know when it was started.
     pub(super) knows: Knows,
     /// Which of its calls of bind(2) the primary answers.

@@ -4,10 +4,12 @@
 //! [`Shell`]; tasks beside it only wait for something and report it as a [`Fact`].
 
 use super::dispatch::Handover;
+use super::oom::OomWatch;
 use super::ports::Port;
 use super::record::{Fact, Record, Runtime, Trouble};
 use super::rescue::Sampling;
 use super::shut::ShutWatch;
+use super::version::{Before, Version};
 use super::{
     Command, Options, Over, Primary, Reloaded, Status, WorkerHandle, WorkerState, WorkerStatus,
     lock,
@@ -18,10 +20,9 @@ use crate::event::Event;
 use crate::fan::Fan;
 use crate::settings::{Knows, Settings};
 use phalanx_core::cluster::{Action, Cluster, Event as CoreEvent};
-use phalanx_core::report::Report;
 use phalanx_core::time::Time;
 use phalanx_core::wire::{Act, Cluster as ClusterFrame, Frame, Note};
-use phalanx_core::worker::{End, Exit, Phase, WorkerId};
+use phalanx_core::worker::{Exit, Phase, WorkerId};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::sync::atomic::Ordering;
@@ -57,12 +58,24 @@ pub(super) struct Shell {
     pub(super) wishes: mpsc::WeakUnboundedSender<Command>,
     incoming: mpsc::Receiver<Fact>,
     pub(super) forking: BTreeMap<WorkerId, Asked>,
-    reloading: Vec<oneshot::Sender<Result<Reloaded>>>,
+    pub(super) reloading: Vec<oneshot::Sender<Result<Reloaded>>>,
+    pub(super) restarting: Vec<oneshot::Sender<Result<Reloaded>>>,
+    /// Why the reload failed that is gone back from.
+    pub(super) failed_reload: Option<String>,
+    /// What a rollback goes back to, and what workers are started from now.
+    pub(super) before: Option<Before>,
+    pub(super) newest: Option<Arc<Version>>,
+    /// How often the settings were changed, and reloads begun.
+    pub(super) setups: u64,
+    pub(super) reloads_begun: u64,
+    pub(super) oom: OomWatch,
+    /// Workers that are to get more or less than others.
+    pub(super) weights: BTreeMap<WorkerId, u32>,
     retry: Option<Time>,
     pub(super) sampling: Sampling,
     /// A port may have lost its last worker.
     pub(super) idle_ports: bool,
-    failed_start: Option<Over>,
+    pub(super) failed_start: Option<Over>,
     /// Hears of sockets that programs shut down.
     pub(super) shut: Option<ShutWatch>,
     /// Nothing new gets to ports whose workers cannot be told to close them.
@@ -102,6 +115,14 @@ impl Shell {
             incoming,
             forking: BTreeMap::new(),
             reloading: Vec::new(),
+            restarting: Vec::new(),
+            failed_reload: None,
+            before: None,
+            newest: None,
+            setups: 0,
+            reloads_begun: 0,
+            oom: OomWatch::new(),
+            weights: BTreeMap::new(),
             retry: None,
             sampling: Sampling::default(),
             // What was opened before any worker is looked at when all are there.
@@ -126,6 +147,8 @@ impl Shell {
         let mut abandoned = false;
         loop {
             self.perform_plan();
+            let now = self.now();
+            self.weigh(now);
             if self.core.is_stopping() && !std::mem::replace(&mut self.deaf, true) {
                 self.deafen();
             }
@@ -217,7 +240,10 @@ impl Shell {
         let now = self.now();
         match command {
             Command::Wish(wish) => self.core.observe(now, wish),
-            Command::Setup => self.audience.tell(&Event::Setup),
+            Command::Setup => {
+                self.setups += 1;
+                self.audience.tell(&Event::Setup);
+            }
             Command::Open(address, policy, reply) => {
                 let _ = reply.send(self.open_port(&address, policy));
             }
@@ -242,14 +268,20 @@ impl Shell {
                 }
                 self.supersede_reload("another reload took its place");
                 self.reloading.push(reply);
+                let can = self.note_before();
+                self.core.observe(now, CoreEvent::CanGoBack(can));
                 self.core.observe(now, CoreEvent::Reload);
             }
-        }
-    }
-
-    fn supersede_reload(&mut self, why: &str) {
-        for reply in self.reloading.drain(..) {
-            let _ = reply.send(Err(Error::Reload(why.to_owned())));
+            Command::Restart(reply) => {
+                if self.core.is_stopping() {
+                    let _ = reply.send(Err(Error::Stopping));
+                    return;
+                }
+                self.supersede_reload("a restart took its place");
+                self.restarting.push(reply);
+                self.before = None;
+                self.core.observe(now, CoreEvent::Restart);
+            }
         }
     }
 
@@ -388,6 +420,12 @@ impl Shell {
             record.handle.inner.connected.store(false, Ordering::Relaxed);
             self.audience.tell(&Event::Disconnect(record.handle.clone()));
         }
+        if exit == Exit::Signal(rustix::process::Signal::KILL.as_raw())
+            && !record.handle.inner.child.was_killed()
+            && let Some(certain) = self.oom.explains()
+        {
+            self.core.observe(now, CoreEvent::OutOfMemory { worker, certain });
+        }
         self.core.observe(now, CoreEvent::Exited { worker, exit });
         self.serves_no_more(worker);
         // What the dead worker still said is read first: late acknowledgements count.
@@ -515,51 +553,6 @@ impl Shell {
         }
     }
 
-    pub(super) fn report(&mut self, report: Report) {
-        match &report {
-            Report::Ended { asked: Some(_), .. }
-            | Report::ReloadBegun { .. }
-            | Report::ReloadDone { .. }
-            | Report::Stopped => tracing::info!("{report}"),
-            Report::CrashLoop { .. } | Report::ReloadFailed { .. } | Report::NeverReady { .. } => {
-                tracing::error!("{report}");
-            }
-            _ => tracing::warn!("{report}"),
-        }
-        match &report {
-            Report::ReloadDone { replaced, took, .. } => {
-                for reply in self.reloading.drain(..) {
-                    let _ = reply.send(Ok(Reloaded { replaced: *replaced, took: *took }));
-                }
-            }
-            Report::ReloadFailed { why, slot, replaced, kept, .. } => {
-                let text = format!(
-                    "the new worker in slot {slot} failed: {why}; {replaced} were replaced before, {kept} old workers go on"
-                );
-                self.supersede_reload(&text);
-            }
-            Report::NeverReady { why: End::NotStarted(why) } => {
-                self.failed_start = Some(Over::NotStarted(why.clone()));
-            }
-            Report::NeverReady { why } => {
-                self.failed_start = Some(match self.last_trouble.take() {
-                    Some(Trouble { address: Some((address, errno)), .. }) => {
-                        Over::NoAddress(address, errno)
-                    }
-                    Some(Trouble { what, .. }) => {
-                        Over::NeverReady(format!("{why}; before that: {what}"))
-                    }
-                    None => Over::NeverReady(why.to_string()),
-                });
-            }
-            _ => {}
-        }
-        if self.core.is_stopping() {
-            self.supersede_reload("the cluster is stopping");
-        }
-        self.audience.tell(&Event::Report(report));
-    }
-
     fn status(&self, now: Time) -> Status {
         let workers = self.core.workers().map(|worker| WorkerStatus {
             id: worker.id,
@@ -578,12 +571,15 @@ impl Shell {
                 .get(&worker.id)
                 .map_or(Duration::ZERO, |r| r.handle.inner.started.elapsed()),
             generation: worker.generation,
+            version: worker.version,
         });
         Status {
             workers: workers.collect(),
             waiting: self.core.waiting().map(|(slot, at, n)| (slot, at.since(now), n)).collect(),
             ports: self.ports.values().map(|p| (p.address.clone(), p.policy)).collect(),
             wanted: self.core.wanted(),
+            reload: self.core.reloading(),
+            last_ends: self.core.last_ends().collect(),
         }
     }
 }
