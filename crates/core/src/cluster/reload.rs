@@ -263,7 +263,10 @@ impl Cluster {
             .map(|w| w.slot)
             .filter(|slot| old.contains(slot))
             .collect();
-        let awaits = |slot: &&SlotId| self.slots.get(slot).is_some_and(|s| s.awaits.is_some());
+        // Unless its crash was counted already, and it says only whether another one follows.
+        let awaits = |slot: &&SlotId| {
+            self.slots.get(slot).is_some_and(|s| s.awaits.is_some() && s.counted.is_none())
+        };
         busy.extend(self.wanted.iter().filter(awaits));
         let (may, at_once) = match &reload.trial {
             Some(trial) => (trial.slots.clone(), trial.slots.len()),
