@@ -111,6 +111,10 @@ pub(crate) struct Run {
     /// Replace a worker that says nothing for so long (`sd_notify`, WATCHDOG=1); it finds `WATCHDOG_USEC`
     #[arg(long, value_name = "TIME", value_parser = watchdog)]
     pub(crate) watchdog: Option<Duration>,
+    /// Survive: this process becomes a small keeper, which starts the primary, and another one if that is killed; workers
+    /// and clients do not notice
+    #[arg(long)]
+    pub(crate) keeper: bool,
     #[command(flatten)]
     pub(crate) guard: guard::Guard,
     /// What it is called in the log; else the program's name

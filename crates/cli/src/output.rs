@@ -86,7 +86,7 @@ impl Output {
         let mut pipes = JoinSet::new();
         // Read all the time: workers wait for whoever does not.
         while let Some(event) = events.next().await {
-            let Event::Fork(worker) = event else { continue };
+            let (Event::Fork(worker) | Event::Adopt(worker)) = event else { continue };
             let source = |stream| Source { worker: worker.id(), slot: worker.slot(), stream };
             if let Some(pipe) = worker.take_stdout() {
                 pipes.spawn(pass(pipe, source(Stream::Out), self.out.clone(), over.clone()));

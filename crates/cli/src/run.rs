@@ -14,6 +14,8 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
         // As clap says what it finds wrong itself.
         Arguments::command().error(ErrorKind::ValueValidation, why).exit();
     }
+    // As the first process of a container it has to reap strangers: that is what keepers do.
+    phalanx::keep(options.keeper || std::process::id() == 1)?;
     let _rest = log::to_stderr();
     let mut words = options.program.iter().chain(&options.args).cloned();
     // There is one, or clap would have said so.

@@ -459,7 +459,7 @@ fn what_is_refused_is_said_and_kept_by_nobody() {
         assert!(count < 20, "{count} lines about {word}");
     }
     // systemd-notify waits for this before it ends.
-    assert_eq!(said(&cluster, 0, "barrier"), ["passed"]);
+    cluster.line(0, "[0] barrier: passed");
     let open = process::open_descriptors(cluster.pid()).unwrap();
     assert!(open < 60, "the primary keeps what it was sent: {open} descriptors");
     assert_eq!(cluster.workers().len(), 1);

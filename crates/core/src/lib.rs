@@ -6,6 +6,7 @@
 //! * [`cluster`]: what is wanted against what is; restart, scale, reload, stop.
 //! * [`steering`]: weights of slots to the kernel's program that dispatches connections.
 //! * [`balance`]: which worker gets the next connection, where the primary accepts.
+//! * [`keeper`]: what follows the end of a primary.
 //! * [`rescue`]: whether a slot's queue stands still.
 //! * [`wire`]: Node's channel protocol, bytes to frames and back.
 #![no_std]
@@ -17,6 +18,7 @@ extern crate std;
 pub mod balance;
 pub mod cluster;
 pub mod drain;
+pub mod keeper;
 pub mod notify;
 pub mod report;
 pub mod rescue;

@@ -3,6 +3,7 @@
 use crate::worker::{Exit, SlotId, WorkerId};
 use alloc::collections::BTreeSet;
 use core::time::Duration;
+use serde::{Deserialize, Serialize};
 
 /// A worker that was ready for so long has shown that the program can serve. One that crashes before has not: a
 /// program that listens and falls over at once would otherwise be started for ever.
@@ -23,7 +24,7 @@ pub const PROVEN: Duration = Duration::from_millis(100);
 ///
 /// Restraint must not become an outage: while no worker is left at all, a slot whose last worker did serve waits
 /// no longer than [`base`](Self::base).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Restart {
     /// Whether ended workers are replaced at all.
     pub enabled: bool,

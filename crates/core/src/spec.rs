@@ -2,6 +2,7 @@
 
 use crate::restart::Restart;
 use core::time::Duration;
+use serde::{Deserialize, Serialize};
 
 /// The most workers (and slots) a cluster may have: the kernel's steering program and the tables
 /// are bounded by it.
@@ -11,7 +12,7 @@ pub const MAX_WORKERS: usize = 512;
 pub const STARTS_FOR: Duration = Duration::from_secs(30);
 
 /// When a new worker counts as ready to serve.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReadyWhen {
     /// It said that it listens.
     #[default]
@@ -23,7 +24,7 @@ pub enum ReadyWhen {
 }
 
 /// A part of the workers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Share {
     /// So many.
     Count(u32),
@@ -52,7 +53,7 @@ impl Share {
 }
 
 /// A reload tries the new program in a few slots first. Their old workers go on beside the new ones until the verdict.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Canary {
     /// In so many slots.
     pub slots: u32,
@@ -64,7 +65,7 @@ pub struct Canary {
 }
 
 /// How a rolling reload goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReloadRules {
     /// How many slots are replaced at the same time.
     pub at_once: Share,
@@ -89,7 +90,7 @@ impl Default for ReloadRules {
 }
 
 /// The rules of a cluster.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spec {
     /// How many workers are kept running. 0: only those that are forked one by one.
     pub workers: usize,

@@ -1,6 +1,7 @@
 //! Time as the core knows it: a number that the shell passes in.
 
 use core::time::Duration;
+use serde::{Deserialize, Serialize};
 
 /// A moment, counted from a start that only the shell knows. It never goes backwards.
 ///
@@ -10,7 +11,7 @@ use core::time::Duration;
 /// let begun = Time::from_millis(1_500);
 /// assert_eq!(begun.after(Duration::from_millis(500)).since(begun), Duration::from_millis(500));
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Time(Duration);
 
 impl Time {

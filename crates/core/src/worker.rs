@@ -4,9 +4,10 @@ use crate::time::Time;
 use alloc::string::String;
 use core::fmt;
 use core::time::Duration;
+use serde::{Deserialize, Serialize};
 
 /// A worker's number: from 1, never used twice by a primary.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WorkerId(pub u32);
 
 impl fmt::Display for WorkerId {
@@ -17,7 +18,7 @@ impl fmt::Display for WorkerId {
 
 /// A place for a worker: from 0. A replacement takes the slot of the worker it replaces, and with
 /// it the slot's listening sockets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SlotId(pub u32);
 
 impl fmt::Display for SlotId {
@@ -27,7 +28,7 @@ impl fmt::Display for SlotId {
 }
 
 /// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exit {
     /// With this code.
     Code(i32),
@@ -67,7 +68,7 @@ const fn signal_name(number: i32) -> Option<&'static str> {
 }
 
 /// Why a worker is to leave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Leave {
     /// A newer worker took its place.
     Reload,
@@ -99,6 +100,8 @@ pub enum Leave {
     Hung,
     /// It fails its health check.
     Unhealthy,
+    /// It was coming up when its primary died.
+    Orphaned,
 }
 
 impl fmt::Display for Leave {
@@ -119,12 +122,13 @@ impl fmt::Display for Leave {
             Self::Connections => "connection limit",
             Self::Hung => "hung",
             Self::Unhealthy => "unhealthy",
+            Self::Orphaned => "orphaned",
         })
     }
 }
 
 /// Where a worker is in its life. One that has ended has no phase: it is gone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
     /// Asked for; there is no process yet.
     Forking,
@@ -165,7 +169,7 @@ pub enum Phase {
 }
 
 /// What the core knows of a worker.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Worker {
     /// Its number.
     pub id: WorkerId,
@@ -175,6 +179,7 @@ pub struct Worker {
     pub generation: u64,
     /// Which program it runs: the number of the reload that brought it. After a rollback, one that is older than its
     /// generation.
+    #[serde(default)]
     pub version: u64,
     /// Whether the cluster replaces it when it ends.
     pub guarded: bool,
@@ -191,7 +196,7 @@ pub struct Worker {
 }
 
 /// A worker that is to be replaced.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retire {
     /// Why.
     pub why: Leave,
@@ -225,7 +230,7 @@ impl Worker {
 }
 
 /// What kind of end a worker had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EndKind {
     /// It was ready, and exited with 0 by itself.
     Finished,
@@ -261,7 +266,7 @@ impl fmt::Display for EndKind {
 }
 
 /// How a worker ended, for those who have to be told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
     /// Its process exited.
     Exited(Exit),

@@ -1,6 +1,7 @@
 //! Addresses to listen on, as people write them.
 
 use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -18,7 +19,7 @@ use std::str::FromStr;
 /// assert!("8000000".parse::<Address>().is_err());
 /// # Ok::<(), phalanx::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Address {
     /// TCP (or UDP) on this address. `[::]` takes IPv4 as well, unless told otherwise.
     Ip(SocketAddr),

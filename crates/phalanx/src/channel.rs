@@ -5,6 +5,7 @@
 //! alone in its `sendmsg`, with the first byte of its frame.
 
 use crate::error::{Error, Result};
+use crate::keeper::{Kind, Mark};
 use crate::sys;
 use crate::sys::portable::{RECEIVE, SEND};
 use phalanx_core::wire::{Decoder, Dialect, Frame, SocketNote, WireError};
@@ -95,19 +96,65 @@ fn receive(
 
 /// The two ends of this side. The writer's task lives until the channel is closed.
 pub(crate) fn open(socket: OwnedFd, max_line: usize) -> io::Result<(Sender, Receiver)> {
+    begin(socket, Decoder::new(max_line), max_line, None, Queue::default())
+}
+
+/// As [`open`], and what the next primary has to know of it is marked.
+#[cfg(target_os = "linux")]
+pub(crate) fn open_marked(
+    socket: OwnedFd,
+    max_line: usize,
+    mark: Mark,
+) -> io::Result<(Sender, Receiver)> {
+    mark.clear();
+    begin(socket, Decoder::new(max_line), max_line, Some(mark), Queue::default())
+}
+
+/// Goes on where another primary was. One in whose middle of a line that was is closed: nobody knows its rest.
+#[cfg(target_os = "linux")]
+pub(crate) fn resume(
+    socket: OwnedFd,
+    max_line: usize,
+    mark: Mark,
+    is_bun: bool,
+) -> io::Result<(Sender, Receiver)> {
+    let decoder = Decoder::resumed(max_line, mark.is_set(Kind::Reading));
+    let mut queue = Queue::default();
+    if mark.is_set(Kind::Pinging) {
+        queue.pinging = true;
+        queue.unanswered.push_back(Tag::Ping(0));
+    }
+    let half_written = mark.is_set(Kind::Writing);
+    let (sender, receiver) = begin(socket, decoder, max_line, Some(mark), queue)?;
+    sender.shared.is_bun.store(is_bun, Ordering::Relaxed);
+    if half_written {
+        sender.close();
+    }
+    Ok((sender, receiver))
+}
+
+fn begin(
+    socket: OwnedFd,
+    decoder: Decoder,
+    max_line: usize,
+    mark: Option<Mark>,
+    queue: Queue,
+) -> io::Result<(Sender, Receiver)> {
     let io = sys::watch(Arc::new(socket), Interest::READABLE | Interest::WRITABLE)?;
     let io = Arc::new(io);
     let shared = Arc::new(Shared {
         io: Arc::clone(&io),
-        queue: Mutex::new(Queue::default()),
+        queue: Mutex::new(queue),
+        mark,
+        mid_line: AtomicBool::new(false),
         more: Notify::new(),
         room: Arc::new(Semaphore::new(ROOM)),
         max_line,
         is_bun: AtomicBool::new(false),
     });
     tokio::spawn(write_on(Arc::clone(&shared)));
-    let decoder = Decoder::new(max_line);
-    let receiver = Receiver { io, decoder, fds: VecDeque::new(), shared: Arc::clone(&shared) };
+    let fds = VecDeque::new();
+    let receiver = Receiver { io, decoder, fds, shared: Arc::clone(&shared) };
     Ok((Sender { shared }, receiver))
 }
 
@@ -120,6 +167,9 @@ pub(crate) struct Sender {
 struct Shared {
     io: Arc<AsyncFd<Arc<OwnedFd>>>,
     queue: Mutex<Queue>,
+    mark: Option<Mark>,
+    /// A line was read in part.
+    mid_line: AtomicBool,
     more: Notify,
     room: Arc<Semaphore>,
     max_line: usize,
@@ -134,6 +184,8 @@ struct Queue {
     /// A ping is with the kernel and not answered. No descriptor is sent until then: the peer could
     /// read both at once, and take the descriptor for the ping's.
     pinging: bool,
+    /// The kernel has the beginning of a frame.
+    half_written: bool,
     closed: bool,
     /// Bytes of frames that did not wait for room.
     unread: usize,
@@ -177,6 +229,20 @@ impl Sender {
         frame.encode_for(self.dialect())
     }
 
+    /// Whether nothing is on its way in either direction, as far as this side knows.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn is_quiet(&self) -> bool {
+        let queue = self.shared.lock();
+        let reading = self.shared.mid_line.load(Ordering::Relaxed);
+        queue.closed || queue.items.is_empty() && !queue.pinging && !reading
+    }
+
+    /// This side's end.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn end(&self) -> &Arc<OwnedFd> {
+        self.shared.io.get_ref()
+    }
+
     /// How the peer writes.
     pub(crate) fn dialect(&self) -> Dialect {
         if self.shared.is_bun.load(Ordering::Relaxed) { Dialect::Bun } else { Dialect::Node }
@@ -199,7 +265,7 @@ impl Sender {
         let found = queue.unanswered.front().filter(answers).is_some();
         if found {
             queue.unanswered.pop_front();
-            queue.pinging = false;
+            self.shared.answered_ping(&mut queue);
             self.shared.flush_or_wait(&mut queue);
         }
         found
@@ -220,7 +286,7 @@ impl Sender {
         let mut queue = self.shared.lock();
         let tag = queue.unanswered.pop_front();
         if let Some(Tag::Ping(_)) = tag {
-            queue.pinging = false;
+            self.shared.answered_ping(&mut queue);
             self.shared.flush_or_wait(&mut queue);
         }
         tag
@@ -348,13 +414,34 @@ impl Shared {
                 sendmsg(self.io.get_ref(), &slices, &mut SendAncillaryBuffer::default(), SEND)
             };
             match sent {
-                Ok(n) => queue.advance(n),
+                Ok(n) => {
+                    let before = (queue.pinging, queue.half_written);
+                    queue.advance(n);
+                    self.mark_changes(before, queue);
+                }
                 Err(Errno::AGAIN | Errno::TOOMANYREFS | Errno::NOBUFS) => return Ok(false),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(true)
+    }
+
+    fn answered_ping(&self, queue: &mut Queue) {
+        let before = (queue.pinging, queue.half_written);
+        queue.pinging = false;
+        self.mark_changes(before, queue);
+    }
+
+    /// What changes here, and the next primary has to know.
+    fn mark_changes(&self, before: (bool, bool), queue: &Queue) {
+        let Some(mark) = &self.mark else { return };
+        if before.0 != queue.pinging {
+            mark.set(Kind::Pinging, queue.pinging);
+        }
+        if before.1 != queue.half_written {
+            mark.set(Kind::Writing, queue.half_written);
+        }
     }
 
     fn close(&self) {
@@ -383,9 +470,11 @@ impl Queue {
             let left = front.bytes.len() - front.sent;
             if n < left {
                 front.sent += n;
+                self.half_written = front.sent > 0;
                 return;
             }
             n -= left;
+            self.half_written = false;
             if let Some(item) = self.items.pop_front() {
                 if item.room.is_none() {
                     self.unread = self.unread.saturating_sub(item.bytes.len());
@@ -540,7 +629,14 @@ impl Receiver {
         if lost {
             tracing::warn!("a descriptor was lost on a channel: too many open files");
         }
-        self.decoder.feed(buffer.get(..bytes).unwrap_or_default());
+        let got = buffer.get(..bytes).unwrap_or_default();
+        self.decoder.feed(got);
+        // With an end it is over anyway.
+        let mid_line = got.last().is_some_and(|last| *last != b'\n');
+        let before = self.shared.mid_line.swap(mid_line, Ordering::Relaxed);
+        if let Some(mark) = self.shared.mark.as_ref().filter(|_| mid_line != before) {
+            mark.set(Kind::Reading, mid_line);
+        }
         Ok(bytes)
     }
 }

@@ -47,6 +47,7 @@ pub struct Cluster {
     threads: usize,
     listen: Vec<Address>,
     in_primary: Vec<InPrimary>,
+    keeper: bool,
 }
 
 impl Default for Cluster {
@@ -65,6 +66,7 @@ impl Cluster {
             threads: 1,
             listen: Vec::new(),
             in_primary: Vec::new(),
+            keeper: false,
         }
     }
 
@@ -180,6 +182,14 @@ impl Cluster {
         self
     }
 
+    /// Survives the death of its primary: this process becomes a *keeper*, a small one that starts the primary, holds what
+    /// it has, and starts another if it is killed. Workers and their clients do not notice. No threads may have been
+    /// started before; a program that has to do something before calls [`keep`](crate::keep) first. Linux.
+    pub const fn keeper(mut self, keeper: bool) -> Self {
+        self.keeper = keeper;
+        self
+    }
+
     /// Threads of each worker's tokio runtime. 1.
     pub const fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
@@ -225,6 +235,7 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::run`].
     pub fn run_as_primary(self) -> Result<()> {
+        crate::keeper::begin(self.keeper)?;
         runtime(1)?.block_on(self.run_primary())
     }
 
@@ -242,18 +253,23 @@ impl Cluster {
         };
         // The ports first: no worker is started for an address that cannot be had.
         self.options.spec.workers = 0;
-        let primary = Primary::start(self.options)?;
-        for address in self.listen {
-            primary.open(address, None).await?;
-        }
+        let primary = Primary::start_waiting(self.options)?;
         let mut programs = JoinSet::new();
         for program in self.in_primary {
             programs.spawn(program(primary.clone()));
         }
         // They subscribe to events before there are any.
         tokio::task::yield_now().await;
-        primary.scale(workers)?;
-        primary.obey_signals().await?;
+        // Heard before anything else happens: what came while this process was another program waits.
+        let signals = primary.hear_signals()?;
+        let taken_over = primary.begin().await?;
+        for address in self.listen {
+            primary.open(address, None).await?;
+        }
+        if !taken_over {
+            primary.scale(workers)?;
+        }
+        primary.obey(signals).await;
         let end = primary.finished().await;
         // Whoever collects something gets the last of it.
         let _ = tokio::time::timeout(LAST_WORDS, programs.join_all()).await;

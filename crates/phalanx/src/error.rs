@@ -87,6 +87,9 @@ pub enum Error {
     /// A rolling reload stopped before its end.
     #[error("the reload failed: {0}")]
     Reload(String),
+    /// This primary was not replaced by another program.
+    #[error("no upgrade: {0}")]
+    Upgrade(String),
     /// The operating system says no.
     #[error("{what}: {source}")]
     Os {

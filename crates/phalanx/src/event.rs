@@ -18,6 +18,8 @@ pub enum Event {
     Setup,
     /// A worker's process was made.
     Fork(WorkerHandle),
+    /// A worker of the primary before this one, which was killed or has become this one, goes on.
+    Adopt(WorkerHandle),
     /// A worker's channel works.
     Online(WorkerHandle),
     /// A worker accepts connections on an address.
@@ -44,6 +46,7 @@ impl Event {
     pub const fn worker(&self) -> Option<&WorkerHandle> {
         match self {
             Self::Fork(worker)
+            | Self::Adopt(worker)
             | Self::Online(worker)
             | Self::Listening(worker, _)
             | Self::Message(worker, _)

@@ -108,6 +108,11 @@ mod event;
 mod fan;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(target_os = "linux")]
+mod keeper;
+#[cfg(not(target_os = "linux"))]
+#[path = "keeper/none.rs"]
+mod keeper;
 mod message;
 mod policy;
 mod primary;
@@ -122,6 +127,25 @@ mod worker;
 /// The environment variable in which `phalanx run --listen` tells workers where to listen.
 pub const LISTEN_VARIABLE: &str = "PHALANX_LISTEN";
 
+/// Finds out where this process comes from: to be called first in `main`, before any thread is started, by programs that
+/// do more in their primaries than to run a [`Cluster`] at once. A process that became this program, or was started by
+/// a keeper, takes over what it was left. `keeper`: if it was neither, it becomes a keeper itself
+/// ([`Cluster::keeper`]). Returns in primaries (and workers) only. Linux; elsewhere it does nothing.
+///
+/// ```no_run
+/// fn main() -> phalanx::Result<()> {
+///     phalanx::keep(true)?;
+///     // Logs, threads, …
+///     phalanx::Cluster::new().run(|_worker| async { Ok::<(), phalanx::Error>(()) })
+/// }
+/// ```
+///
+/// # Errors
+/// This process has threads already, or what it was left cannot be taken.
+pub fn keep(keeper: bool) -> Result<()> {
+    if is_worker() { Ok(()) } else { keeper::begin(keeper) }
+}
+
 pub use address::Address;
 pub use cluster::{Cluster, cores};
 pub use error::{Error, Result};
@@ -135,7 +159,9 @@ pub use phalanx_core::spec::{Canary, MAX_WORKERS, ReadyWhen, ReloadRules, Share,
 pub use phalanx_core::wire::{Metrics, Uncaught};
 pub use phalanx_core::worker::{EndKind, Exit, SlotId, WorkerId};
 pub use policy::{Balance, Policy};
-pub use primary::{Options, Primary, Reloaded, Status, WorkerHandle, WorkerState, WorkerStatus};
+pub use primary::{
+    Options, Primary, Reloaded, Status, WorkerHandle, WorkerOutput, WorkerState, WorkerStatus,
+};
 pub use program::Program;
 pub use relay::relay;
 pub use rustix::process::Signal;

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use phalanx_core::balance::{LeastConnections, RoundRobin, Scheduler, Sticky};
 use phalanx_core::steering;
 use phalanx_core::worker::SlotId;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 /// assert!("fair".parse::<Policy>().is_err());
 /// # Ok::<(), phalanx::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Policy {
     /// Every worker has a listening socket of its own, and the kernel chooses one for each new
     /// connection. The primary has no part in it. TCP and UDP on Linux; elsewhere, and for unix

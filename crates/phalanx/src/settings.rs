@@ -1,6 +1,7 @@
 //! How workers are started: `node:cluster`'s `setupPrimary`.
 
 use crate::address::Address;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -21,7 +22,7 @@ pub enum Stdio {
 }
 
 /// What a worker's program is expected to know of a primary.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Knows {
     /// Node's channel: Node, Deno, Bun, programs on this crate.
     #[default]
@@ -36,7 +37,7 @@ pub enum Knows {
 
 /// Which bind(2) calls of a worker are answered by the primary, with the worker's slot of that port: so a program
 /// that knows of no primary shares its port with the others. Linux on x86-64 and `AArch64`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Intercept {
     /// None.
     #[default]

@@ -6,6 +6,7 @@ use crate::sys::portable::{self, new_socket};
 use rustix::fd::OwnedFd;
 use rustix::net::sockopt;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, getsockname, listen};
+use serde::{Deserialize, Serialize};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -27,7 +28,7 @@ pub(crate) enum Sharing {
 }
 
 /// What is to be opened.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Wish {
     pub(crate) address: Address,
     pub(crate) udp: bool,

@@ -7,6 +7,7 @@ use crate::time::Time;
 use crate::worker::{End, EndKind, Exit, SlotId, Worker, WorkerId};
 use alloc::vec::Vec;
 use core::time::Duration;
+use serde::{Deserialize, Serialize};
 
 /// Crashes that are remembered by their time, whatever the limit.
 const REMEMBERED: usize = 1000;
@@ -18,7 +19,8 @@ const ENDS_WITHIN: Duration = Duration::from_secs(1);
 pub(super) type Holds = (Option<Time>, Option<Time>);
 
 /// What a slot remembers between its workers.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Slot {
     /// Crashes in a row.
     pub(super) crashes: u32,

@@ -9,6 +9,7 @@
 
 mod crash;
 mod event;
+mod inherit;
 mod life;
 mod plan;
 mod receipt;
@@ -29,9 +30,10 @@ use receipt::Open;
 pub use receipt::{Drained, Outcome, Receipt};
 use reload::Reload;
 pub use reload::{ReloadPhase, ReloadStatus};
+use serde::{Deserialize, Serialize};
 pub use weight::FULL;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Mode {
     Running,
     Stopping,
@@ -39,7 +41,7 @@ enum Mode {
 }
 
 /// A restart of everything.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Restarting {
     begun: Time,
     /// The last old worker is gone.
@@ -57,8 +59,10 @@ struct Restarting {
 /// assert!(matches!(actions[..], [Action::Fork { .. }, Action::Fork { .. }]));
 /// assert!(cluster.plan(Time::ZERO).is_empty(), "what was asked for is not asked for twice");
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Cluster {
+    /// The next primary has its own.
+    #[serde(skip)]
     spec: Spec,
     mode: Mode,
     /// The slots that are to have a worker.
@@ -69,29 +73,38 @@ pub struct Cluster {
     /// Of the newest workers.
     generation: u64,
     /// The program that new workers get: the number of the reload that brought it.
+    #[serde(default)]
     version: u64,
     /// The program that the last finished reload brought.
+    #[serde(default)]
     good: u64,
     /// The program that runs now could be started again after the next reload.
+    #[serde(default)]
     can_go_back: bool,
     reload: Option<Reload>,
     /// All stop, and then start again: since when.
     restarting: Option<Restarting>,
     /// Reloads whose workers are not all gone yet.
+    #[serde(default)]
     receipts: Vec<Open>,
     /// A worker was ready for long enough to show that the program can serve.
     ever_ready: bool,
     /// Crashes of all slots before that.
+    #[serde(default)]
     start_failures: u32,
     /// When the next slot may start, before that.
     start_hold: Option<Time>,
     /// When it was last planned.
+    #[serde(skip)]
     planned: Time,
     /// Somebody did not start then only because too many others were starting.
+    #[serde(skip)]
     held_back: bool,
     failed_start: bool,
     /// How the last worker ended that did not come up, where none is replaced.
     last_end: Option<End>,
+    /// Decided, and to be given out with the next plan: nothing of it outlives its primary.
+    #[serde(skip)]
     outbox: Vec<Action>,
 }
 

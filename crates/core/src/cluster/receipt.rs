@@ -7,12 +7,13 @@ use crate::worker::{End, SlotId, Worker, WorkerId};
 use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
+use serde::{Deserialize, Serialize};
 
 /// How long after a reload its receipt waits for old workers that still drain.
 const STILL: Duration = Duration::from_secs(60);
 
 /// How a reload ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// Every worker is new and ready.
     Done,
@@ -39,7 +40,7 @@ impl fmt::Display for Outcome {
 }
 
 /// A worker that left for a reload, and is gone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drained {
     /// Which.
     pub worker: WorkerId,
@@ -50,7 +51,7 @@ pub struct Drained {
 }
 
 /// What a reload came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     /// Its number.
     pub generation: u64,
@@ -95,7 +96,7 @@ impl fmt::Display for Receipt {
 }
 
 /// A receipt that is not complete.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Open {
     receipt: Receipt,
     /// When the reload was over.

@@ -7,21 +7,24 @@ use crate::worker::{End, Leave, Phase, SlotId, Worker, WorkerId};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::time::Duration;
+use serde::{Deserialize, Serialize};
 
 /// A rolling reload that is going on.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Reload {
     pub(super) begun: Time,
     pub(super) replaced: u32,
+    #[serde(default)]
     of: usize,
     /// The new program is tried in a few slots.
     trial: Option<Trial>,
     /// It goes back to the program before.
+    #[serde(default)]
     back: bool,
 }
 
 /// A canary.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Trial {
     slots: BTreeSet<SlotId>,
     /// Since when all of them have the new program.

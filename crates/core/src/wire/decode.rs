@@ -39,6 +39,20 @@ pub struct Decoder {
     max_line: usize,
     dialect: Dialect,
     broken: Option<WireError>,
+    /// What is known of the first line.
+    first: First,
+}
+
+/// What is known of the first line of a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum First {
+    /// It is a whole one, or was read.
+    #[default]
+    Whole,
+    /// It may be the end of one whose beginning somebody else read.
+    Doubtful,
+    /// It is.
+    Rest,
 }
 
 impl Decoder {
@@ -52,7 +66,27 @@ impl Decoder {
             max_line,
             dialect: Dialect::Node,
             broken: None,
+            first: First::Whole,
         }
+    }
+
+    /// A decoder for a stream that somebody else began to read. `mid_line`: a line was begun, and its end is skipped;
+    /// else a first line that is no frame is.
+    ///
+    /// ```
+    /// use phalanx_core::wire::{Decoder, Frame, DEFAULT_MAX_LINE};
+    /// for mid_line in [true, false] {
+    ///     let mut decoder = Decoder::resumed(DEFAULT_MAX_LINE, mid_line);
+    ///     decoder.feed(b"lo\":1}\n{\"hello\":2}\n");
+    ///     let Some(Frame::User(message)) = decoder.next_frame()? else { panic!("a message") };
+    ///     assert_eq!(message.get(), "{\"hello\":2}");
+    /// }
+    /// # Ok::<(), phalanx_core::wire::WireError>(())
+    /// ```
+    #[must_use]
+    pub fn resumed(max_line: usize, mid_line: bool) -> Self {
+        let first = if mid_line { First::Rest } else { First::Doubtful };
+        Self { first, ..Self::new(max_line) }
     }
 
     /// Adds what was read.
@@ -97,6 +131,12 @@ impl Decoder {
             });
             core::str::from_utf8(line).map_err(|_| WireError::NotUtf8).and_then(parse)
         };
+        match (core::mem::take(&mut self.first), &result) {
+            (First::Rest, _) | (First::Doubtful, Err(_)) if found.is_some() => {
+                return self.next_frame();
+            }
+            _ => {}
+        }
         match result {
             Ok(frame) => Ok(Some(frame)),
             Err(error) => {

@@ -139,7 +139,7 @@ pub struct SockName {
 }
 
 /// What a worker asks for when it listens.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Query {
     /// How many times this worker asked for the same address before.
     pub index: i64,
@@ -180,7 +180,7 @@ pub struct Extras {
 }
 
 /// `addressType`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AddressType {
     /// 4: TCP over IPv4. With no address: *any*, IPv6 and IPv4.
     #[default]

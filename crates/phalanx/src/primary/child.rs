@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(crate) struct Child {
     pid: Pid,
-    /// What it leaves behind is told to end: the processes of its group.
-    ends_group: bool,
     /// This process sent it SIGKILL.
     killed: AtomicBool,
     #[cfg(target_os = "linux")]
     pidfd: tokio::io::unix::AsyncFd<std::sync::Arc<rustix::fd::OwnedFd>>,
+    /// Where its end is told if it is no child of this process.
+    #[cfg(target_os = "linux")]
+    ends: Option<std::sync::Arc<super::keeping::Ends>>,
 }
 
 /// How long the primary waits for a process to stop: it takes effect at once, unless the process has to wait
@@ -26,6 +27,19 @@ pub(crate) struct Child {
 const STOPS_WITHIN: Duration = Duration::from_millis(2);
 /// How long a process may take to stop before it is let go on.
 const PAUSE_LIMIT: Duration = Duration::from_millis(250);
+
+/// How long the parent of a process may take to say how it ended.
+#[cfg(target_os = "linux")]
+const TOLD_WITHIN: Duration = Duration::from_secs(2);
+/// How long what a worker leaves behind may take to end.
+#[cfg(target_os = "linux")]
+const REST_ENDS_WITHIN: Duration = Duration::from_secs(2);
+/// How often its pidfd is asked meanwhile.
+#[cfg(target_os = "linux")]
+const LOOK: Duration = Duration::from_millis(10);
+/// What is said of an end that nobody saw.
+#[cfg(target_os = "linux")]
+const UNKNOWN: Exit = Exit::Code(-1);
 
 /// A process that is held still, or will be when the kernel next sees it.
 pub(super) struct Paused {
@@ -67,12 +81,48 @@ impl Drop for Paused {
 
 #[cfg(target_os = "linux")]
 impl Child {
-    pub(crate) fn new(pid: u32, ends_group: bool) -> io::Result<Self> {
+    pub(crate) fn new(pid: u32) -> io::Result<Self> {
         use rustix::process::{PidfdFlags, pidfd_open};
         let pid = to_pid(pid)?;
         let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
         let pidfd = crate::sys::watch(pidfd.into(), tokio::io::Interest::READABLE)?;
-        Ok(Self { pid, ends_group, killed: AtomicBool::new(false), pidfd })
+        Ok(Self { pid, killed: AtomicBool::new(false), pidfd, ends: None })
+    }
+
+    /// One that another primary forked.
+    pub(super) fn inherited(
+        pid: u32,
+        pidfd: rustix::fd::OwnedFd,
+        ends: std::sync::Arc<super::keeping::Ends>,
+    ) -> io::Result<Self> {
+        let pidfd = crate::sys::watch(pidfd.into(), tokio::io::Interest::READABLE)?;
+        Ok(Self { pid: to_pid(pid)?, killed: AtomicBool::new(false), pidfd, ends: Some(ends) })
+    }
+
+    /// How it ended, as the process tells that is its parent.
+    async fn told_elsewhere(&self) -> Exit {
+        let Some(ends) = &self.ends else { return UNKNOWN };
+        let mut ends = ends.subscribe();
+        let told = async {
+            let ends = ends.wait_for(|ends| ends.contains_key(&self.pid())).await;
+            ends.ok().and_then(|ends| ends.get(&self.pid()).copied())
+        };
+        let seen = async {
+            // Whoever reaps it may take a moment.
+            loop {
+                if let Some(status) = crate::sys::keep::status_of(self.pidfd.get_ref()) {
+                    return of_status(status);
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::select! {
+            // Most of them are told, and then at once.
+            biased;
+            Some(exit) = told => exit,
+            exit = seen => exit,
+            () = tokio::time::sleep(TOLD_WITHIN) => UNKNOWN,
+        }
     }
 
     /// Waits for the end and reaps. To be called once.
@@ -88,6 +138,7 @@ impl Child {
                     // As long as it is not reaped, its number is no other group's.
                     self.end_group(Signal::TERM);
                     let _ = waitid(process(), look);
+                    end_rest(self.pid);
                     return Ok(match (status.exit_status(), status.terminating_signal()) {
                         (Some(code), _) => Exit::Code(code),
                         (None, signal) => Exit::Signal(signal.unwrap_or_default()),
@@ -95,9 +146,15 @@ impl Child {
                 }
                 Ok(None) | Err(Errno::AGAIN) => guard.clear_ready(),
                 Err(Errno::INTR) => {}
+                Err(Errno::CHILD) if self.ends.is_some() => return Ok(self.told_elsewhere().await),
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// What it is held by.
+    pub(super) fn pidfd(&self) -> &std::sync::Arc<rustix::fd::OwnedFd> {
+        self.pidfd.get_ref()
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
@@ -140,8 +197,8 @@ impl Child {
 /// Without pidfds: a thread waits, and the number is used for signals until it was reaped.
 #[cfg(not(target_os = "linux"))]
 impl Child {
-    pub(crate) fn new(pid: u32, ends_group: bool) -> io::Result<Self> {
-        Ok(Self { pid: to_pid(pid)?, ends_group, killed: AtomicBool::new(false) })
+    pub(crate) fn new(pid: u32) -> io::Result<Self> {
+        Ok(Self { pid: to_pid(pid)?, killed: AtomicBool::new(false) })
     }
 
     pub(crate) async fn wait(&self) -> io::Result<Exit> {
@@ -183,7 +240,7 @@ impl Child {
 }
 
 impl Child {
-    /// Kills it, and what it started if that is not its own affair.
+    /// Kills it, and what it started.
     pub(crate) fn kill(&self) {
         self.end_group(Signal::KILL);
         // It may have ended in the meantime; then there is nothing to kill.
@@ -209,17 +266,41 @@ impl Child {
         self.killed.load(Ordering::Relaxed)
     }
 
-    /// Only before it is reaped.
+    /// What it started goes with it: the processes of its group. Only before it is reaped.
     fn end_group(&self, signal: Signal) {
-        if self.ends_group {
-            // Nobody may be left, or it has made itself another group.
-            let _ = rustix::process::kill_process_group(self.pid, signal);
-        }
+        // Nobody may be left, or it has made itself another group.
+        let _ = rustix::process::kill_process_group(self.pid, signal);
     }
 
     pub(crate) fn pid(&self) -> u32 {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }
+}
+
+/// What wait(2) calls a status.
+#[cfg(target_os = "linux")]
+fn of_status(status: i32) -> Exit {
+    match status & 0x7f {
+        0 => Exit::Code((status >> 8) & 0xff),
+        signal => Exit::Signal(signal),
+    }
+}
+
+/// Kills those of a group, whose first process was reaped, that do not end when they are told to.
+#[cfg(target_os = "linux")]
+fn end_rest(group: Pid) {
+    use rustix::process::{kill_process_group, test_kill_process, test_kill_process_group};
+    if test_kill_process_group(group).is_err() {
+        return;
+    }
+    tokio::spawn(async move {
+        tokio::time::sleep(REST_ENDS_WITHIN).await;
+        // The number stays the group's as long as anybody is left in it; a process of that number is a new one, and the
+        // group its own.
+        if test_kill_process(group) == Err(Errno::SRCH) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    });
 }
 
 fn to_pid(pid: u32) -> io::Result<Pid> {

@@ -2,7 +2,7 @@
 
 use super::ports::{User, key_of};
 use super::query::query_for;
-use super::record::{Fact, Record, Runtime, listen_to, reap};
+use super::record::{Fact, Record, listen_to, reap};
 use super::shell::Shell;
 use super::systemd::{self, Notifications};
 use super::{Inner, WorkerHandle, spawn};
@@ -15,7 +15,6 @@ use crate::sys;
 use phalanx_core::cluster::Event as CoreEvent;
 use phalanx_core::worker::{SlotId, WorkerId};
 use rustix::fd::OwnedFd;
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -46,7 +45,7 @@ impl Shell {
             let called = called.clone();
             let given = spawn::Given { worker, slot, env, inspectors, descriptors, notify, called };
             let (channel, spawned) = spawn::spawn(&settings, given)?;
-            channel::open(channel, self.options.max_message)
+            self.open_channel(channel, worker)
                 .map(|ends| (ends, spawned))
                 .map_err(Error::os("cannot open a worker's channel"))
         });
@@ -54,8 +53,11 @@ impl Shell {
         match forked {
             Ok(((sender, receiver), spawned)) => {
                 #[cfg(target_os = "linux")]
-                self.hear_binds(worker, &settings, spawned.listener);
+                let binds = self.hear_binds(worker, &settings, spawned.listener);
                 let pid = spawned.child.pid();
+                let pipes = [spawned.stdout, spawned.stderr].map(|pipe| pipe.map(Arc::new));
+                let open = pipes.each_ref().map(|pipe| pipe.as_ref().map(Arc::downgrade));
+                let [stdout, stderr] = pipes;
                 let inner = Inner {
                     id: worker,
                     slot,
@@ -68,49 +70,27 @@ impl Shell {
                     inspector: spawned.inspector,
                     asked: AtomicU64::new(0),
                     metrics: watch::Sender::default(),
-                    stdout: Mutex::new(spawned.stdout),
-                    stderr: Mutex::new(spawned.stderr),
+                    stdout: Mutex::new(stdout),
+                    stderr: Mutex::new(stderr),
                     wishes: self.wishes.clone(),
                     audience: self.audience.clone(),
                 };
                 let handle = WorkerHandle { inner: Arc::new(inner) };
-                let mut listening = JoinSet::new();
-                if let Some(notifications) = notifications {
-                    let facts = self.facts.clone();
-                    listening.spawn(systemd::listen(worker, pid, notifications, facts));
+                let notify = notifications.map(|notifications| notifications.socket);
+                let listening = self.begin_to_hear(&handle, receiver, notify.clone());
+                let (knows, intercept) = (settings.knows, settings.intercept.clone());
+                let mut record = Record::new(now, handle.clone(), sender, knows, intercept);
+                record.peer_cookie = spawned.peer_cookie;
+                record.channel_fd = spawned.channel_fd;
+                record.watchdog = settings.watchdog.filter(|_| knows != Knows::Channel);
+                record._notifications = listening;
+                record.notify = notify;
+                record.pipes = open;
+                #[cfg(target_os = "linux")]
+                {
+                    record.binds = binds;
                 }
-                tokio::spawn(listen_to(handle.clone(), receiver, self.facts.clone()));
-                tokio::spawn(reap(handle.clone(), self.facts.clone()));
-                let record = Record {
-                    handle: handle.clone(),
-                    channel: sender,
-                    online: false,
-                    failures: 0,
-                    leaving: false,
-                    pinged: false,
-                    pings: 0,
-                    answers_as: Runtime::Unknown,
-                    unanswered: 0,
-                    oldest: None,
-                    open: 0,
-                    refused_until: None,
-                    peer_cookie: spawned.peer_cookie,
-                    paused: None,
-                    channel_fd: spawned.channel_fd,
-                    program,
-                    knows: settings.knows,
-                    intercept: settings.intercept,
-                    drain: None,
-                    proves_since: None,
-                    said_ports: false,
-                    watchdog: settings.watchdog.filter(|_| settings.knows != Knows::Channel),
-                    last_sign: None,
-                    refused: BTreeSet::new(),
-                    said: (now, 0),
-                    _notifications: listening,
-                    exit: None,
-                    closed: false,
-                };
+                record.program = Some(program);
                 self.workers.insert(worker, record);
                 self.core.observe(now, CoreEvent::Forked { worker, pid });
                 self.later(SLOW, Fact::Slow(worker));
@@ -176,19 +156,53 @@ impl Shell {
         worker: WorkerId,
         settings: &Settings,
         listener: Option<std::io::Result<sys::seccomp::Listener>>,
-    ) {
-        match listener {
-            None => {}
-            Some(Ok(listener)) => {
+    ) -> Option<Arc<sys::seccomp::Listener>> {
+        match listener? {
+            Ok(listener) => {
+                let listener = Arc::new(listener);
                 let (ports, facts) = (settings.intercept.clone(), self.facts.clone());
-                tokio::spawn(super::intercept::watch(worker, listener, ports, facts));
+                let heard = Arc::clone(&listener);
+                tokio::spawn(super::intercept::watch(worker, heard, ports, facts));
+                return Some(listener);
             }
-            Some(Err(_)) if self.said_no_intercept => {}
-            Some(Err(error)) => {
+            Err(_) if self.said_no_intercept => {}
+            Err(error) => {
                 self.said_no_intercept = true;
                 tracing::warn!("{}", no_interception(&error));
             }
         }
+        None
+    }
+
+    /// This side of a worker's channel.
+    fn open_channel(
+        &self,
+        channel: OwnedFd,
+        worker: WorkerId,
+    ) -> std::io::Result<(channel::Sender, channel::Receiver)> {
+        #[cfg(target_os = "linux")]
+        if let Some(mark) = self.keeping.mark(worker) {
+            return channel::open_marked(channel, self.options.max_message, mark);
+        }
+        let _ = worker;
+        channel::open(channel, self.options.max_message)
+    }
+
+    /// Hears what a worker says in either way, and its end.
+    pub(super) fn begin_to_hear(
+        &self,
+        worker: &WorkerHandle,
+        receiver: channel::Receiver,
+        notify: Option<Arc<OwnedFd>>,
+    ) -> JoinSet<()> {
+        let mut listening = JoinSet::new();
+        if let Some(socket) = notify {
+            let facts = self.facts.clone();
+            listening.spawn(systemd::listen(worker.id(), worker.pid(), socket, facts));
+        }
+        tokio::spawn(listen_to(worker.clone(), receiver, self.facts.clone()));
+        tokio::spawn(reap(worker.clone(), self.facts.clone()));
+        listening
     }
 }
 

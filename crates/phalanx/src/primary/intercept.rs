@@ -92,13 +92,11 @@ impl Drop for Question {
 /// Passes on what a worker's processes ask, until the last of them has ended.
 pub(super) async fn watch(
     worker: WorkerId,
-    listener: Listener,
+    listener: Arc<Listener>,
     ports: Intercept,
     facts: mpsc::Sender<Fact>,
 ) {
-    let listener = Arc::new(listener);
-    let duplicate = listener.fd.try_clone().map(Arc::new);
-    let watched = duplicate.and_then(|fd| sys::watch(fd, Interest::READABLE));
+    let watched = sys::watch(Arc::clone(&listener.fd), Interest::READABLE);
     let watched = match watched {
         Ok(watched) => watched,
         Err(error) => {

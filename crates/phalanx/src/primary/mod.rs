@@ -1,15 +1,22 @@
 //! The primary: forks workers, opens their ports, keeps the promise.
 
 #[cfg(target_os = "linux")]
+mod adopt;
+#[cfg(target_os = "linux")]
 mod bind;
 mod child;
 mod connections;
 mod dispatch;
+#[cfg(target_os = "linux")]
+mod estate;
 mod forking;
 #[cfg(target_os = "linux")]
 mod intercept;
+#[cfg(target_os = "linux")]
+mod keeping;
 mod mute;
 mod oom;
+mod output;
 mod ports;
 mod query;
 mod recall;
@@ -19,7 +26,10 @@ mod rescue;
 mod shell;
 mod shut;
 mod spawn;
+mod stop;
 mod systemd;
+#[cfg(target_os = "linux")]
+mod upgrade;
 mod version;
 mod weigh;
 
@@ -33,17 +43,25 @@ use crate::message::{self, Handle};
 use crate::policy::{Balance, Policy};
 use crate::settings::Settings;
 use child::Child;
+#[cfg(target_os = "linux")]
+pub(crate) use estate::check_estate;
+pub use output::WorkerOutput;
 use phalanx_core::cluster::{Event as Wish, ReloadStatus};
 use phalanx_core::spec::{MAX_WORKERS, Spec};
 use phalanx_core::wire::{DEFAULT_MAX_LINE, Frame, Metrics, Note};
 use phalanx_core::worker::{EndKind, Exit, SlotId, WorkerId};
 pub(crate) use query::query_for;
+
+use rustix::fd::OwnedFd;
 use rustix::process::Signal;
 use serde::Serialize;
+#[cfg(target_os = "linux")]
+pub(crate) use spawn::{
+    inherited_files, lower_descriptor_limit, raise_descriptor_limit, this_program,
+};
 use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
-use std::process::{ChildStderr, ChildStdout};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -121,6 +139,11 @@ pub(crate) enum Command {
     Open(Address, Option<Policy>, oneshot::Sender<Result<Address>>),
     Status(oneshot::Sender<Status>),
     Setup,
+    /// Takes over, if there is something to take over: whether there was.
+    Begin(oneshot::Sender<bool>),
+    Upgrade(oneshot::Sender<Result<()>>),
+    /// A descriptor is not needed any more.
+    Settle,
 }
 
 /// What a finished reload did.
@@ -227,11 +250,21 @@ impl Primary {
     /// # Panics
     /// Outside of a tokio runtime with I/O and time.
     pub fn start(options: Options) -> Result<Self> {
+        let primary = Self::start_waiting(options)?;
+        let (reply, _) = oneshot::channel();
+        primary.command(Command::Begin(reply))?;
+        #[cfg(target_os = "linux")]
+        crate::sys::keep::let_signals_come();
+        Ok(primary)
+    }
+
+    /// Starts one that does nothing until it is told to [begin](Self::begin).
+    pub(crate) fn start_waiting(options: Options) -> Result<Self> {
         if options.spec.workers > MAX_WORKERS {
             return Err(Error::WorkerCount(options.spec.workers));
         }
         spawn::note_this_program();
-        spawn::raise_descriptor_limit();
+        raise_descriptor_limit();
         let (wishes, commands) = mpsc::unbounded_channel();
         let (over, watch) = watch::channel(None);
         let primary = Self {
@@ -243,6 +276,28 @@ impl Primary {
         let shell = shell::Shell::new(options, &primary, wishes.downgrade());
         tokio::spawn(shell.run(commands, over));
         Ok(primary)
+    }
+
+    /// Takes over from the last primary, if there was one: whether.
+    pub(crate) async fn begin(&self) -> Result<bool> {
+        let (reply, taken) = oneshot::channel();
+        self.command(Command::Begin(reply))?;
+        taken.await.map_err(|_| Error::Stopping)
+    }
+
+    /// Becomes the program that is at this one's place now, with all workers, sockets and connections: nobody notices. The
+    /// process keeps its number. First the new program is asked whether it could (it is started once for that); if not, or
+    /// if it cannot be executed, this one goes on. Does not return if all went well: the new program's `main` begins.
+    ///
+    /// Only for a primary that calls [`keep`](crate::keep) first, or is run by [`Cluster`](crate::Cluster). What was
+    /// configured comes from the program and its arguments, as at its first start. Linux.
+    ///
+    /// # Errors
+    /// [`Error::Upgrade`]: why not.
+    pub async fn upgrade(&self) -> Result<()> {
+        let (reply, done) = oneshot::channel();
+        self.command(Command::Upgrade(reply))?;
+        done.await.map_err(|_| Error::Stopping)?
     }
 
     /// Forks a worker that is not guarded: when it ends, nobody replaces it. Returns when its process runs;
@@ -424,8 +479,8 @@ struct Inner {
     inspector: Option<SocketAddr>,
     asked: AtomicU64,
     metrics: watch::Sender<(u64, Metrics)>,
-    stdout: Mutex<Option<ChildStdout>>,
-    stderr: Mutex<Option<ChildStderr>>,
+    stdout: Mutex<Option<Arc<OwnedFd>>>,
+    stderr: Mutex<Option<Arc<OwnedFd>>>,
     wishes: mpsc::WeakUnboundedSender<Command>,
     audience: Fan<Event>,
 }
@@ -575,16 +630,16 @@ impl WorkerHandle {
 
     /// Its standard output, once, if it was started with [`Stdio::Piped`](crate::Stdio::Piped).
     #[must_use]
-    pub fn take_stdout(&self) -> Option<tokio::process::ChildStdout> {
-        let stdout = lock(&self.inner.stdout).take()?;
-        tokio::process::ChildStdout::from_std(stdout).ok()
+    pub fn take_stdout(&self) -> Option<WorkerOutput> {
+        let pipe = lock(&self.inner.stdout).take()?;
+        WorkerOutput::new(pipe, self.inner.wishes.clone()).ok()
     }
 
     /// Its standard error, as [`WorkerHandle::take_stdout`].
     #[must_use]
-    pub fn take_stderr(&self) -> Option<tokio::process::ChildStderr> {
-        let stderr = lock(&self.inner.stderr).take()?;
-        tokio::process::ChildStderr::from_std(stderr).ok()
+    pub fn take_stderr(&self) -> Option<WorkerOutput> {
+        let pipe = lock(&self.inner.stderr).take()?;
+        WorkerOutput::new(pipe, self.inner.wishes.clone()).ok()
     }
 }
 

@@ -4,7 +4,7 @@
 //! they bind, listen, hold connections, or speak systemd's protocol.
 
 use super::connections;
-use super::ports::{Place, Port, Sockets, User};
+use super::ports::{Place, Port, User};
 use super::record::{Fact, Record};
 use super::shell::Shell;
 use crate::address::Address;
@@ -246,25 +246,6 @@ impl Shell {
         };
         record.drain = Some(Drain::new(now, grace));
         self.look_again(worker, Duration::ZERO);
-    }
-
-    /// The cluster stops, and nobody is left to take what would come to ports that cannot be closed: their workers have
-    /// them too.
-    pub(super) fn deafen(&self) {
-        #[cfg(target_os = "linux")]
-        for port in self.ports.values().filter(|port| !port.is_udp()) {
-            if !port.users.values().any(|user| user.unasked) {
-                continue;
-            }
-            let sockets: Vec<_> = match &port.sockets {
-                Sockets::Slots(slots) => slots.iter().map(|s| &s.fd).collect(),
-                Sockets::One(fd, _) => vec![fd],
-            };
-            for socket in sockets {
-                // Else what comes late is cut.
-                let _ = sys::options::deafen(socket);
-            }
-        }
     }
 
     /// Looks, in a while, how busy a worker is that drains.

@@ -17,6 +17,7 @@ use phalanx_core::time::Time;
 use phalanx_core::wire::{AddressType, Query, SockName, Value};
 use phalanx_core::worker::{SlotId, WorkerId};
 use rustix::fd::OwnedFd;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -24,10 +25,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod left;
+
 use super::connections;
 use super::dispatch::Parked;
 use super::mute::without_channel;
 use super::shut::ShutWatch;
+#[cfg(target_os = "linux")]
+pub(super) use left::PortLeft;
 
 /// The rules for new ports.
 #[derive(Clone, Debug)]
@@ -54,6 +59,8 @@ pub(crate) struct Port {
     pub(crate) parked: VecDeque<Parked>,
     /// The first worker's `data`, for all.
     pub(crate) data: Value,
+    /// What its one socket is called, where it has one.
+    name: u64,
     /// What the kernel was last told.
     steered: Vec<Share>,
     /// Workers that are to get more or less than others.
@@ -84,7 +91,7 @@ pub(crate) enum Sockets {
 /// Where a listening socket is: in a slot; and which of it. A worker on a channel and its successor share the
 /// first one, and the old one closes it. One that cannot be told to has its socket to itself, so its successor
 /// gets another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Place {
     pub(crate) slot: SlotId,
     pub(crate) spare: u32,
@@ -99,6 +106,8 @@ impl Place {
 
 pub(crate) struct SlotSocket {
     pub(crate) place: Place,
+    /// What it is called where the next primary finds it.
+    name: u64,
     pub(crate) fd: Arc<OwnedFd>,
     /// When, of all sockets of the port, it was last given to a worker.
     given: u64,
@@ -123,7 +132,7 @@ pub(crate) struct SlotSocket {
 }
 
 /// A worker that asked for the port.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct User {
     pub(crate) place: Place,
     /// It did not ask on its channel: it bound for itself, or found the socket when it began.
@@ -171,6 +180,7 @@ impl Port {
             scheduler: rules.balance.scheduler(),
             parked: VecDeque::new(),
             data: query.data.clone(),
+            name: left::new_name(),
             steered: Vec::new(),
             weights: BTreeMap::new(),
             shut_down: Vec::new(),
@@ -203,6 +213,11 @@ impl Port {
 
     pub(crate) fn is_udp(&self) -> bool {
         self.wish.udp
+    }
+
+    /// Whether somebody else opened its socket, and has it after this primary.
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.inherited
     }
 
     /// The socket that a worker listens on; `None` where the primary accepts.
@@ -377,6 +392,7 @@ impl Port {
         if let Sockets::Slots(slots) = &mut self.sockets {
             slots.push(SlotSocket {
                 place,
+                name: left::new_name(),
                 fd: Arc::clone(&fd),
                 given,
                 may_block: false,

@@ -13,11 +13,12 @@ use crate::message::{Handle, Message};
 use crate::settings::{Intercept, Knows};
 use phalanx_core::drain::Drain;
 use phalanx_core::time::Time;
-use phalanx_core::wire::{Dialect, Frame, Handle as HandleFrame, Note};
+use phalanx_core::wire::{Act, Dialect, Frame, Handle as HandleFrame, Note};
 use phalanx_core::worker::{Exit, WorkerId};
 use rustix::fd::OwnedFd;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -62,6 +63,28 @@ pub(super) enum Fact {
     Uncaught(WorkerId, String, bool),
     /// Something to be said.
     Trouble(String),
+    /// The keeper is gone.
+    #[cfg(target_os = "linux")]
+    Unkept,
+    /// Another program said whether it could take over.
+    #[cfg(target_os = "linux")]
+    Rehearsed(Result<(), String>),
+}
+
+#[cfg(target_os = "linux")]
+impl Fact {
+    /// Whether the next primary may have to know of what follows: not of single connections, nor of looks.
+    pub(super) fn changes(&self) -> bool {
+        match self {
+            Self::Accepted(..) | Self::Taken(..) | Self::Seen(..) | Self::Proves(..) => false,
+            Self::Frame(_, frame, _) => match frame {
+                Frame::Cluster(cluster) => !matches!(cluster.act, Act::Answer(_)),
+                Frame::HandleAck | Frame::HandleNack | Frame::Socket(_) => false,
+                _ => true,
+            },
+            _ => true,
+        }
+    }
 }
 
 /// What a thread took from a queue.
@@ -76,7 +99,7 @@ pub(super) struct Trouble {
 }
 
 /// What speaks at the other end of a channel, as far as it makes a difference.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Runtime {
     /// It was not heard yet.
     Unknown,
@@ -113,8 +136,8 @@ pub(super) struct Record {
     pub(super) peer_cookie: u64,
     /// The number that end had in its process.
     pub(super) channel_fd: i32,
-    /// What it was started from.
-    pub(super) program: Arc<Version>,
+    /// What it was started from, if that was by this primary.
+    pub(super) program: Option<Arc<Version>>,
     /// What it was expected to know when it was started.
     pub(super) knows: Knows,
     /// Which of its calls of bind(2) the primary answers.
@@ -132,8 +155,14 @@ pub(super) struct Record {
     pub(super) refused: BTreeSet<String>,
     /// Since when, and how often, it has been in the log with something that it says of itself.
     pub(super) said: (Time, u32),
-    /// Who listens to it by that protocol, as long as it is there.
+    /// Who listens to it by that protocol, as long as it is there; and on which socket.
     pub(super) _notifications: JoinSet<()>,
+    pub(super) notify: Option<Arc<OwnedFd>>,
+    /// What it writes to, as long as somebody may read it.
+    pub(super) pipes: [Option<Weak<OwnedFd>>; 2],
+    /// What tells of its bind(2) calls.
+    #[cfg(target_os = "linux")]
+    pub(super) binds: Option<Arc<crate::sys::seccomp::Listener>>,
     /// It is held still, or will be.
     pub(super) paused: Option<Paused>,
     /// Its end, until the end of its channel was seen too.
@@ -142,6 +171,50 @@ pub(super) struct Record {
 }
 
 impl Record {
+    /// Of a worker of which nothing is known yet.
+    pub(super) fn new(
+        now: Time,
+        handle: WorkerHandle,
+        channel: Sender,
+        knows: Knows,
+        intercept: Intercept,
+    ) -> Self {
+        Self {
+            handle,
+            channel,
+            online: false,
+            failures: 0,
+            leaving: false,
+            pinged: false,
+            pings: 0,
+            answers_as: Runtime::Unknown,
+            unanswered: 0,
+            oldest: None,
+            open: 0,
+            refused_until: None,
+            peer_cookie: 0,
+            paused: None,
+            channel_fd: -1,
+            program: None,
+            knows,
+            intercept,
+            drain: None,
+            proves_since: None,
+            said_ports: false,
+            watchdog: None,
+            last_sign: None,
+            refused: BTreeSet::new(),
+            said: (now, 0),
+            _notifications: JoinSet::new(),
+            notify: None,
+            pipes: [None, None],
+            #[cfg(target_os = "linux")]
+            binds: None,
+            exit: None,
+            closed: false,
+        }
+    }
+
     /// It may know nothing of its primary, and has not said that it does.
     pub(super) fn is_mute(&self) -> bool {
         self.knows != Knows::Channel && !self.online

@@ -4,11 +4,14 @@
 //! [`Shell`]; tasks beside it only wait for something and report it as a [`Fact`].
 
 use super::dispatch::Handover;
+#[cfg(target_os = "linux")]
+use super::keeping::Keeping;
 use super::oom::OomWatch;
 use super::ports::Port;
 use super::record::{Fact, Record, Runtime, Trouble};
 use super::rescue::Sampling;
 use super::shut::ShutWatch;
+use super::stop::Stopping;
 use super::version::{Before, Version};
 use super::{
     Command, Options, Over, Primary, Reloaded, Status, WorkerHandle, WorkerState, WorkerStatus,
@@ -53,7 +56,7 @@ pub(super) struct Shell {
     pub(super) seq: u64,
     /// What last kept a worker from listening: the likely reason if none comes up.
     pub(super) last_trouble: Option<Trouble>,
-    start: Instant,
+    pub(super) start: Instant,
     pub(super) settings: Arc<Mutex<Settings>>,
     pub(super) wishes: mpsc::WeakUnboundedSender<Command>,
     incoming: mpsc::Receiver<Fact>,
@@ -78,14 +81,20 @@ pub(super) struct Shell {
     pub(super) failed_start: Option<Over>,
     /// Hears of sockets that programs shut down.
     pub(super) shut: Option<ShutWatch>,
-    /// Nothing new gets to ports whose workers cannot be told to close them.
-    deaf: bool,
+    /// The cluster is about to stop.
+    pub(super) stopping: Stopping,
     /// What was last said to be in the way of a worker, and when.
     pub(super) said_trouble: Option<(String, Time)>,
     /// When it was last said that the primary carries connections.
     pub(super) said_carried: Option<Time>,
     /// It was said that binds cannot be intercepted.
     pub(super) said_no_intercept: bool,
+    /// What is done for the next primary.
+    #[cfg(target_os = "linux")]
+    pub(super) keeping: Keeping,
+    /// This process is about to become another program.
+    #[cfg(target_os = "linux")]
+    pub(super) changing: Option<super::upgrade::Changing>,
 }
 
 /// Who asked for a fork, and the environment for it.
@@ -129,10 +138,14 @@ impl Shell {
             idle_ports: true,
             failed_start: None,
             shut: ShutWatch::new().ok(),
-            deaf: false,
+            stopping: Stopping::default(),
             said_trouble: None,
             said_carried: None,
             said_no_intercept: false,
+            #[cfg(target_os = "linux")]
+            keeping: Keeping::default(),
+            #[cfg(target_os = "linux")]
+            changing: None,
         }
     }
 
@@ -149,15 +162,24 @@ impl Shell {
             self.perform_plan();
             let now = self.now();
             self.weigh(now);
-            if self.core.is_stopping() && !std::mem::replace(&mut self.deaf, true) {
-                self.deafen();
-            }
+            self.go_on_stopping();
             self.close_idle_ports();
             if self.core.is_stopped() && self.workers.is_empty() {
                 break;
             }
-            let wake =
-                [self.core.wake(), self.retry, self.next_silence()].into_iter().flatten().min();
+            #[cfg(target_os = "linux")]
+            {
+                self.settle_estate();
+                self.change();
+            }
+            let wakes = [
+                self.core.wake(),
+                self.retry,
+                self.next_silence(),
+                self.kept_again(),
+                self.stops_at(),
+            ];
+            let wake = wakes.into_iter().flatten().min();
             // What is beyond the end of time never comes.
             let wake = wake.and_then(|at| self.start.checked_add(at.since_start()));
             let wake = wake.map(tokio::time::Instant::from_std);
@@ -167,7 +189,7 @@ impl Shell {
                     None => {
                         abandoned = true;
                         let now = self.now();
-                        self.core.observe(now, CoreEvent::Stop);
+                        self.begin_stop(now);
                     }
                 },
                 fact = self.incoming.recv() => {
@@ -238,8 +260,28 @@ impl Shell {
 
     fn command(&mut self, command: Command) {
         let now = self.now();
+        #[cfg(target_os = "linux")]
+        {
+            self.keeping.changed = true;
+        }
         match command {
+            Command::Wish(CoreEvent::Stop) => self.begin_stop(now),
             Command::Wish(wish) => self.core.observe(now, wish),
+            #[cfg(target_os = "linux")]
+            Command::Begin(reply) => {
+                let taken = self.begin();
+                let _ = reply.send(taken);
+            }
+            #[cfg(target_os = "linux")]
+            Command::Upgrade(reply) => self.upgrade(reply),
+            #[cfg(not(target_os = "linux"))]
+            Command::Begin(reply) => drop(reply.send(false)),
+            #[cfg(not(target_os = "linux"))]
+            Command::Upgrade(reply) => {
+                let no = Error::Upgrade("only Linux can".into());
+                drop(reply.send(Err(no)));
+            }
+            Command::Settle => {}
             Command::Setup => {
                 self.setups += 1;
                 self.audience.tell(&Event::Setup);
@@ -287,12 +329,20 @@ impl Shell {
 
     fn fact(&mut self, fact: Fact) {
         let now = self.now();
+        #[cfg(target_os = "linux")]
+        if fact.changes() {
+            self.keeping.changed = true;
+        }
         match fact {
             // The sender is dropped when all is done.
             Fact::Frame(worker, frame, _done) => self.frame(now, worker, frame),
             Fact::Accepted(port, connection) => self.dispatch(now, &port, connection),
             Fact::Uncaught(worker, what, caught) => self.uncaught(worker, &what, caught),
             Fact::Trouble(what) => tracing::warn!("{what}"),
+            #[cfg(target_os = "linux")]
+            Fact::Unkept => self.unkept(),
+            #[cfg(target_os = "linux")]
+            Fact::Rehearsed(heard) => self.rehearsed(heard),
             Fact::Closed(worker, why) => self.closed(now, worker, why.as_deref()),
             Fact::Exited(worker, exit) => self.exited(now, worker, exit),
             Fact::Slow(worker) => self.slow(now, worker),
@@ -504,7 +554,7 @@ impl Shell {
     }
 
     /// Does what the core decides. What that leads to (a fork that fails) is decided on at once.
-    fn perform_plan(&mut self) {
+    pub(super) fn perform_plan(&mut self) {
         loop {
             let now = self.now();
             let actions = self.core.plan(now);
@@ -517,7 +567,19 @@ impl Shell {
         }
     }
 
+    /// When the next primary's concerns are to be looked at.
+    fn kept_again(&self) -> Option<Time> {
+        #[cfg(target_os = "linux")]
+        return [self.keeping.again, self.changes_at()].into_iter().flatten().min();
+        #[cfg(not(target_os = "linux"))]
+        None
+    }
+
     fn perform(&mut self, action: Action) {
+        #[cfg(target_os = "linux")]
+        {
+            self.keeping.changed = true;
+        }
         match action {
             Action::Fork { worker, slot } => self.fork(worker, slot),
             Action::Disconnect { worker } => self.disconnect(worker),

@@ -16,7 +16,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStderr, ChildStdout, Command};
+use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -39,7 +39,10 @@ pub(crate) struct Given<'a> {
 }
 
 /// Variables of a service manager for this process, and of a primary that this one may be a worker of.
-const NOT_INHERITED: [&str; 12] = [
+const NOT_INHERITED: [&str; 15] = [
+    "PHALANX_KEEPER",
+    "PHALANX_INHERIT",
+    "PHALANX_REHEARSE",
     "LISTEN_FDS",
     "LISTEN_PID",
     "LISTEN_PIDFDID",
@@ -64,8 +67,8 @@ pub(crate) struct Spawned {
     /// What tells the other side's socket from any other.
     pub(crate) peer_cookie: u64,
     pub(crate) inspector: Option<SocketAddr>,
-    pub(crate) stdout: Option<ChildStdout>,
-    pub(crate) stderr: Option<ChildStderr>,
+    pub(crate) stdout: Option<OwnedFd>,
+    pub(crate) stderr: Option<OwnedFd>,
 }
 
 /// Starts a worker; the first is this side of its channel. No fork without exec: the child shares nothing with the primary but what is
@@ -135,7 +138,7 @@ pub(crate) fn spawn(settings: &Settings, given: Given<'_>) -> Result<(OwnedFd, S
     let mut process = command.spawn().map_err(failed)?;
     // What was given to it is held by it alone now.
     drop(command);
-    let child = Child::new(process.id(), settings.knows != Knows::Channel).map_err(|error| {
+    let child = Child::new(process.id()).map_err(|error| {
         // Without a hold on it, it must not live.
         let _ = process.kill();
         let _ = process.wait();
@@ -159,8 +162,8 @@ pub(crate) fn spawn(settings: &Settings, given: Given<'_>) -> Result<(OwnedFd, S
         listener,
         peer_cookie,
         inspector: inspect.filter(|at| at.port() != 0),
-        stdout: process.stdout.take(),
-        stderr: process.stderr.take(),
+        stdout: process.stdout.take().map(OwnedFd::from),
+        stderr: process.stderr.take().map(OwnedFd::from),
     };
     Ok((ours, spawned))
 }
@@ -259,7 +262,7 @@ fn free_from(base: SocketAddr, slot: SlotId, given: &[SocketAddr]) -> SocketAddr
 
 /// The file of this program, as it was named when the primary started: a new version that was put in its
 /// place is what a reload starts. If nothing is there, the program that runs.
-fn this_program() -> Result<PathBuf> {
+pub(crate) fn this_program() -> Result<PathBuf> {
     static FILE: OnceLock<PathBuf> = OnceLock::new();
     let named = match FILE.get() {
         Some(file) => file,
@@ -292,6 +295,23 @@ pub(crate) fn is_permanent(error: &Error) -> bool {
 
 /// How many descriptors this process might have had.
 static FILES: OnceLock<u64> = OnceLock::new();
+
+/// How many descriptors this process might have had.
+pub(crate) fn inherited_files() -> Option<u64> {
+    FILES.get().copied()
+}
+
+/// This process may have as many descriptors as it might have had, and no more: for the program that it becomes, which
+/// raises its limit again.
+pub(crate) fn lower_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    if let Some(files) = inherited_files() {
+        let limit = getrlimit(Resource::Nofile);
+        // What is open stays open.
+        let _ =
+            setrlimit(Resource::Nofile, rustix::process::Rlimit { current: Some(files), ..limit });
+    }
+}
 
 /// Lets this process, and the workers on a channel, have as many descriptors as it may.
 pub(crate) fn raise_descriptor_limit() {

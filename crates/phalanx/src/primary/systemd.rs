@@ -29,7 +29,7 @@ const MOST_SAID: u32 = 10;
 
 /// A worker's notification socket.
 pub(super) struct Notifications {
-    socket: OwnedFd,
+    pub(super) socket: Arc<OwnedFd>,
     /// What the worker finds in `NOTIFY_SOCKET`.
     pub(super) name: OsString,
 }
@@ -39,7 +39,7 @@ impl Notifications {
     /// another user.
     pub(super) fn open() -> io::Result<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        let socket = portable::new_socket(AddressFamily::UNIX, SocketType::DGRAM)?;
+        let socket = Arc::new(portable::new_socket(AddressFamily::UNIX, SocketType::DGRAM)?);
         sockopt::set_socket_passcred(&socket, true)?;
         loop {
             let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -58,10 +58,10 @@ impl Notifications {
 pub(super) async fn listen(
     worker: WorkerId,
     pid: u32,
-    notifications: Notifications,
+    socket: Arc<OwnedFd>,
     facts: mpsc::Sender<Fact>,
 ) {
-    let Ok(socket) = sys::watch(Arc::new(notifications.socket), Interest::READABLE) else { return };
+    let Ok(socket) = sys::watch(socket, Interest::READABLE) else { return };
     let mut said = false;
     loop {
         // A worker that never pauses must not keep the loop from its other work.

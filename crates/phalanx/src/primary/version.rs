@@ -127,8 +127,7 @@ impl Shell {
             .core
             .workers()
             .filter(ready)
-            .find_map(|w| self.workers.get(&w.id))
-            .map(|record| Arc::clone(&record.program));
+            .find_map(|w| self.workers.get(&w.id)?.program.clone());
         let setups = self.setups;
         match program {
             Some(program) => self.before = Some(Before { version: good, program, setups }),

@@ -4,6 +4,8 @@
 //! call in a safe function of its own.
 #![allow(unsafe_code)]
 
+#[cfg(target_os = "linux")]
+pub(crate) mod keep;
 pub(crate) mod launch;
 #[cfg(target_os = "linux")]
 pub(crate) mod lift;

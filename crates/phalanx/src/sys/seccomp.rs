@@ -6,6 +6,7 @@ use libc::{seccomp_notif, seccomp_notif_addfd, seccomp_notif_resp, sock_filter, 
 use rustix::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 use std::io;
+use std::sync::Arc;
 
 #[cfg(target_arch = "x86_64")]
 const ARCHITECTURE: Option<u32> = Some(0xc000_003e); // AUDIT_ARCH_X86_64
@@ -226,7 +227,7 @@ pub(super) fn send(socket: RawFd, installed: io::Result<Installed>) {
 /// A filter's listener, as it was received from the child.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    pub(crate) fd: OwnedFd,
+    pub(crate) fd: Arc<OwnedFd>,
     /// A call that waits may be interrupted by a signal, and begin anew.
     pub(crate) interruptible: bool,
 }
@@ -235,7 +236,7 @@ pub(crate) struct Listener {
 pub(super) fn received(text: &[u8], descriptor: Option<OwnedFd>) -> io::Result<Listener> {
     let code = text.try_into().map(i32::from_ne_bytes).unwrap_or(libc::EIO);
     match descriptor {
-        Some(fd) => Ok(Listener { fd, interruptible: code != 0 }),
+        Some(fd) => Ok(Listener { fd: Arc::new(fd), interruptible: code != 0 }),
         // It was sent, and there was no number left for it here.
         None if code <= 0 => Err(io::Error::from_raw_os_error(libc::EMFILE)),
         None => Err(io::Error::from_raw_os_error(code)),
