@@ -26,6 +26,11 @@ def die(code, after):
     time.sleep(after)
     os._exit(code)
 
+def die_when_told():
+    while not os.path.exists(f"{HERE}/die"):
+        time.sleep(0.02)
+    os._exit(5)
+
 {before}
 server = socket.create_server(("127.0.0.1", {port}), backlog=100)
 threading.Thread(target=lambda: [{after}], daemon=True).start()
@@ -130,8 +135,7 @@ fn what_only_just_listens_is_given_up() {
 fn a_loop_of_crashes_within_a_while() {
     let place = Place::new();
     place.put("1", "", "die(9, 0.4)");
-    let options =
-        ["--max-restarts", "3", "--min-uptime", "200ms", "--max-restart-delay", "700ms"];
+    let options = ["--max-restarts", "3", "--min-uptime", "200ms", "--max-restart-delay", "700ms"];
     let cluster = place.run(1, &options);
     let said = line(&cluster, "crash loop");
     assert!(said.contains("3 crashes within 60") && said.contains("700ms"), "{said}");
@@ -162,16 +166,19 @@ fn two_start_at_a_time() {
     cluster.stop();
 }
 
-/// The new version listens, and dies 300 ms later: with `--healthy-for` it replaces nobody.
+/// The new version is ready, and dies a little later: with `--healthy-for` it replaces nobody.
 #[test]
 fn a_version_has_to_stay_healthy() {
     let place = Place::new();
     place.put("1", "", "None");
-    let cluster = place.run(2, &["--healthy-for", "800ms"]);
+    let cluster = place.run(2, &["--healthy-for", "3s"]);
     let before = cluster.wait_serving(2);
-    place.put("2", "", "die(5, 0.3) if SLOT == 0 else None");
+    place.put("2", "", "die_when_told()");
     cluster.process.signal(Signal::USR2).unwrap();
+    line(&cluster, "worker 3 in slot 0 is ready");
+    fs::write(place.path("die"), "").unwrap();
     let said = line(&cluster, "reload 1 stopped");
+    assert!(said.contains("it crashed after"), "{said}");
     assert!(said.contains("0 replaced before, 2 old workers go on"), "{said}");
     assert_eq!(cluster.wait_serving(2), before, "the same workers serve");
     // One that stays does replace them.
@@ -206,9 +213,10 @@ fn a_canary_goes_back_by_itself() {
     place.put("1", "", "None");
     let cluster = place.run(2, &["--canary=20s", "--canary-share", "10%"]);
     let before = cluster.wait_serving(2);
-    place.put("2", "", "die(5, 0.5)");
+    place.put("2", "", "die_when_told()");
     cluster.process.signal(Signal::USR2).unwrap();
     line(&cluster, "1 slots have the new program beside the old one");
+    fs::write(place.path("die"), "").unwrap();
     let said = line(&cluster, "reload 1 stopped");
     assert!(said.contains("0 replaced before, 2 old workers go on"), "{said}");
     assert_eq!(cluster.wait_serving(2), before, "the same workers serve");
@@ -256,7 +264,17 @@ fn an_executable_is_gone_back_to() {
     let listen = address.to_string();
     let program = program.to_str().unwrap();
     let process = spawn(&mut phalanx([
-        "run", "-i", "2", "--rollback", "--listen", &listen, "--", program, "demo", "--listen", &listen,
+        "run",
+        "-i",
+        "2",
+        "--rollback",
+        "--listen",
+        &listen,
+        "--",
+        program,
+        "demo",
+        "--listen",
+        &listen,
     ]));
     let cluster = Cluster { process, address };
     let before = cluster.wait_serving(2);

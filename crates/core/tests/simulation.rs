@@ -983,9 +983,10 @@ impl World {
                 && just_left
             {
                 let slot = worker.slot;
-                // A restart may have come over all of them.
-                let restarts =
-                    |w: &Worker| matches!(w.phase, Phase::Draining { why: Leave::Restart, .. });
+                // A restart or a stop may have come over all of them.
+                let restarts = |w: &Worker| {
+                    matches!(w.phase, Phase::Draining { why: Leave::Restart | Leave::Stop, .. })
+                };
                 let others = self
                     .cluster
                     .workers()
