@@ -983,9 +983,10 @@ impl World {
                 && just_left
             {
                 let slot = worker.slot;
-                // A restart or a stop may have come over all of them.
+                // Another wish at the same moment may have come over all of them.
                 let restarts = |w: &Worker| {
-                    matches!(w.phase, Phase::Draining { why: Leave::Restart | Leave::Stop, .. })
+                    let Phase::Draining { why, .. } = w.phase else { return false };
+                    matches!(why, Leave::Restart | Leave::Stop | Leave::Scale | Leave::Asked)
                 };
                 let others = self
                     .cluster

@@ -205,7 +205,7 @@ impl Cluster {
         let wanted: Vec<SlotId> = self.wanted.iter().copied().collect();
         for slot in wanted {
             // Asked again for each: the first one changes what the others may.
-            if !self.fills_at(slot).is_some_and(|at| at <= now) {
+            if self.fills_at(slot).is_none_or(|at| at > now) {
                 continue;
             }
             if self.room(now) > 0 {

@@ -40,7 +40,7 @@ impl Shell {
                 match (self.failed_reload.take(), then) {
                     (_, Then::GoesBack) => self.failed_reload = Some(text),
                     (Some(first), _) => {
-                        self.supersede_reload(&format!("{first}; that failed too: {text}"))
+                        self.supersede_reload(&format!("{first}; that failed too: {text}"));
                     }
                     (None, _) => self.supersede_reload(&text),
                 }
