@@ -1,8 +1,16 @@
 //! The command line.
 
 pub(crate) mod guard;
+mod limits;
+mod liveness;
+mod permissions;
+mod tool;
+
+pub(crate) use tool::{Delete, Describe, Detached, List, Named, Scale, Start, Stop, Target, Why};
 
 use clap::{Args, Parser, Subcommand};
+pub(crate) use limits::LimitArgs;
+use liveness::Liveness;
 use phalanx::{Address, Balance, MAX_WORKERS, Policy, ReadyWhen, cores};
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -10,8 +18,9 @@ use std::time::Duration;
 
 /// The multi-process server cluster for one machine: N workers, one port, and the kernel dispatches.
 ///
-/// Exit codes: 0 stopped as told · 1 something unexpected · 2 bad command line · 3 the program
-/// cannot be started · 4 no worker became ready · 5 the address cannot be listened on
+/// Exit codes: 0 stopped as told, or done · 1 something unexpected · 2 bad command line · 3 the program
+/// cannot be started · 4 no worker became ready · 5 the address cannot be listened on · 6 an application
+/// of that name runs
 ///
 /// Signals to the primary: TERM, INT drain and stop (twice: at once) · QUIT stop at once ·
 /// USR2 rolling reload · HUP the same, or, started in a terminal, drain and stop
@@ -28,6 +37,28 @@ pub(crate) enum Command {
     Demo(Demo),
     /// Run any program N times behind the ports it binds, in the foreground
     Run(Box<Run>),
+    /// Run any program as `run` does, in the background, under a name
+    Start(Box<Start>),
+    /// Show the applications that were started, and their workers
+    #[command(visible_aliases = ["ls", "status"])]
+    List(List),
+    /// Show what is known of an application
+    #[command(visible_aliases = ["show", "info"])]
+    Describe(Describe),
+    /// Drain an application's workers, and end it
+    Stop(Stop),
+    /// Stop an application, and forget it; one that does not answer is killed
+    Delete(Delete),
+    /// Replace an application's workers one by one, without losing a request
+    Reload(Named),
+    /// End an application's workers, and start them anew
+    Restart(Named),
+    /// Change how many workers an application has
+    Scale(Scale),
+    /// Show why an application's workers ended
+    Why(Why),
+    /// Replace an application's primary by this version of the program, while its workers serve on
+    Upgrade(Named),
     /// Print the configuration of nginx or haproxy in front of workers that have a port each
     Export(crate::export::Export),
 }
@@ -54,9 +85,9 @@ pub(crate) struct Run {
     /// its arguments. What begins with a dash is this program's, before `--`
     #[arg(value_name = "PROGRAM", required_unless_present = "args")]
     pub(crate) program: Vec<OsString>,
-    /// How many workers: a number; max or 0 for one per core; -1 for one less than that
-    #[arg(short = 'i', long, value_name = "N|max|-N", default_value = "max", value_parser = count_or_max, allow_negative_numbers = true)]
-    pub(crate) instances: usize,
+    /// How many workers: a number; max or 0 for one per core, as without it; -1 for one less than that
+    #[arg(short = 'i', long, value_name = "N|max|-N", value_parser = count_or_max, allow_negative_numbers = true)]
+    pub(crate) instances: Option<usize>,
     /// How connections get to workers: direct, round-robin or shared
     #[arg(long, value_name = "POLICY")]
     pub(crate) policy: Option<Policy>,
@@ -111,6 +142,8 @@ pub(crate) struct Run {
     /// Replace a worker that says nothing for so long (`sd_notify`, WATCHDOG=1); it finds `WATCHDOG_USEC`
     #[arg(long, value_name = "TIME", value_parser = watchdog)]
     pub(crate) watchdog: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) liveness: Liveness,
     /// Survive: this process becomes a small keeper, which starts the primary, and another one if that is killed; workers
     /// and clients do not notice
     #[arg(long)]
@@ -120,9 +153,15 @@ pub(crate) struct Run {
     /// What it is called in the log; else the program's name
     #[arg(long)]
     pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) detached: Detached,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
     /// The program's own arguments, or all of it
     #[arg(last = true)]
     pub(crate) args: Vec<OsString>,
+    #[command(flatten)]
+    pub(crate) rights: permissions::Rights,
 }
 
 fn count(text: &str) -> Result<usize, String> {

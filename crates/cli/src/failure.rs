@@ -5,31 +5,68 @@ use phalanx::Error;
 use std::io::Write;
 use std::process::ExitCode;
 
+/// The exit code for what has no code of its own.
+pub(crate) const UNEXPECTED: u8 = 1;
+/// The exit code for what is wrong with the command line; clap's too.
+pub(crate) const USAGE: u8 = 2;
+/// The exit code of `start` when an application of that name runs.
+pub(crate) const RUNS: u8 = 6;
+
 /// A failure of the program.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    error: Error,
+    what: What,
     /// The application.
     name: Option<String>,
 }
 
+#[derive(Debug)]
+enum What {
+    /// The library's.
+    Cluster(Error),
+    /// The tool's own.
+    Tool { message: String, hint: Option<String>, code: u8 },
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { error, name: None }
+        Self { what: What::Cluster(error), name: None }
     }
 }
 
 impl Failure {
     /// A failure of an application.
     pub(crate) const fn of(name: String, error: Error) -> Self {
-        Self { error, name: Some(name) }
+        Self { what: What::Cluster(error), name: Some(name) }
+    }
+
+    /// A failure of the tool's own, with its exit code.
+    pub(crate) fn tool(code: u8, message: impl Into<String>) -> Self {
+        Self { what: What::Tool { message: message.into(), hint: None, code }, name: None }
+    }
+
+    /// And what to do about it.
+    pub(crate) fn hint(mut self, text: impl Into<String>) -> Self {
+        if let What::Tool { hint, .. } = &mut self.what {
+            *hint = Some(text.into());
+        }
+        self
+    }
+
+    /// The operating system does not let something be done.
+    pub(crate) fn os(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> Self {
+        move |error| Self::tool(UNEXPECTED, format!("cannot {what}: {error}"))
     }
 
     /// Says it, and gives the exit code.
     pub(crate) fn tell(&self) -> ExitCode {
         let name = self.name.as_ref().map(|name| format!("{name}: ")).unwrap_or_default();
-        let mut text = format!("phalanx: {name}{}\n", self.error);
-        if let Some(hint) = self.error.hint() {
+        let (message, hint) = match &self.what {
+            What::Cluster(error) => (error.to_string(), error.hint()),
+            What::Tool { message, hint, .. } => (message.clone(), hint.clone()),
+        };
+        let mut text = format!("phalanx: {name}{message}\n");
+        if let Some(hint) = hint {
             text.push_str(&format!("hint: {hint}\n"));
         }
         // A reader that does not read keeps no code from the one who started this.
@@ -40,12 +77,23 @@ impl Failure {
     }
 
     const fn code(&self) -> u8 {
-        match self.error {
-            Error::WorkerCount(_) | Error::PortBase(..) | Error::Policy(_) | Error::Address(_) => 2,
-            Error::Start { .. } | Error::Program { .. } | Error::NotStarted(_) => 3,
+        let error = match &self.what {
+            What::Tool { code, .. } => return *code,
+            What::Cluster(error) => error,
+        };
+        match error {
+            Error::WorkerCount(_)
+            | Error::PortBase(..)
+            | Error::Policy(_)
+            | Error::Address(_)
+            | Error::Setting(_) => USAGE,
+            Error::Start { .. }
+            | Error::Program { .. }
+            | Error::Permissions { .. }
+            | Error::NotStarted(_) => 3,
             Error::NeverReady(_) => 4,
             Error::Listen { .. } => 5,
-            _ => 1,
+            _ => UNEXPECTED,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What workers say, in the foreground: on a terminal each line has the application's name and the worker's slot
-//! before it. A stream that is no terminal gets what it always gets, byte for byte.
+//! before it. A stream that is no terminal gets what it always gets, byte for byte. In the background, files get
+//! whole lines.
 //!
 //! Workers write into pipes, and a task for each of them hands whole lines on to a thread that writes
 //! (`writer.rs`): the primary itself never waits for whoever reads.
@@ -11,12 +12,13 @@ pub(crate) use writer::{Rest, beside};
 use crate::log::colours;
 use phalanx::{Event, Primary, Settings, Stdio};
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use writer::{Label, Source, Stream, Writer, writer};
+use writer::{Label, Source, Stream, To, Writer, writer};
 
 /// What is asked of a pipe at a time.
 const CHUNK: usize = 8 << 10;
@@ -33,6 +35,8 @@ const LAST_ROOM: usize = 1 << 20;
 pub(crate) struct Output {
     out: Writer,
     err: Writer,
+    /// After that an unfinished line is passed on.
+    unfinished: Duration,
 }
 
 /// If somebody looks: lets the workers write into pipes. The last words are out when the second was dropped.
@@ -65,16 +69,29 @@ pub(crate) fn piped(name: &str, workers: usize, settings: &mut Settings) -> Opti
     let (out, err, rest) = match (out, err) {
         // One terminal, one writer: lines of both streams come in their order.
         (Some(out), Some(_)) => {
-            let (both, rest) = writer(Some(out));
+            let (both, rest) = writer(To::terminal_or_stream(Some(out)));
             (both.clone(), both, rest)
         }
         (out, err) => {
-            let ((out, mut rest), (err, more)) = (writer(out), writer(err));
+            let (out, mut rest) = writer(To::terminal_or_stream(out));
+            let (err, more) = writer(To::terminal_or_stream(err));
             rest.and(more);
             (out, err, rest)
         }
     };
-    Some((Output { out, err }, rest))
+    Some((Output { out, err, unfinished: UNFINISHED }, rest))
+}
+
+/// Lets the workers write into pipes, and appends what comes to files, in whole lines.
+pub(crate) fn to_files(out: File, err: File, settings: &mut Settings) -> (Output, Rest) {
+    settings.stdio = Stdio::Piped;
+    let name = OsString::from("PYTHONUNBUFFERED");
+    if std::env::var_os(&name).is_none() && settings.env.iter().all(|(k, _)| *k != name) {
+        settings.env.push((name, "1".into()));
+    }
+    let ((out, mut rest), (err, more)) = (writer(To::File(out)), writer(To::File(err)));
+    rest.and(more);
+    (Output { out, err, unfinished: Duration::MAX }, rest)
 }
 
 impl Output {
@@ -89,10 +106,12 @@ impl Output {
             let (Event::Fork(worker) | Event::Adopt(worker)) = event else { continue };
             let source = |stream| Source { worker: worker.id(), slot: worker.slot(), stream };
             if let Some(pipe) = worker.take_stdout() {
-                pipes.spawn(pass(pipe, source(Stream::Out), self.out.clone(), over.clone()));
+                let source = source(Stream::Out);
+                pipes.spawn(pass(pipe, source, self.out.clone(), self.unfinished, over.clone()));
             }
             if let Some(pipe) = worker.take_stderr() {
-                pipes.spawn(pass(pipe, source(Stream::Err), self.err.clone(), over.clone()));
+                let source = source(Stream::Err);
+                pipes.spawn(pass(pipe, source, self.err.clone(), self.unfinished, over.clone()));
             }
             // Of those that are gone nothing is kept.
             while pipes.try_join_next().is_some() {}
@@ -107,6 +126,7 @@ async fn pass(
     mut pipe: impl AsyncRead + Unpin,
     source: Source,
     writer: Writer,
+    unfinished: Duration,
     mut over: watch::Receiver<bool>,
 ) {
     let mut kept: Vec<u8> = Vec::new();
@@ -116,7 +136,7 @@ async fn pass(
         let patience = match (ending, kept.is_empty()) {
             (true, _) => LAST_WORDS,
             (false, true) => Duration::MAX,
-            (false, false) => UNFINISHED,
+            (false, false) => unfinished,
         };
         kept.reserve(CHUNK);
         let before = kept.len();

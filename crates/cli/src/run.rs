@@ -1,12 +1,15 @@
 //! `phalanx run`: a program, N times, in the foreground.
 
 use crate::args::{Arguments, Run};
+use crate::control::{Detached, lead};
 use crate::failure::Failure;
+use crate::home::{App, append};
 use crate::{log, output, watch};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
-use phalanx::{Cluster, Error, Intercept, LISTEN_VARIABLE, Program, Settings};
+use phalanx::{Cluster, Error, Intercept, LISTEN_VARIABLE, Policy, Program, Settings};
 use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub(crate) fn run(options: Run) -> Result<(), Failure> {
@@ -14,40 +17,54 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
         // As clap says what it finds wrong itself.
         Arguments::command().error(ErrorKind::ValueValidation, why).exit();
     }
+    let app = options.detached.app_dir.as_deref();
+    app.map(lead).transpose()?;
     // As the first process of a container it has to reap strangers: that is what keepers do.
     phalanx::keep(options.keeper || std::process::id() == 1)?;
     let _rest = log::to_stderr();
-    let mut words = options.program.iter().chain(&options.args).cloned();
-    // There is one, or clap would have said so.
-    let program = words.next().unwrap_or_default();
-    let args: Vec<OsString> = words.collect();
-    let name = options.name.clone().unwrap_or_else(|| title(&program, &args));
-    let mut settings = settings(&program, args, &options)?;
+    // Whoever started it waits for its socket.
+    let detached = app.map(Detached::begin).transpose()?;
+    let (limits, scaling) = (options.limits.limits()?, options.limits.scaling()?);
+    let instances = options.limits.first(options.instances)?;
+    // Slots are given to as many as there may be.
+    let most = scaling.as_ref().map_or(instances, |scaling| scaling.max);
+    let name = called(&options);
+    let mut settings = settings(&options)?;
     if !options.listen.is_empty() {
         let list: Vec<String> = options.listen.iter().map(|(_, at)| at.to_string()).collect();
         settings.env.push((LISTEN_VARIABLE.into(), list.join(",").into()));
         settings.descriptors.clone_from(&options.listen);
     }
+    options.rights.apply(&mut settings);
     settings.watchdog = options.watchdog;
     settings.port_base = options.port_base;
     if let Some(base) = options.port_base
-        && usize::from(u16::MAX - base) + 1 < options.instances
+        && usize::from(u16::MAX - base) + 1 < most
     {
-        return Err(Error::PortBase(base, options.instances).into());
+        return Err(Error::PortBase(base, most).into());
     }
-    let (output, _last_words) = output::piped(&name, options.instances, &mut settings).unzip();
-    tracing::info!(%name, workers = options.instances, pid = std::process::id(), "primary");
+    let (output, _last_words) = match &detached {
+        Some(detached) => Some(into_files(&detached.app, &mut settings)?),
+        None => output::piped(&name, most, &mut settings),
+    }
+    .unzip();
+    tracing::info!(%name, workers = instances, pid = std::process::id(), "primary");
     // As long as it likes.
     let limit = |time: Duration| Some(time).filter(|time| !time.is_zero());
     let mut cluster = Cluster::new()
-        .workers(options.instances)
+        .workers(instances)
         .settings(settings)
         .balance(options.balance)
         .ready(options.ready)
         .start_timeout(limit(options.start_timeout))
         .grace(limit(options.grace))
         .drain_idle(options.drain_idle)
+        .limits(limits)
         .primary(phalanx::relay);
+    cluster = options.liveness.apply(cluster)?;
+    if let Some(scaling) = scaling {
+        cluster = cluster.scaling(scaling);
+    }
     if let Some(output) = output {
         cluster = cluster.primary(move |primary| output.show(primary));
     }
@@ -60,15 +77,53 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
     if let Some(policy) = options.policy {
         cluster = cluster.policy(policy);
     }
+    if let Some(detached) = detached {
+        let policy = options.policy.map_or_else(Policy::from_env, Ok)?;
+        cluster = cluster.primary(move |primary| detached.serve(primary, policy));
+    }
     for (_, address) in options.listen {
         cluster = cluster.listen(address);
     }
     options.guard.apply(cluster).run_as_primary().map_err(|error| Failure::of(name, error))
 }
 
-fn settings(name: &OsStr, args: Vec<OsString>, options: &Run) -> Result<Settings, Failure> {
+/// The program and its arguments.
+fn words(options: &Run) -> (OsString, Vec<OsString>) {
+    let mut words = options.program.iter().chain(&options.args).cloned();
+    // There is one, or clap would have said so.
+    (words.next().unwrap_or_default(), words.collect())
+}
+
+/// What it is called in the log.
+pub(crate) fn called(options: &Run) -> String {
+    let (program, args) = words(options);
+    options.name.clone().unwrap_or_else(|| title(&program, &args))
+}
+
+/// What workers say in the background.
+fn into_files(
+    app: &App,
+    settings: &mut Settings,
+) -> Result<(output::Output, output::Rest), Failure> {
+    let open =
+        |path: PathBuf| append(&path).map_err(Failure::os(format!("write {}", path.display())));
+    Ok(output::to_files(open(app.out_log())?, open(app.err_log())?, settings))
+}
+
+/// Finds the program, and says how workers are started.
+pub(crate) fn settings(options: &Run) -> Result<Settings, Failure> {
+    let (name, args) = words(options);
     let flags = options.interpreter_args.iter().flat_map(|text| text.split_whitespace());
-    let mut program = Program::new(name)
+    let root = options.rights.root();
+    if let Some(root) = root {
+        // Or it would seem to be the program that is not there.
+        std::fs::read_dir(root).map_err(|source| Error::Permissions {
+            what: format!("cannot change root to {} for workers", root.display()),
+            source,
+            hint: None,
+        })?;
+    }
+    let mut program = Program::new(root.map_or(name.to_owned(), |root| inside(root, &name)))
         .args(args)
         .interpreter_args(flags)
         .preload(!options.no_preload)
@@ -81,7 +136,34 @@ fn settings(name: &OsStr, args: Vec<OsString>, options: &Run) -> Result<Settings
     } else if !options.port.is_empty() {
         program = program.intercept(Intercept::Ports(options.port.iter().copied().collect()));
     }
-    Ok(program.settings()?)
+    let mut settings = program.settings()?;
+    if let Some(root) = root {
+        as_seen_inside(root, &mut settings);
+    }
+    Ok(settings)
+}
+
+/// Where a program is that is named as it is seen in the root; its bare name is looked for in $PATH.
+fn inside(root: &Path, name: &OsStr) -> OsString {
+    let path = Path::new(name);
+    if path.components().count() == 1 && !root.join(path).exists() {
+        return name.to_owned();
+    }
+    root.join(path.strip_prefix("/").unwrap_or(path)).into_os_string()
+}
+
+/// The paths of the program and its script, as workers will see them.
+fn as_seen_inside(root: &Path, settings: &mut Settings) {
+    let Ok(root) = std::path::absolute(root) else { return };
+    let seen = |path: &Path| path.strip_prefix(&root).ok().map(|rest| Path::new("/").join(rest));
+    if let Some(exec) = settings.exec.as_deref().and_then(seen) {
+        settings.exec = Some(exec);
+    }
+    if let Some(script) = settings.args.first_mut()
+        && let Some(inside) = seen(Path::new(script))
+    {
+        *script = inside.into();
+    }
 }
 
 /// Programs that say little without their first word.

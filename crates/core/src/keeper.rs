@@ -46,6 +46,7 @@ pub enum Then {
 /// let killed = primaries.ended(at(60_000), Exit::Signal(9));
 /// assert_eq!(killed, Then::Again { after: Duration::ZERO, own_program: false });
 /// primaries.started(at(60_000));
+/// primaries.ready();
 /// assert_eq!(primaries.ended(at(90_000), Exit::Code(0)), Then::End(0));
 /// ```
 #[derive(Clone, Debug, Default)]

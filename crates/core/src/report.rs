@@ -1,6 +1,7 @@
 //! What the core did, and why, for logs, events and people.
 
 use crate::cluster::Receipt;
+use crate::limits::Over;
 use crate::worker::{End, EndKind, Exit, Leave, SlotId, WorkerId};
 use core::fmt;
 use core::time::Duration;
@@ -80,6 +81,20 @@ pub enum Report {
         slot: SlotId,
         /// Why.
         why: Leave,
+    },
+    /// A worker has more than it may, and is replaced or killed for it.
+    OverLimit {
+        /// Which, its place, of what, how much, and how much it may have.
+        over: Over,
+    },
+    /// The number of workers follows the load.
+    Scaled {
+        /// So many were wanted.
+        from: usize,
+        /// So many are now.
+        to: usize,
+        /// Why, with numbers.
+        why: alloc::string::String,
     },
     /// A worker is beyond help, and ended.
     Lost {
@@ -299,6 +314,10 @@ impl fmt::Display for Report {
             }
             Self::Replacing { worker, slot, why } => {
                 write!(f, "worker {worker} in slot {slot} is to be replaced ({why})")
+            }
+            Self::OverLimit { over } => over.fmt(f),
+            Self::Scaled { from, to, why } => {
+                write!(f, "scaled from {from} to {to} workers: {why}")
             }
             Self::Lost { worker, slot, why } => {
                 write!(f, "worker {worker} in slot {slot} is ended and replaced ({why})")

@@ -193,6 +193,9 @@ pub struct Worker {
     pub left: Option<(Time, u64)>,
     /// The kernel killed it for want of memory; whether that is certain.
     pub oom: Option<bool>,
+    /// How many of its connections speak another protocol by now, as far as it told.
+    #[serde(default)]
+    pub upgraded: u32,
 }
 
 /// A worker that is to be replaced.

@@ -773,6 +773,9 @@ impl World {
     fn note(&mut self, report: &Report) -> Check {
         let seen = &mut self.seen;
         match report {
+            Report::OverLimit { .. } | Report::Scaled { .. } => {
+                panic!("it is the shell that looks")
+            }
             Report::ReloadBegun { generation, .. } => {
                 self.reload = Some(*generation);
                 promise!(self.open.insert(*generation), "(h) reload {generation} begins twice");
@@ -1096,6 +1099,7 @@ fn subject(event: &Event) -> Option<u32> {
         | Event::ChannelClosed { worker }
         | Event::Broken { worker, .. }
         | Event::Terminated { worker }
+        | Event::Upgraded { worker, .. }
         | Event::Exited { worker, .. } => Some(worker.0),
         Event::Disconnect { .. }
         | Event::Replace { .. }

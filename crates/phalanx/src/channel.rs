@@ -229,6 +229,11 @@ impl Sender {
         frame.encode_for(self.dialect())
     }
 
+    /// This end of the channel.
+    pub(crate) fn socket(&self) -> &OwnedFd {
+        self.shared.io.get_ref()
+    }
+
     /// Whether nothing is on its way in either direction, as far as this side knows.
     #[cfg(target_os = "linux")]
     pub(crate) fn is_quiet(&self) -> bool {

@@ -3,10 +3,13 @@
 use crate::address::Address;
 use crate::error::{Error, Result};
 use crate::policy::{Balance, Policy};
-use crate::primary::{Options, Primary};
+use crate::primary::{Health, Options, Primary};
 use crate::settings::Settings;
 use crate::worker::{Worker, is_worker, keep_identity_private};
+use phalanx_core::heartbeat::Rules as Heartbeat;
+use phalanx_core::limits::Limits;
 use phalanx_core::restart::Restart;
+use phalanx_core::scaling::Scaling;
 use phalanx_core::spec::{MAX_WORKERS, ReadyWhen, ReloadRules};
 use std::fmt;
 use std::future::Future;
@@ -163,6 +166,29 @@ impl Cluster {
         self
     }
 
+    /// What a worker may have before it is replaced or killed. No limits.
+    ///
+    /// ```
+    /// use phalanx::{Cluster, Limits};
+    /// let cluster = Cluster::new().limits(Limits { memory: Some(150 << 20), ..Limits::default() });
+    /// ```
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.options.limits = limits;
+        self
+    }
+
+    /// The number of workers follows the load, by these rules. It begins with that of [`Cluster::workers`], or the
+    /// least.
+    ///
+    /// ```
+    /// use phalanx::{Cluster, Scaling};
+    /// let cluster = Cluster::new().scaling(Scaling { min: 2, max: 8, ..Scaling::default() });
+    /// ```
+    pub fn scaling(mut self, scaling: Scaling) -> Self {
+        self.options.scaling = Some(scaling);
+        self
+    }
+
     /// How long a queue may stand still before its connections are handed to other workers. 100 ms.
     pub const fn patience(mut self, patience: Duration) -> Self {
         self.options.patience = patience;
@@ -173,6 +199,39 @@ impl Cluster {
     /// 5 s.
     pub const fn drain_idle(mut self, idle: Duration) -> Self {
         self.options.drain_idle = idle;
+        self
+    }
+
+    /// When a worker that answers nothing is ended and replaced; `None`: never. After three intervals of 10 s.
+    pub const fn heartbeat(mut self, rules: Option<Heartbeat>) -> Self {
+        self.options.heartbeat = rules;
+        self
+    }
+
+    /// How long a worker without a channel may stand still while connections wait for it, before it is ended and
+    /// replaced; `None`: for ever. 30 s.
+    pub const fn stall(mut self, limit: Option<Duration>) -> Self {
+        self.options.stall = limit;
+        self
+    }
+
+    /// What workers are checked with; one that fails is ended and replaced.
+    ///
+    /// ```no_run
+    /// # use phalanx::{Check, Cluster, Health};
+    /// # fn main() -> phalanx::Result<()> {
+    /// let cluster = Cluster::new().health(Some(Health::new(Check::http("/healthz")?)));
+    /// # drop(cluster); Ok(()) }
+    /// ```
+    pub fn health(mut self, health: Option<Health>) -> Self {
+        self.options.health = health;
+        self
+    }
+
+    /// How long a worker that was told to leave may go on as long as it has upgraded connections (WebSocket); `None`: as
+    /// long as it likes. 1 h.
+    pub const fn grace_upgraded(mut self, grace: Option<Duration>) -> Self {
+        self.options.grace_upgraded = grace;
         self
     }
 
@@ -240,12 +299,22 @@ impl Cluster {
     }
 
     async fn run_primary(mut self) -> Result<()> {
-        let workers = match self.workers {
-            Some(workers) => workers,
-            None => cores(),
+        let scaling = self.options.scaling.as_ref();
+        let workers = match (self.workers, scaling) {
+            (Some(workers), _) => workers,
+            (None, Some(scaling)) => scaling.min,
+            (None, None) => cores(),
         };
         if workers == 0 || workers > MAX_WORKERS {
             return Err(Error::WorkerCount(workers));
+        }
+        if let Some(Scaling { min, max, .. }) = scaling
+            && min <= max
+            && !(*min..=*max).contains(&workers)
+        {
+            return Err(Error::Setting(format!(
+                "{workers} workers to begin with, but at least {min} and at most {max} by the rules of scaling"
+            )));
         }
         self.options.policy = match self.policy {
             Some(policy) => policy,
@@ -267,7 +336,7 @@ impl Cluster {
             primary.open(address, None).await?;
         }
         if !taken_over {
-            primary.scale(workers)?;
+            primary.begin_with(workers)?;
         }
         primary.obey(signals).await;
         let end = primary.finished().await;

@@ -18,6 +18,9 @@ pub enum Error {
     /// A first port beyond which there are not enough for a port for each worker.
     #[error("from port {0} on there are no {1} ports: the last one is 65535")]
     PortBase(u16, usize),
+    /// Settings that contradict each other, or that cannot be kept here.
+    #[error("{0}")]
+    Setting(String),
     /// The name of a scheduling policy that does not exist.
     #[error("`{0}` is no scheduling policy: there are direct, round-robin and shared")]
     Policy(String),
@@ -39,6 +42,16 @@ pub enum Error {
         program: String,
         /// Why not.
         why: String,
+        /// What to do instead.
+        hint: Option<String>,
+    },
+    /// Workers cannot be given the rights, limits or environment that the settings say.
+    #[error("{what}: {source}")]
+    Permissions {
+        /// What cannot be done.
+        what: String,
+        /// Why not.
+        source: io::Error,
         /// What to do instead.
         hint: Option<String>,
     },
@@ -104,7 +117,7 @@ impl Error {
     /// What to do about it, where there is something.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
-        if let Self::Program { hint, .. } = self {
+        if let Self::Program { hint, .. } | Self::Permissions { hint, .. } = self {
             return hint.clone();
         }
         let (Self::Listen { source, address } | Self::Start { source, program: address }) = self
@@ -124,7 +137,7 @@ impl Error {
                 "its directory does not exist: create it first".into()
             }
             io::ErrorKind::PermissionDenied if listen => {
-                "ports below 1024 need root or CAP_NET_BIND_SERVICE; a unix socket needs a directory you may write to".into()
+                "ports below 1024 need root or CAP_NET_BIND_SERVICE, or for workers without them `--port` or `--listen`; a unix socket needs a directory you may write to".into()
             }
             io::ErrorKind::PermissionDenied => {
                 format!("is it a program, and may you run it? `chmod +x {address}` makes it one")

@@ -3,8 +3,9 @@
 use crate::address::Address;
 use crate::fan::FanReceiver;
 use crate::message::Message;
-use crate::primary::WorkerHandle;
+use crate::primary::{Evidence, WorkerHandle};
 use phalanx_core::cluster::Receipt;
+use phalanx_core::ends::EndRecord;
 use phalanx_core::report::Report;
 use phalanx_core::wire::Uncaught;
 use phalanx_core::worker::Exit;
@@ -34,6 +35,10 @@ pub enum Event {
     Error(WorkerHandle, Arc<str>),
     /// A Node worker's program did not catch an exception; it probably dies of it.
     Uncaught(WorkerHandle, Arc<Uncaught>),
+    /// A worker hangs or is unhealthy: what was seen of it. It is ended and replaced next.
+    Hung(WorkerHandle, Arc<Evidence>),
+    /// Why a worker ended, with all that is known of its life: a moment after [`Event::Exit`].
+    Ended(Arc<EndRecord>),
     /// What the guard did and why: restarts, reloads, time-outs.
     Report(Report),
     /// What a reload came to: told when the last worker that left for it is gone, or a minute after its end.
@@ -53,8 +58,9 @@ impl Event {
             | Self::Disconnect(worker)
             | Self::Exit(worker, _)
             | Self::Error(worker, _)
-            | Self::Uncaught(worker, _) => Some(worker),
-            Self::Setup | Self::Report(_) | Self::Reloaded(_) => None,
+            | Self::Uncaught(worker, _)
+            | Self::Hung(worker, _) => Some(worker),
+            Self::Setup | Self::Ended(_) | Self::Report(_) | Self::Reloaded(_) => None,
         }
     }
 }

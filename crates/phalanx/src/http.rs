@@ -1,16 +1,18 @@
 //! Serving HTTP so that no request is lost when a worker is told to leave.
 
 use crate::error::Result;
+use crate::worker::Worker;
 use crate::worker::listen::{Listener, Socket};
 use http::{HeaderValue, Request, Response, Version, header};
 use hyper::body::{Body, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use phalanx_core::wire::Note;
 use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -20,6 +22,8 @@ use tower_service::Service;
 /// How long an idle keep-alive connection of a draining worker is kept for a client that is just
 /// sending, as Node's `keepAliveTimeout`.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// How often a draining worker looks whether its upgraded connections have become fewer.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Serves a tower service (an axum `Router`, for instance) over HTTP/1 and HTTP/2 until the worker is told
 /// to leave, and then until every connection is done.
@@ -56,17 +60,67 @@ where
             taken = listener.accept() => match taken {
                 Some((stream, _)) => {
                     let io = TokioIo::new(stream);
-                    connections.spawn(connection(io, service.clone(), draining.clone()));
+                    let speaks = Speaking::one(listener.worker());
+                    connections.spawn(connection(io, service.clone(), draining.clone(), speaks));
                 }
                 None => break,
             },
             Some(_) = connections.join_next() => {}
         }
     }
-    while connections.join_next().await.is_some() {}
-    // Upgraded ones (WebSocket) live on in tasks of the application's.
-    listener.worker().connections_closed().await;
+    let worker = listener.worker();
+    let closed = async {
+        while connections.join_next().await.is_some() {}
+        // Upgraded ones (WebSocket) live on in tasks of the application's.
+        worker.connections_closed().await;
+    };
+    tokio::select! {
+        () = closed => {}
+        () = tell_upgraded(worker) => {}
+    }
     Ok(())
+}
+
+/// Which of a worker's connections speak HTTP, and which do no more.
+#[derive(Debug, Default)]
+pub(crate) struct Speaking {
+    /// So many do.
+    http: AtomicU32,
+    /// Some do no more.
+    upgraded: AtomicBool,
+}
+
+impl Speaking {
+    fn one(worker: &Worker) -> Speaks {
+        worker.speaking().http.fetch_add(1, Ordering::Relaxed);
+        Speaks(worker.clone())
+    }
+}
+
+/// One connection that speaks HTTP.
+struct Speaks(Worker);
+
+impl Drop for Speaks {
+    fn drop(&mut self) {
+        self.0.speaking().http.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Tells the primary how many upgraded connections there are while the worker drains: it waits longer for their sake.
+async fn tell_upgraded(worker: &Worker) {
+    let mut told = 0;
+    loop {
+        let Speaking { http, upgraded } = worker.speaking();
+        let count = if upgraded.load(Ordering::Relaxed) {
+            worker.connections().saturating_sub(http.load(Ordering::Relaxed))
+        } else {
+            0
+        };
+        if std::mem::replace(&mut told, count) != count {
+            worker.note(Note::Upgraded { count });
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// What is known of one connection.
@@ -77,8 +131,12 @@ struct Seen {
     http2: AtomicBool,
 }
 
-async fn connection<I, S, B>(io: TokioIo<I>, service: S, mut draining: watch::Receiver<bool>)
-where
+async fn connection<I, S, B>(
+    io: TokioIo<I>,
+    service: S,
+    mut draining: watch::Receiver<bool>,
+    speaks: Speaks,
+) where
     I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
         + Clone
@@ -91,7 +149,9 @@ where
 {
     let begun = Instant::now();
     let seen = Arc::new(Seen::default());
-    let watched = Watched { service, seen: Arc::clone(&seen), draining: draining.clone(), begun };
+    let worker = speaks.0.clone();
+    let watched =
+        Watched { service, seen: Arc::clone(&seen), draining: draining.clone(), begun, worker };
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new());
     builder.http2().timer(TokioTimer::new());
@@ -130,6 +190,7 @@ struct Watched<S> {
     seen: Arc<Seen>,
     draining: watch::Receiver<bool>,
     begun: Instant,
+    worker: Worker,
 }
 
 impl<S, B> hyper::service::Service<Request<Incoming>> for Watched<S>
@@ -152,10 +213,14 @@ where
         self.seen.http2.store(!http1, Ordering::Relaxed);
         let draining = self.draining.clone();
         let mut service = self.service.clone();
+        let worker = self.worker.clone();
         Box::pin(async move {
             std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
             let mut response = service.call(request).await?;
             let upgraded = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
+            if upgraded {
+                worker.speaking().upgraded.store(true, Ordering::Relaxed);
+            }
             if http1 && !upgraded && *draining.borrow() {
                 // To an answer of version 1.1 to a request of version 1.0, hyper adds `keep-alive`.
                 *response.version_mut() = version;

@@ -56,7 +56,7 @@
 //! | `settings.execArgv`, `inspectPort` | [`Settings::exec_args`], [`Settings::inspect`] | |
 //! | `settings.windowsHide` | none | it is about Windows |
 //! | `settings.silent`, `stdio` | [`Settings::stdio`], [`WorkerHandle::take_stdout`], [`WorkerHandle::take_stderr`] | a worker has no terminal input: it is in a process group of its own |
-//! | `settings.uid`, `gid` | [`Settings::uid`], [`Settings::gid`] | |
+//! | `settings.uid`, `gid` | [`Settings::uid`], [`Settings::gid`] | by name, and more: [`Settings::permissions`] |
 //! | `settings.serialization` | none | JSON |
 //! | `schedulingPolicy`, `SCHED_RR`, `SCHED_NONE` | [`Options::policy`], [`Policy`]; per port [`ListenOptions::policy`] | `Direct` is new; `SCHED_RR` is `RoundRobin`, `SCHED_NONE` is `Shared` |
 //! | `NODE_CLUSTER_SCHED_POLICY` | [`Policy::VARIABLE`] (`PHALANX_POLICY`), and Node's where that is not set | a wrong name is an error |
@@ -72,6 +72,7 @@
 //! | event `disconnect` | [`Event::Disconnect`] | |
 //! | event `exit(worker, code, signal)` | [`Event::Exit`] | one [`Exit`]: a code or a signal; always after `disconnect` |
 //! | event `error` | [`Event::Error`] | never ends the program |
+//! | none | [`Event::Hung`] | a worker hangs or fails its checks: what was seen of it |
 //! | none | [`Event::Report`], [`Event::Reloaded`] | what the guard did and why; what a reload came to |
 //! | event `uncaughtExceptionMonitor` in the worker | [`Event::Uncaught`] | Node workers with the preload |
 //! | `worker.id` | [`WorkerHandle::id`], [`Worker::id`] | and a slot, which a replacement takes over: [`WorkerHandle::slot`] |
@@ -114,6 +115,7 @@ mod keeper;
 #[path = "keeper/none.rs"]
 mod keeper;
 mod message;
+mod permissions;
 mod policy;
 mod primary;
 mod program;
@@ -151,16 +153,22 @@ pub use cluster::{Cluster, cores};
 pub use error::{Error, Result};
 pub use event::{Event, Events};
 pub use message::{Handle, Message};
+pub use permissions::{Account, Capability, Inherit, Landlock, Limit, Permissions};
 pub use phalanx_core as core;
 pub use phalanx_core::cluster::{Drained, Outcome, Receipt, ReloadPhase, ReloadStatus};
+pub use phalanx_core::ends::{self, EndRecord};
+pub use phalanx_core::heartbeat::Rules as Heartbeat;
+pub use phalanx_core::limits::{self, Limits};
 pub use phalanx_core::report::Report;
 pub use phalanx_core::restart::Restart;
+pub use phalanx_core::scaling::{self, Scaling};
 pub use phalanx_core::spec::{Canary, MAX_WORKERS, ReadyWhen, ReloadRules, Share, Spec};
 pub use phalanx_core::wire::{Metrics, Uncaught};
-pub use phalanx_core::worker::{EndKind, Exit, SlotId, WorkerId};
+pub use phalanx_core::worker::{EndKind, Exit, Leave, SlotId, WorkerId};
 pub use policy::{Balance, Policy};
 pub use primary::{
-    Options, Primary, Reloaded, Status, WorkerHandle, WorkerOutput, WorkerState, WorkerStatus,
+    Check, Evidence, Health, HealthStatus, Options, Primary, Reloaded, Status, WorkerHandle,
+    WorkerOutput, WorkerState, WorkerStatus,
 };
 pub use program::Program;
 pub use relay::relay;

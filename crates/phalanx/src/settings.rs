@@ -1,6 +1,7 @@
 //! How workers are started: `node:cluster`'s `setupPrimary`.
 
 use crate::address::Address;
+use crate::permissions::{Inherit, Permissions};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -83,11 +84,19 @@ pub struct Settings {
     pub cwd: Option<PathBuf>,
     /// Variables beside the primary's environment.
     pub env: Vec<(OsString, OsString)>,
+    /// Which variables of the primary's environment it inherits.
+    pub environment: Inherit,
+    /// Variables whose values are in files, each without the newline at its end. They are read by the primary when
+    /// it starts a worker; the worker need not be allowed to.
+    pub secrets: Vec<(OsString, PathBuf)>,
+    /// What it may do, and how much.
+    pub permissions: Permissions,
     /// Its standard streams.
     pub stdio: Stdio,
-    /// Its user, by number; only root may choose. Supplementary groups are dropped.
+    /// Its user, by number; only root may choose. Supplementary groups are dropped, the group stays: rather see
+    /// [`Permissions::user`], which is stronger.
     pub uid: Option<u32>,
-    /// Its group, by number.
+    /// Its group, by number; see [`Permissions::group`], which is stronger.
     pub gid: Option<u32>,
     /// What the program is expected to know of a primary.
     pub knows: Knows,

@@ -2,12 +2,14 @@
 //!
 //! Workers wait for a slow reader, as they would without phalanx in between. But a terminal that takes nothing
 //! at all (Ctrl-S, a window that hangs) must not stop a service: after a moment, lines are lost instead, and
-//! counted. Where the stream is a file or a pipe, workers wait for as long as it takes.
+//! counted. Where the stream is a file or a pipe, workers wait for as long as it takes. What a file cannot take (a
+//! full disk) is lost, and counted.
 
 use phalanx::{SlotId, WorkerId};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -210,13 +212,32 @@ impl Drop for Rest {
     }
 }
 
-/// A writer with a label before each line, on a terminal; or without, byte for byte.
-pub(super) fn writer(label: Option<Label>) -> (Writer, Rest) {
+/// Where it is written to.
+pub(super) enum To {
+    /// A terminal, with a label before each line.
+    Terminal(Label),
+    /// The stream itself, byte for byte.
+    Stream,
+    /// A file in place of the stream.
+    File(File),
+}
+
+impl To {
+    pub(super) fn terminal_or_stream(label: Option<Label>) -> Self {
+        label.map_or(Self::Stream, Self::Terminal)
+    }
+}
+
+pub(super) fn writer(to: To) -> (Writer, Rest) {
     let (orders, given) = mpsc::channel();
     let state = Arc::new(State::default());
     let shared = Arc::clone(&state);
-    let lossy = label.is_some();
-    std::thread::spawn(move || obey(&given, label.as_ref(), &shared));
+    let lossy = matches!(to, To::Terminal(_));
+    std::thread::spawn(move || match to {
+        To::Terminal(label) => obey(&given, Some(&label), &shared),
+        To::Stream => obey(&given, None, &shared),
+        To::File(file) => append(&given, &file, &shared),
+    });
     let rest = Rest(vec![(orders.clone(), Arc::clone(&state))]);
     let room = Arc::new(Semaphore::new(ROOM as usize));
     (Writer { orders, room, state, lossy }, rest)
@@ -254,6 +275,45 @@ fn obey(orders: &Receiver<Order>, label: Option<&Label>, state: &State) {
                         *open = None;
                         let _ = write(source.stream.fd(), b"\n", state);
                     }
+                }
+            }
+            Order::Finish(told) => drop(told.send(())),
+        }
+    }
+}
+
+/// Appends to a file: a line of one worker is not continued by another's.
+fn append(orders: &Receiver<Order>, file: &File, state: &State) {
+    let mut open: Option<Source> = None;
+    let put = |text: &[u8]| -> bool {
+        let lost = state.lost.swap(0, Ordering::Relaxed);
+        let mut whole = Vec::with_capacity(text.len());
+        if lost > 0 {
+            let words = "lines of workers could not be written here and are lost";
+            // What was cut off may have been in the middle of a line.
+            whole.extend_from_slice(format!("\nphalanx: {lost} {words}\n").as_bytes());
+        }
+        whole.extend_from_slice(text);
+        let written = (&mut &*file).write_all(&whole).is_ok();
+        state.steps.fetch_add(1, Ordering::Relaxed);
+        if !written {
+            let lines = text.iter().filter(|byte| **byte == b'\n').count().max(1) as u64;
+            state.lost.fetch_add(lost + lines, Ordering::Relaxed);
+        }
+        written
+    };
+    for order in orders {
+        match order {
+            Order::Say(source, mut text, _room) => {
+                if open.is_some_and(|other| other != source) {
+                    text.insert(0, b'\n');
+                }
+                open = Some(source).filter(|_| put(&text) && !text.ends_with(b"\n"));
+            }
+            Order::End(source) => {
+                if open == Some(source) {
+                    open = None;
+                    put(b"\n");
                 }
             }
             Order::Finish(told) => drop(told.send(())),

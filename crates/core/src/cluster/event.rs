@@ -3,6 +3,7 @@
 use crate::report::Report;
 use crate::worker::{Exit, Leave, SlotId, WorkerId};
 use alloc::string::String;
+use core::time::Duration;
 
 /// A fact or a wish.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,6 +83,15 @@ pub enum Event {
         worker: WorkerId,
         /// Why.
         why: Leave,
+    },
+    /// A worker has so many connections that speak another protocol by now (WebSocket), which end when they like.
+    Upgraded {
+        /// Which.
+        worker: WorkerId,
+        /// How many.
+        count: u32,
+        /// How long it may go on for their sake after it was told to leave; `None`: as long as it likes.
+        grace: Option<Duration>,
     },
     /// A worker that leaves was sent SIGTERM by the shell.
     Terminated {

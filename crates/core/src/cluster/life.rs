@@ -11,6 +11,8 @@ use core::time::Duration;
 /// A worker that leaves of its own will after less than this is counted as a crash: nobody wants a loop of
 /// processes that come only to leave.
 const POLITE: Duration = Duration::from_secs(1);
+/// How long a worker has for its own end when the last of its upgraded connections ended late.
+const AFTER_UPGRADED: Duration = Duration::from_secs(10);
 
 impl Cluster {
     pub(super) fn observe_worker(&mut self, now: Time, id: WorkerId, event: Event) {
@@ -54,6 +56,7 @@ impl Cluster {
                 }
             }
             Event::Cut { connections, .. } => self.were_cut(id, connections),
+            Event::Upgraded { count, grace, .. } => self.upgraded(now, id, count, grace),
             Event::Terminated { .. } => {
                 if let Some(Worker { phase: Phase::Draining { terminated, .. }, .. }) =
                     self.workers.get_mut(&id)
@@ -281,6 +284,31 @@ impl Cluster {
         }
     }
 
+    /// A worker that leaves is waited for as long as it has connections of another protocol, but not when all stop.
+    pub(super) fn upgraded(
+        &mut self,
+        now: Time,
+        id: WorkerId,
+        count: u32,
+        grace: Option<Duration>,
+    ) {
+        let (usual, running) = (self.spec.grace, self.mode == Mode::Running);
+        let Some(worker) = self.workers.get_mut(&id) else { return };
+        let had = core::mem::replace(&mut worker.upgraded, count);
+        let Phase::Draining { since, deadline, terminated: false, .. } = &mut worker.phase else {
+            return;
+        };
+        // Whom nobody times is not timed now.
+        let Some(usual) = usual.filter(|_| running && (deadline.is_some() || had > 0)) else {
+            return;
+        };
+        *deadline = if count == 0 {
+            Some(since.after(usual).max(now.after(AFTER_UPGRADED)))
+        } else {
+            grace.map(|grace| since.after(grace.max(usual)))
+        };
+    }
+
     /// A slot gets its next worker. While a new program is on trial, other slots get the one before.
     pub(super) fn fork_in(&mut self, slot: SlotId, guarded: bool) -> WorkerId {
         self.last_id += 1;
@@ -302,6 +330,7 @@ impl Cluster {
                 retire: None,
                 left: None,
                 oom: None,
+                upgraded: 0,
             },
         );
         if guarded {

@@ -269,6 +269,7 @@ impl Cluster {
             | Event::Replace { worker, .. }
             | Event::Lost { worker, .. }
             | Event::Terminated { worker }
+            | Event::Upgraded { worker, .. }
             | Event::OutOfMemory { worker, .. }
             | Event::Cut { worker, .. } => {
                 if self.workers.contains_key(&worker) {

@@ -134,7 +134,7 @@ impl Cluster {
             .collect();
         for id in late {
             let Some(worker) = self.workers.get(&id) else { continue };
-            let slot = worker.slot;
+            let (slot, upgraded) = (worker.slot, worker.upgraded);
             match worker.phase {
                 Phase::Starting { since, .. } => {
                     let after = now.since(since);
@@ -145,6 +145,9 @@ impl Cluster {
                 }
                 Phase::Draining { since, why, terminated, served, .. } => {
                     let after = now.since(since);
+                    if upgraded > 0 && !terminated {
+                        self.were_cut(id, upgraded);
+                    }
                     if terminated || self.spec.kill_after.is_zero() {
                         self.report(Report::GraceOver { worker: id, slot, after });
                         self.grace_is_over(id);
@@ -176,10 +179,14 @@ impl Cluster {
             self.drain(now, id, why, true);
         }
         if stopping {
-            // Those that the application told to leave, and was to time, are timed from now on.
+            // Those that the application told to leave, and was to time, are timed from now on, and so are those that
+            // had more time than others.
+            let limit = self.spec.grace.map(|grace| now.after(grace));
             for worker in self.workers.values_mut() {
-                if let Phase::Draining { deadline: deadline @ None, .. } = &mut worker.phase {
-                    *deadline = self.spec.grace.map(|grace| now.after(grace));
+                if let Phase::Draining { deadline, .. } = &mut worker.phase
+                    && (deadline.is_none() || worker.upgraded > 0)
+                {
+                    *deadline = deadline.iter().copied().chain(limit).min();
                 }
             }
         }

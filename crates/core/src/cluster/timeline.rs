@@ -378,6 +378,8 @@ fn say(report: &Report) -> String {
         Report::Refused { what, why } => format!("refused: {what}, {why}"),
         Report::NeverReady { why } => format!("NEVER READY: {why}"),
         Report::Stopped => "STOPPED".into(),
+        // Not the core's own.
+        Report::OverLimit { .. } | Report::Scaled { .. } => report.to_string(),
     }
 }
 

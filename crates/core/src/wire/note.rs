@@ -18,11 +18,26 @@ pub enum Note {
         /// Repeated in the report.
         id: u64,
     },
+    /// Primary: tell your counts.
+    Count,
+    /// Worker: my counts.
+    Counts {
+        /// Connections that all servers accepted, since the first question in Node.
+        accepted: u64,
+        /// Those that are open.
+        open: u32,
+        /// How late the event loop was at most since the last question, in milliseconds.
+        #[serde(default)]
+        lag: f64,
+    },
     /// Primary: you will be told to leave, and then have so long.
     Leave {
         /// In milliseconds; absent: as long as you like.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         grace: Option<u64>,
+        /// The same with upgraded connections.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        upgraded: Option<u64>,
     },
     /// Worker: my metrics.
     Report {
@@ -34,6 +49,13 @@ pub enum Note {
     },
     /// Worker: a server listens that the primary was not asked for.
     Serves,
+    /// Worker: it lives, though it does not read on.
+    Alive,
+    /// Worker: so many connections speak another protocol by now, and go on while it drains.
+    Upgraded {
+        /// How many.
+        count: u32,
+    },
     /// Worker: an exception that nobody caught; the program probably dies of it.
     Uncaught(Uncaught),
 }
@@ -127,10 +149,14 @@ mod tests {
         let metrics = Metrics { latency: alloc::vec![1, 2], open: 3.0, ..Metrics::default() };
         for note in [
             Note::Ask { id: 7 },
-            Note::Leave { grace: Some(30_000) },
-            Note::Leave { grace: None },
+            Note::Leave { grace: Some(30_000), upgraded: Some(60_000) },
+            Note::Leave { grace: None, upgraded: None },
             Note::Report { id: 7, metrics },
             Note::Serves,
+            Note::Alive,
+            Note::Upgraded { count: 2 },
+            Note::Count,
+            Note::Counts { accepted: 7, open: 2, lag: 1.5 },
             Note::Uncaught(Uncaught { message: "no".into(), ..Uncaught::default() }),
         ] {
             let frame = decoded(&Frame::Note(note.clone()).encode());

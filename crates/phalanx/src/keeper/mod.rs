@@ -88,6 +88,12 @@ pub(crate) fn take_past() -> Past {
     PAST.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
 }
 
+/// Whether there is something to take over.
+pub(crate) fn has_left() -> bool {
+    let past = PAST.lock().unwrap_or_else(PoisonError::into_inner);
+    past.as_ref().is_some_and(|past| past.left.is_some())
+}
+
 /// Finds out where this process comes from; `keep`: makes it a keeper, if it has none and comes from nowhere.
 /// Returns in a primary only.
 pub(crate) fn begin(keep: bool) -> Result<()> {

@@ -22,6 +22,10 @@ impl Mark {
     }
 }
 
+pub(crate) const fn has_left() -> bool {
+    false
+}
+
 pub(crate) fn begin(keep: bool) -> Result<()> {
     if keep {
         tracing::warn!(

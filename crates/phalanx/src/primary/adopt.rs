@@ -3,8 +3,9 @@
 use super::child::Child;
 use super::estate::{Estate, WorkerLeft, binds_of, channel_of, notify_of, pipes_of, process_of};
 use super::keeping::Keeping;
+use super::liveness::Ear;
 use super::ports::{Port, PortRules};
-use super::record::Record;
+use super::record::{Record, Runtime};
 use super::shell::Shell;
 use super::{Inner, WorkerHandle};
 use crate::channel;
@@ -14,7 +15,7 @@ use crate::settings::Knows;
 use crate::sys::seccomp::Listener;
 use phalanx_core::cluster::Event as CoreEvent;
 use phalanx_core::time::Time;
-use phalanx_core::worker::{Exit, Phase, WorkerId};
+use phalanx_core::worker::{Exit, Phase, Worker, WorkerId};
 use rustix::fd::OwnedFd;
 use std::collections::BTreeMap;
 use std::io;
@@ -136,6 +137,7 @@ impl Shell {
                 child,
                 channel: sender.clone(),
                 connected: AtomicBool::new(left.connected),
+                ear: Ear::default(),
                 exit: watch::Sender::new(None),
                 exited_after_disconnect: AtomicU8::new(left.has_left),
                 inspector: left.inspector,
@@ -143,6 +145,7 @@ impl Shell {
                 metrics: watch::Sender::default(),
                 stdout: Mutex::new(stdout),
                 stderr: Mutex::new(stderr),
+                heard: Default::default(),
                 wishes: self.wishes.clone(),
                 audience: self.audience.clone(),
             }),
@@ -163,13 +166,22 @@ impl Shell {
         record.pings = left.pings;
         record.peer_cookie = left.peer_cookie;
         record.channel_fd = left.channel_fd;
+        record.is_other = left.is_other;
         record.watchdog = left.watchdog;
         record.last_sign = left.watched.then_some(now);
         record._notifications = listening;
         record.notify = notify;
         record.binds = binds;
         record.pipes = open;
+        if left.answers_as != Runtime::Unknown {
+            record.life.answered(now);
+        }
         self.workers.insert(id, record);
+        if self.core.worker(id).is_some_and(Worker::is_ready) {
+            self.begin_liveness(now, id);
+        }
+        let settings = super::lock(&self.settings).clone();
+        self.begin_life(now, &handle, &settings);
         self.audience.tell(&Event::Adopt(handle));
         Ok(())
     }

@@ -172,7 +172,9 @@ impl Shell {
         accepted: bool,
         open: Option<u32>,
     ) {
-        let Some(handover) = self.in_flight.remove(&seq) else { return };
+        let Some(handover) = self.in_flight.remove(&seq) else {
+            return self.check_taken(worker, seq, accepted);
+        };
         if handover.worker != worker {
             // Not its connection: the word of a worker counts for its own only.
             self.in_flight.insert(seq, handover);

@@ -55,6 +55,9 @@ pub(super) struct WorkerLeft {
     pub(super) has_left: u8,
     pub(super) knows: Knows,
     pub(super) intercept: Intercept,
+    /// It has other rights than the primary. Before there were such, nobody had.
+    #[serde(default)]
+    pub(super) is_other: bool,
     pub(super) interruptible: bool,
     pub(super) answers_as: Runtime,
     pub(super) is_bun: bool,
@@ -177,6 +180,7 @@ impl Shell {
             has_left: inner.exited_after_disconnect.load(Ordering::Relaxed),
             knows: record.knows,
             intercept: record.intercept.clone(),
+            is_other: record.is_other,
             interruptible: record.binds.as_ref().is_some_and(|binds| binds.interruptible),
             answers_as: record.answers_as,
             is_bun: record.channel.dialect() == Dialect::Bun,

@@ -1,5 +1,6 @@
 //! A worker's beginning: its process, its channel, and all that is heard of it.
 
+use super::liveness::Ear;
 use super::ports::{User, key_of};
 use super::query::query_for;
 use super::record::{Fact, Record, listen_to, reap};
@@ -9,6 +10,7 @@ use super::{Inner, WorkerHandle, spawn};
 use crate::channel;
 use crate::error::{Error, Result};
 use crate::event::Event;
+use crate::permissions;
 use crate::settings::{Knows, Settings};
 #[cfg(target_os = "linux")]
 use crate::sys;
@@ -65,6 +67,7 @@ impl Shell {
                     child: spawned.child,
                     channel: sender.clone(),
                     connected: AtomicBool::new(true),
+                    ear: Ear::default(),
                     exit: watch::Sender::new(None),
                     exited_after_disconnect: AtomicU8::new(0),
                     inspector: spawned.inspector,
@@ -72,6 +75,7 @@ impl Shell {
                     metrics: watch::Sender::default(),
                     stdout: Mutex::new(stdout),
                     stderr: Mutex::new(stderr),
+                    heard: Default::default(),
                     wishes: self.wishes.clone(),
                     audience: self.audience.clone(),
                 };
@@ -82,6 +86,7 @@ impl Shell {
                 let mut record = Record::new(now, handle.clone(), sender, knows, intercept);
                 record.peer_cookie = spawned.peer_cookie;
                 record.channel_fd = spawned.channel_fd;
+                record.is_other = permissions::are_others(&settings);
                 record.watchdog = settings.watchdog.filter(|_| knows != Knows::Channel);
                 record._notifications = listening;
                 record.notify = notify;
@@ -92,6 +97,7 @@ impl Shell {
                 }
                 record.program = Some(program);
                 self.workers.insert(worker, record);
+                self.begin_life(now, &handle, &settings);
                 self.core.observe(now, CoreEvent::Forked { worker, pid });
                 self.later(SLOW, Fact::Slow(worker));
                 if settings.knows != Knows::Channel {

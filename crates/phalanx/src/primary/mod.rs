@@ -9,11 +9,15 @@ mod connections;
 mod dispatch;
 #[cfg(target_os = "linux")]
 mod estate;
+mod evidence;
 mod forking;
+mod health;
 #[cfg(target_os = "linux")]
 mod intercept;
 #[cfg(target_os = "linux")]
 mod keeping;
+mod limits;
+mod liveness;
 mod mute;
 mod oom;
 mod output;
@@ -23,6 +27,7 @@ mod recall;
 mod record;
 mod report;
 mod rescue;
+mod scaling;
 mod shell;
 mod shut;
 mod spawn;
@@ -30,8 +35,10 @@ mod stop;
 mod systemd;
 #[cfg(target_os = "linux")]
 mod upgrade;
+mod usage;
 mod version;
 mod weigh;
+mod why;
 
 use crate::address::Address;
 use crate::channel::Sender;
@@ -39,14 +46,22 @@ use crate::cluster::cores;
 use crate::error::{Error, Result};
 use crate::event::{Event, Events};
 use crate::fan::Fan;
+use crate::keeper;
 use crate::message::{self, Handle};
+use crate::permissions;
 use crate::policy::{Balance, Policy};
 use crate::settings::Settings;
 use child::Child;
 #[cfg(target_os = "linux")]
 pub(crate) use estate::check_estate;
+pub use evidence::Evidence;
+pub use health::{Check, Health, HealthStatus};
 pub use output::WorkerOutput;
 use phalanx_core::cluster::{Event as Wish, ReloadStatus};
+use phalanx_core::ends::Ends;
+use phalanx_core::heartbeat::{Rules as Heartbeat, STALL};
+use phalanx_core::limits::Limits;
+use phalanx_core::scaling::Scaling;
 use phalanx_core::spec::{MAX_WORKERS, Spec};
 use phalanx_core::wire::{DEFAULT_MAX_LINE, Frame, Metrics, Note};
 use phalanx_core::worker::{EndKind, Exit, SlotId, WorkerId};
@@ -87,8 +102,23 @@ pub struct Options {
     pub waiting: usize,
     /// How long a connection must have been idle, so that a worker that drains without knowing of it may be ended.
     pub drain_idle: Duration,
+    /// When a worker on a channel hangs: it is sent SIGTERM, then SIGKILL, and is replaced at once. Only one that answered a
+    /// ping before is held to it, and none that the application forked itself. `None`: never.
+    pub heartbeat: Option<Heartbeat>,
+    /// How long a worker without a channel may take none of the connections in its queue, use no CPU time and open or
+    /// close no socket, until it hangs. `None`: for ever.
+    pub stall: Option<Duration>,
+    /// What workers are checked with. `None`: they are not.
+    pub health: Option<Health>,
+    /// How long a worker that was told to leave may go on as long as it has upgraded connections (WebSocket); `None`:
+    /// as long as it likes. Less than the grace time means nothing.
+    pub grace_upgraded: Option<Duration>,
     /// The longest message on a channel, in bytes.
     pub max_message: usize,
+    /// What a worker may have before it is replaced or killed.
+    pub limits: Limits,
+    /// The rules by which the number of workers follows the load; `None`: it does not.
+    pub scaling: Option<Scaling>,
 }
 
 impl Default for Options {
@@ -104,7 +134,13 @@ impl Default for Options {
             window: 1,
             waiting: 1024,
             drain_idle: Duration::from_secs(5),
+            heartbeat: Some(Heartbeat::default()),
+            stall: Some(STALL),
+            health: None,
+            grace_upgraded: Some(Duration::from_secs(3600)),
             max_message: DEFAULT_MAX_LINE,
+            limits: Limits::default(),
+            scaling: None,
         }
     }
 }
@@ -119,6 +155,7 @@ pub struct Primary {
     audience: Fan<Event>,
     settings: Arc<Mutex<Settings>>,
     over: watch::Receiver<Option<Over>>,
+    ends: Arc<Mutex<Ends>>,
 }
 
 /// How it ended.
@@ -138,6 +175,9 @@ pub(crate) enum Command {
     Restart(oneshot::Sender<Result<Reloaded>>),
     Open(Address, Option<Policy>, oneshot::Sender<Result<Address>>),
     Status(oneshot::Sender<Status>),
+    Scale(usize),
+    ScaleAuto,
+    Signal(f64),
     Setup,
     /// Takes over, if there is something to take over: whether there was.
     Begin(oneshot::Sender<bool>),
@@ -193,6 +233,18 @@ pub struct WorkerStatus {
     /// The program it runs: the number of the reload that brought it. After a rollback, one that is older than its
     /// generation.
     pub version: u64,
+    /// How it does in its checks, if there was one.
+    pub health: Option<HealthStatus>,
+    /// Bytes of memory, its children included; what they share is counted once, if that is cheap to know.
+    pub memory: Option<u64>,
+    /// The part of one processor that it uses, its children included; above 1 with several threads.
+    pub cpu: Option<f32>,
+    /// Threads, its children's included.
+    pub threads: Option<u32>,
+    /// Descriptors that its process has open.
+    pub descriptors: Option<u32>,
+    /// Workers that its slot had before it.
+    pub restarts: u32,
 }
 
 /// Where a worker is in its life.
@@ -245,7 +297,10 @@ impl Primary {
     /// ```
     ///
     /// # Errors
-    /// More than [`MAX_WORKERS`] workers.
+    /// More than [`MAX_WORKERS`] workers, or checks that cannot reach them; or
+    /// [`Error::Permissions`]: this primary cannot start workers with those rights.
+    /// More than [`MAX_WORKERS`] workers, or [`Error::Setting`]: limits or rules of scaling that contradict each other
+    /// or cannot be kept here.
     ///
     /// # Panics
     /// Outside of a tokio runtime with I/O and time.
@@ -263,6 +318,17 @@ impl Primary {
         if options.spec.workers > MAX_WORKERS {
             return Err(Error::WorkerCount(options.spec.workers));
         }
+        if let Some(health) = &options.health {
+            health.is_possible(&options.settings)?;
+        }
+        match permissions::check(&options.settings) {
+            Ok(words) => words.into_iter().for_each(|words| tracing::info!("workers: {words}")),
+            // The last primary's workers go on; it is the next ones that cannot be started.
+            Err(error) if keeper::has_left() => tracing::error!("{error}"),
+            Err(error) => return Err(error),
+        }
+        limits::check(&options)?;
+        let cgroups = limits::open_cgroups(&options.limits)?;
         spawn::note_this_program();
         raise_descriptor_limit();
         let (wishes, commands) = mpsc::unbounded_channel();
@@ -272,8 +338,10 @@ impl Primary {
             audience: Fan::default(),
             settings: Arc::new(Mutex::new(options.settings.clone())),
             over: watch,
+            ends: Arc::default(),
         };
-        let shell = shell::Shell::new(options, &primary, wishes.downgrade());
+        let mut shell = shell::Shell::new(options, &primary, wishes.downgrade());
+        shell.upkeep.cgroups = cgroups;
         tokio::spawn(shell.run(commands, over));
         Ok(primary)
     }
@@ -323,7 +391,7 @@ impl Primary {
         forked.await.map_err(|_| Error::Stopping)?
     }
 
-    /// Changes how the next workers are started.
+    /// Changes how the next workers are started. Rights that they cannot be given are an error when one is forked.
     pub fn setup(&self, settings: Settings) {
         *lock(&self.settings) = settings;
         let _ = self.wishes.send(Command::Setup);
@@ -362,7 +430,8 @@ impl Primary {
         opened.await.map_err(|_| Error::Stopping)?
     }
 
-    /// Keeps so many guarded workers from now on.
+    /// Keeps so many guarded workers from now on. Where their number follows the load ([`Options::scaling`]), it
+    /// does not any more, until [`Primary::scale_auto`].
     ///
     /// # Errors
     /// None or more than [`MAX_WORKERS`].
@@ -370,7 +439,7 @@ impl Primary {
         if workers == 0 || workers > MAX_WORKERS {
             return Err(Error::WorkerCount(workers));
         }
-        self.command(Command::Wish(Wish::Scale { workers }))
+        self.command(Command::Scale(workers))
     }
 
     /// Replaces every guarded worker, by the rules of [`Spec::reload`]: a new one listens before the old one is
@@ -474,6 +543,7 @@ struct Inner {
     child: Child,
     channel: Sender,
     connected: AtomicBool,
+    ear: liveness::Ear,
     exit: watch::Sender<Option<Exit>>,
     exited_after_disconnect: AtomicU8,
     inspector: Option<SocketAddr>,
@@ -481,6 +551,8 @@ struct Inner {
     metrics: watch::Sender<(u64, Metrics)>,
     stdout: Mutex<Option<Arc<OwnedFd>>>,
     stderr: Mutex<Option<Arc<OwnedFd>>>,
+    /// The last lines of both, as far as somebody read them.
+    heard: [Arc<output::Heard>; 2],
     wishes: mpsc::WeakUnboundedSender<Command>,
     audience: Fan<Event>,
 }
@@ -632,14 +704,16 @@ impl WorkerHandle {
     #[must_use]
     pub fn take_stdout(&self) -> Option<WorkerOutput> {
         let pipe = lock(&self.inner.stdout).take()?;
-        WorkerOutput::new(pipe, self.inner.wishes.clone()).ok()
+        let [heard, _] = &self.inner.heard;
+        WorkerOutput::new(pipe, self.inner.wishes.clone(), Arc::clone(heard)).ok()
     }
 
     /// Its standard error, as [`WorkerHandle::take_stdout`].
     #[must_use]
     pub fn take_stderr(&self) -> Option<WorkerOutput> {
         let pipe = lock(&self.inner.stderr).take()?;
-        WorkerOutput::new(pipe, self.inner.wishes.clone()).ok()
+        let [_, heard] = &self.inner.heard;
+        WorkerOutput::new(pipe, self.inner.wishes.clone(), Arc::clone(heard)).ok()
     }
 }
 

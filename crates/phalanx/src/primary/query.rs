@@ -53,6 +53,13 @@ impl Shell {
                     self.pong(now, worker, Runtime::Deno);
                 }
             }
+            Frame::Note(Note::Upgraded { count }) => {
+                let grace = self.options.grace_upgraded;
+                self.core.observe(now, CoreEvent::Upgraded { worker, count, grace });
+            }
+            Frame::Note(Note::Counts { accepted, open, lag }) => {
+                self.counted(worker, accepted, open, lag);
+            }
             Frame::Note(Note::Serves) => self.came_up(now, CoreEvent::Listening { worker }, worker),
             Frame::Socket(_)
             | Frame::Handle(_)
@@ -115,6 +122,8 @@ impl Shell {
                 "worker {worker} in slot {slot} is ready: process {pid}, after {after:.1?}{inspector}"
             );
             self.sign_of_life(now, worker);
+            self.begin_liveness(now, worker);
+            self.ready_in_life(worker);
         }
     }
 
@@ -248,6 +257,9 @@ impl Shell {
         };
         self.check_port_count(worker, key)?;
         if !self.ports.contains_key(key) {
+            if record.is_other && query.address_type == AddressType::Unix {
+                return Err(not_for_others(query));
+            }
             self.add_port(Port::open(key.to_owned(), query, &self.rules())?, worker);
         }
         let Some(port) = self.ports.get_mut(key) else { return Err(Error::Stopping) };
@@ -419,8 +431,22 @@ pub(crate) fn query_for(address: &Address, policy: Option<Policy>) -> Query {
     }
 }
 
+/// The primary's rights are not theirs: it makes and removes no files for them, wherever they like.
+fn not_for_others(query: &Query) -> Error {
+    let path = query.address.as_deref().unwrap_or_default();
+    let path = path.strip_prefix("unix:").unwrap_or(path);
+    Error::Permissions {
+        what: format!(
+            "cannot listen on unix:{path} for workers with other rights than the primary"
+        ),
+        source: std::io::Error::from_raw_os_error(libc::EACCES),
+        hint: Some(format!("let the primary open it: --listen unix:{path}")),
+    }
+}
+
 fn errno(error: &Error) -> i32 {
     match error {
+        Error::Permissions { source, .. } => source.raw_os_error().unwrap_or(libc::EACCES),
         Error::Listen { source, .. } | Error::Os { source, .. } => {
             source.raw_os_error().unwrap_or(libc::EINVAL)
         }

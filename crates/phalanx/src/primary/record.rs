@@ -3,15 +3,21 @@
 use super::WorkerHandle;
 use super::child::Paused;
 use super::dispatch::Parked;
+use super::evidence::Evidence;
+use super::health::Checked;
 #[cfg(target_os = "linux")]
 use super::intercept::Question;
+use super::liveness::Life;
 use super::ports::Place;
+use super::usage::Look;
 use super::version::Version;
 use crate::channel::{Incoming, Receiver, Sender};
 use crate::event::Event;
 use crate::message::{Handle, Message};
 use crate::settings::{Intercept, Knows};
 use phalanx_core::drain::Drain;
+use phalanx_core::ends::EndRecord;
+use phalanx_core::heartbeat::Activity;
 use phalanx_core::time::Time;
 use phalanx_core::wire::{Act, Dialect, Frame, Handle as HandleFrame, Note};
 use phalanx_core::worker::{Exit, WorkerId};
@@ -38,6 +44,12 @@ pub(super) enum Fact {
     Lingered(WorkerId),
     /// A worker has been there for a while.
     Alive(WorkerId),
+    /// It is time to look at what workers use.
+    LookDue,
+    /// So it is; and whether somebody had asked.
+    Looked(Look, bool),
+    /// The last words of a worker were heard.
+    WrittenDown(Box<EndRecord>),
     /// A worker has had time to listen.
     Slow(WorkerId),
     /// A worker has had time to end after its channel did.
@@ -57,6 +69,12 @@ pub(super) enum Fact {
     Proves(WorkerId, Option<u32>),
     /// A worker has had time to listen on all of its ports.
     Settled(WorkerId),
+    /// What was seen of a worker whose queue does not move.
+    Stands(WorkerId, Activity),
+    /// What was seen of a worker that is to be ended.
+    Condemned(WorkerId, Arc<Evidence>),
+    /// A check of a worker is over.
+    Checked(WorkerId, Checked),
     /// A connection was accepted on a port.
     Accepted(String, Parked),
     /// An exception of a worker's that its program did not catch.
@@ -142,6 +160,8 @@ pub(super) struct Record {
     pub(super) knows: Knows,
     /// Which of its calls of bind(2) the primary answers.
     pub(super) intercept: Intercept,
+    /// It has other rights than the primary.
+    pub(super) is_other: bool,
     /// It drains without knowing of it.
     pub(super) drain: Option<Drain>,
     /// Since when it listens and has to show that it serves, as the successor of one that does.
@@ -151,6 +171,8 @@ pub(super) struct Record {
     /// How often it has to give a sign of life, and when it last did, once it has to.
     pub(super) watchdog: Option<Duration>,
     pub(super) last_sign: Option<Time>,
+    /// Whether it is alive.
+    pub(super) life: Life,
     /// What it asked for by systemd's protocol and is not done.
     pub(super) refused: BTreeSet<String>,
     /// Since when, and how often, it has been in the log with something that it says of itself.
@@ -198,11 +220,13 @@ impl Record {
             program: None,
             knows,
             intercept,
+            is_other: false,
             drain: None,
             proves_since: None,
             said_ports: false,
             watchdog: None,
             last_sign: None,
+            life: Life::new(now),
             refused: BTreeSet::new(),
             said: (now, 0),
             _notifications: JoinSet::new(),
@@ -255,12 +279,16 @@ pub(super) async fn listen_to(
             Err(broken) => break Some(broken.to_string()),
             Ok(Some(incoming)) => incoming,
         };
+        let ear = &worker.inner.ear;
+        ear.hear();
         if let (Frame::User(_) | Frame::Handle(_), Some(done)) = (&frame, behind.take()) {
             let _ = done.await;
         }
         match frame {
-            Frame::User(text) => told(&worker, Message::new(text, None)).await,
-            Frame::Handle(HandleFrame { message, .. }) => handle_from(&worker, *message, fd).await,
+            Frame::User(text) => ear.while_waiting(told(&worker, Message::new(text, None))).await,
+            Frame::Handle(HandleFrame { message, .. }) => {
+                ear.while_waiting(handle_from(&worker, *message, fd)).await;
+            }
             Frame::Note(Note::Report { id, mut metrics }) => {
                 // Whatever it says, it is kept.
                 metrics.latency.truncate(MAX_BUCKETS);
@@ -271,7 +299,7 @@ pub(super) async fn listen_to(
                 let fact =
                     Fact::Uncaught(id, format!("{}: {}", what.name, what.message), what.caught);
                 let event = Event::Uncaught(worker.clone(), Arc::new(what));
-                worker.inner.audience.tell_sized(event, size).await;
+                ear.while_waiting(worker.inner.audience.tell_sized(event, size)).await;
                 if facts.send(fact).await.is_err() {
                     return;
                 }

@@ -6,7 +6,7 @@ use super::{Over, Reloaded};
 use crate::error::Error;
 use crate::event::Event;
 use phalanx_core::report::{Report, Then};
-use phalanx_core::worker::End;
+use phalanx_core::worker::{End, Leave};
 
 impl Shell {
     /// Whoever waits for a reload is told that it does not end as it was meant to.
@@ -20,6 +20,8 @@ impl Shell {
     pub(super) fn report(&mut self, report: Report) {
         log(&report);
         match &report {
+            Report::Ended { worker, exit, asked, .. } => self.note_end(*worker, *exit, *asked),
+            Report::NotStarted { worker, slot, why } => self.note_not_started(*worker, *slot, why),
             Report::ReloadDone { generation, replaced, took } => {
                 let done = Reloaded { generation: *generation, replaced: *replaced, took: *took };
                 for reply in self.reloading.drain(..) {
@@ -83,7 +85,13 @@ impl Shell {
 /// One line.
 fn log(report: &Report) {
     match report {
-        Report::Ended { asked: Some(_), .. }
+        // What is over its limit was said, with numbers.
+        Report::Replacing { why: Leave::Memory | Leave::Age | Leave::Connections, .. } => {
+            tracing::debug!("{report}");
+        }
+        Report::OverLimit { over } if over.why != Leave::Memory => tracing::info!("{report}"),
+        Report::Scaled { .. }
+        | Report::Ended { asked: Some(_), .. }
         | Report::SlotEnded { .. }
         | Report::ReloadBegun { .. }
         | Report::ReloadDone { .. }

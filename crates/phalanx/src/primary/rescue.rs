@@ -255,8 +255,12 @@ impl Shell {
                 }
                 Verdict::Stuck => {
                     let record = self.workers.get(worker).filter(|record| record.is_mute());
+                    let mute = record.is_some();
                     if record.is_some_and(|record| socket.moves(now, record)) {
                         continue;
+                    }
+                    if mute {
+                        self.stands(now, *worker);
                     }
                     let since = *socket.stuck_since.get_or_insert(now);
                     // A moment's pause is not worth a word.
@@ -292,6 +296,7 @@ impl Shell {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         record.pinged = false;
         record.answers_as = runtime;
+        record.life.answered(now);
         let slot = record.handle.slot();
         for port in self.ports.values_mut() {
             if let Sockets::Slots(slots) = &mut port.sockets {

@@ -6,12 +6,14 @@
 use super::dispatch::Handover;
 #[cfg(target_os = "linux")]
 use super::keeping::Keeping;
+use super::liveness::Liveness;
 use super::oom::OomWatch;
 use super::ports::Port;
 use super::record::{Fact, Record, Runtime, Trouble};
 use super::rescue::Sampling;
 use super::shut::ShutWatch;
 use super::stop::Stopping;
+use super::usage::Upkeep;
 use super::version::{Before, Version};
 use super::{
     Command, Options, Over, Primary, Reloaded, Status, WorkerHandle, WorkerState, WorkerStatus,
@@ -23,6 +25,8 @@ use crate::event::Event;
 use crate::fan::Fan;
 use crate::settings::{Knows, Settings};
 use phalanx_core::cluster::{Action, Cluster, Event as CoreEvent};
+use phalanx_core::limits::Judge;
+use phalanx_core::scaling::Scaler;
 use phalanx_core::time::Time;
 use phalanx_core::wire::{Act, Cluster as ClusterFrame, Frame, Note};
 use phalanx_core::worker::{Exit, Phase, WorkerId};
@@ -76,6 +80,7 @@ pub(super) struct Shell {
     pub(super) weights: BTreeMap<WorkerId, u32>,
     retry: Option<Time>,
     pub(super) sampling: Sampling,
+    pub(super) liveness: Liveness,
     /// A port may have lost its last worker.
     pub(super) idle_ports: bool,
     pub(super) failed_start: Option<Over>,
@@ -89,6 +94,8 @@ pub(super) struct Shell {
     pub(super) said_carried: Option<Time>,
     /// It was said that binds cannot be intercepted.
     pub(super) said_no_intercept: bool,
+    /// What workers use, how many there should be, why they ended.
+    pub(super) upkeep: Upkeep,
     /// What is done for the next primary.
     #[cfg(target_os = "linux")]
     pub(super) keeping: Keeping,
@@ -108,6 +115,9 @@ impl Shell {
     ) -> Self {
         let (facts, incoming) = mpsc::channel(FACTS);
         let options = Options { patience: options.patience.max(SHORTEST_PATIENCE), ..options };
+        let scaler = options.scaling.clone().map(Scaler::new);
+        let judge = Judge::new(options.limits.clone());
+        let upkeep = Upkeep::new(judge, scaler, Arc::clone(&primary.ends));
         Self {
             core: Cluster::new(options.spec.clone()),
             options,
@@ -134,6 +144,7 @@ impl Shell {
             weights: BTreeMap::new(),
             retry: None,
             sampling: Sampling::default(),
+            liveness: Liveness::default(),
             // What was opened before any worker is looked at when all are there.
             idle_ports: true,
             failed_start: None,
@@ -142,6 +153,7 @@ impl Shell {
             said_trouble: None,
             said_carried: None,
             said_no_intercept: false,
+            upkeep,
             #[cfg(target_os = "linux")]
             keeping: Keeping::default(),
             #[cfg(target_os = "linux")]
@@ -158,13 +170,14 @@ impl Shell {
         let mut sampler = tokio::time::interval(self.sample_interval());
         sampler.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut abandoned = false;
+        self.begin_upkeep();
         loop {
             self.perform_plan();
             let now = self.now();
             self.weigh(now);
             self.go_on_stopping();
             self.close_idle_ports();
-            if self.core.is_stopped() && self.workers.is_empty() {
+            if self.core.is_stopped() && self.workers.is_empty() && self.upkeep.awaiting == 0 {
                 break;
             }
             #[cfg(target_os = "linux")]
@@ -175,7 +188,7 @@ impl Shell {
             let wakes = [
                 self.core.wake(),
                 self.retry,
-                self.next_silence(),
+                self.next_look(),
                 self.kept_again(),
                 self.stops_at(),
             ];
@@ -246,7 +259,7 @@ impl Shell {
             self.recall_overdue(now);
             self.pump_all(now);
         }
-        self.check_silence(now);
+        self.look_after(now);
     }
 
     /// Offers every connection that waits.
@@ -289,9 +302,10 @@ impl Shell {
             Command::Open(address, policy, reply) => {
                 let _ = reply.send(self.open_port(&address, policy));
             }
-            Command::Status(reply) => {
-                let _ = reply.send(self.status(now));
-            }
+            Command::Status(reply) => self.status_asked(reply),
+            Command::Scale(workers) => self.scale_by_hand(now, workers),
+            Command::ScaleAuto => self.scale_auto(),
+            Command::Signal(value) => self.signalled(now, value),
             Command::Fork(env, reply) => match self.core.fork() {
                 Some(worker) => {
                     self.forking.insert(worker, (env, reply));
@@ -361,6 +375,12 @@ impl Shell {
             Fact::Proves(worker, held) => self.proves(now, worker, held),
             Fact::Settled(worker) => self.settled(now, worker),
             Fact::Alive(worker) => self.alive(now, worker),
+            Fact::Stands(worker, seen) => self.stood(now, worker, seen),
+            Fact::Condemned(worker, evidence) => self.condemned(now, worker, &evidence),
+            Fact::Checked(worker, checked) => self.checked(now, worker, checked),
+            Fact::LookDue => self.look_due(),
+            Fact::Looked(look, asked) => self.looked(now, &look, asked),
+            Fact::WrittenDown(record) => self.written_down(*record),
             Fact::Lingered(worker) => {
                 if let Some(record) = self.workers.get_mut(&worker).filter(|r| !r.closed) {
                     record.closed = true;
@@ -476,6 +496,7 @@ impl Shell {
         {
             self.core.observe(now, CoreEvent::OutOfMemory { worker, certain });
         }
+        self.look_at_end(now, worker, exit);
         self.core.observe(now, CoreEvent::Exited { worker, exit });
         self.serves_no_more(worker);
         // What the dead worker still said is read first: late acknowledgements count.
@@ -487,16 +508,18 @@ impl Shell {
 
     /// When both the process and its channel have ended, the end is told and the record dropped.
     fn bury(&mut self, now: Time, worker: WorkerId) {
-        let Some(Record { closed: true, exit: Some(exit), handle, .. }) = self.workers.get(&worker)
+        let Some(Record { closed: true, exit: Some(exit), handle, open, .. }) =
+            self.workers.get(&worker)
         else {
             return;
         };
-        let (exit, handle) = (*exit, handle.clone());
+        let (exit, handle, open) = (*exit, handle.clone(), *open);
         self.withdraw(now, worker);
         self.workers.remove(&worker);
         handle.inner.channel.close();
         handle.inner.exit.send_replace(Some(exit));
         self.audience.tell(&Event::Exit(handle, exit));
+        self.buried(worker, open);
     }
 
     /// A worker serves no more: its slots are steered around and emptied, its connections go on.
@@ -608,14 +631,20 @@ impl Shell {
         }
         let seq = self.next_seq();
         if let Some(record) = self.workers.get(&worker) {
-            let grace = self.options.spec.grace.and_then(|g| u64::try_from(g.as_millis()).ok());
-            record.channel.push(&Frame::Note(Note::Leave { grace }));
+            let millis =
+                |time: Option<Duration>| time.and_then(|t| u64::try_from(t.as_millis()).ok());
+            let grace = millis(self.options.spec.grace);
+            // When all stop, nobody waits longer.
+            let stopping = self.core.is_stopping();
+            let upgraded = if stopping { grace } else { millis(self.options.grace_upgraded) };
+            record.channel.push(&Frame::Note(Note::Leave { grace, upgraded }));
             let frame = ClusterFrame { seq: Some(seq), ack: None, act: Act::Disconnect };
             record.channel.push(&Frame::Cluster(frame));
         }
     }
 
-    fn status(&self, now: Time) -> Status {
+    pub(super) fn status(&self, now: Time) -> Status {
+        let usage = |id| self.upkeep.lives.get(id).and_then(|life| life.usage);
         let workers = self.core.workers().map(|worker| WorkerStatus {
             id: worker.id,
             slot: worker.slot,
@@ -634,6 +663,12 @@ impl Shell {
                 .map_or(Duration::ZERO, |r| r.handle.inner.started.elapsed()),
             generation: worker.generation,
             version: worker.version,
+            health: self.workers.get(&worker.id).and_then(|r| r.life.checkup.status.clone()),
+            memory: usage(&worker.id).map(|usage| usage.memory),
+            cpu: self.upkeep.lives.get(&worker.id).and_then(|life| life.share(now)),
+            threads: usage(&worker.id).map(|usage| usage.threads),
+            descriptors: usage(&worker.id).and_then(|usage| usage.descriptors),
+            restarts: self.upkeep.forks.get(&worker.slot).map_or(0, |n| n.saturating_sub(1)),
         });
         Status {
             workers: workers.collect(),

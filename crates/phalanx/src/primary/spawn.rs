@@ -2,9 +2,11 @@
 
 use super::child::Child;
 use crate::error::{Error, Result};
+use crate::permissions;
 use crate::program::directory;
 use crate::settings::{Intercept, Knows, Settings, Stdio};
 use crate::sys::launch::{FIRST_FD, Image, Inheritance, bequeath};
+use crate::sys::permit::Step;
 use crate::sys::portable::{cookie, new_pair};
 #[cfg(target_os = "linux")]
 use crate::sys::{launch::receive_listener, seccomp::Listener};
@@ -17,7 +19,7 @@ use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 use std::time::Duration;
 
 /// How far beyond its own port a free one is looked for; else the system chooses.
@@ -86,16 +88,18 @@ pub(crate) fn spawn(settings: &Settings, given: Given<'_>) -> Result<(OwnedFd, S
     if settings.exec.is_none() && settings.args.is_empty() {
         command.args(std::env::args_os().skip(1));
     }
+    let preload = preload(settings);
+    let permit = permissions::permit(settings, preload.as_deref())?;
     let inspect = settings.inspect.map(|base| free_from(base, given.slot, given.inspectors));
     let count = i32::try_from(given.descriptors.len()).unwrap_or(i32::MAX);
     let channel_fd = FIRST_FD.saturating_add(count);
     command
         .args(&settings.exec_args)
-        .args(preload(settings))
+        .args(preload.into_iter().flat_map(|file| preload_flags(settings, file)))
         .args(inspect.map(|address| format!("--inspect={address}")))
         .args(&settings.args)
         .env_clear()
-        .envs(environment(settings, &given, channel_fd))
+        .envs(environment(settings, &given, channel_fd)?)
         // The terminal's Ctrl-C is for the primary; it tells its workers.
         .process_group(0)
         .stdin(std::process::Stdio::null());
@@ -105,15 +109,6 @@ pub(crate) fn spawn(settings: &Settings, given: Given<'_>) -> Result<(OwnedFd, S
         Stdio::Piped => std::process::Stdio::piped(),
     };
     command.stdout(stdio()).stderr(stdio());
-    if let Some(cwd) = &settings.cwd {
-        command.current_dir(cwd);
-    }
-    if let Some(gid) = settings.gid {
-        command.gid(gid);
-    }
-    if let Some(uid) = settings.uid {
-        command.uid(uid);
-    }
     let mut pids = Vec::new();
     pids.extend((!given.descriptors.is_empty()).then_some("LISTEN_PID"));
     pids.extend(watchdog(settings).map(|_| "WATCHDOG_PID"));
@@ -126,16 +121,26 @@ pub(crate) fn spawn(settings: &Settings, given: Given<'_>) -> Result<(OwnedFd, S
         _ => new_pair().map(|(a, b)| (Some(a), Some(b))).map_err(|e| failed(e.into()))?,
     };
     // An unmodified program begins with what it has without a primary: some cannot bear more (select(2)).
-    let files = FILES.get().copied().filter(|_| settings.knows != Knows::Channel);
+    let files = FILES
+        .get()
+        .copied()
+        .filter(|_| settings.knows != Knows::Channel && settings.permissions.open_files.is_none());
     let inheritance = Inheritance {
         descriptors,
         files,
+        permit,
         image: image.map_err(failed)?,
         #[cfg(target_os = "linux")]
         filter,
     };
     bequeath(&mut command, inheritance).map_err(failed)?;
-    let mut process = command.spawn().map_err(failed)?;
+    let mut process = command.spawn().map_err(|error| match Step::of(&error) {
+        Some((Step::Directory, source)) => failed(no_directory(settings, &source)),
+        Some((step, source)) => {
+            permissions::step_failed(settings, Some(given.worker), step, source)
+        }
+        None => permissions::exec_failed(settings, &program, error),
+    })?;
     // What was given to it is held by it alone now.
     drop(command);
     let child = Child::new(process.id()).map_err(|error| {
@@ -181,13 +186,16 @@ fn environment(
     settings: &Settings,
     given: &Given<'_>,
     channel_fd: i32,
-) -> BTreeMap<OsString, OsString> {
-    let mut all: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+) -> Result<BTreeMap<OsString, OsString>> {
+    let inherited = std::env::vars_os().filter(|(name, _)| settings.environment.takes(name));
+    let mut all: BTreeMap<OsString, OsString> = inherited.collect();
     for name in NOT_INHERITED {
         all.remove(OsStr::new(name));
     }
+    all.extend(permissions::login(settings)?);
     all.extend(settings.env.iter().cloned());
     all.extend(given.env.iter().cloned());
+    all.extend(permissions::with_secrets(settings)?);
     let mut set = |name: &str, value: String| all.insert(name.into(), value.into());
     set("NODE_APP_INSTANCE", given.slot.to_string());
     if settings.knows == Knows::Nothing {
@@ -213,7 +221,13 @@ fn environment(
     if let Some(socket) = &given.notify {
         all.insert("NOTIFY_SOCKET".into(), socket.clone());
     }
-    all
+    Ok(all)
+}
+
+/// Why a worker is not where it is to be.
+fn no_directory(settings: &Settings, source: &io::Error) -> io::Error {
+    let place = settings.cwd.as_deref().unwrap_or(Path::new("")).display();
+    io::Error::new(source.kind(), format!("cannot change to the directory {place}: {source}"))
 }
 
 /// Only who may speak systemd's protocol is expected to.
@@ -221,27 +235,38 @@ fn watchdog(settings: &Settings) -> Option<Duration> {
     settings.watchdog.filter(|_| settings.knows != Knows::Channel)
 }
 
-/// Node's flags for the preload. Its file is looked at each time: others clean up where it is.
-fn preload(settings: &Settings) -> Vec<OsString> {
+/// Node's flags for the preload.
+fn preload_flags(settings: &Settings, file: PathBuf) -> impl Iterator<Item = OsString> {
+    // Where a program may read only what it is allowed to.
+    let restricts = |flag: &OsString| flag == "--permission" || flag == "--experimental-permission";
+    let mut allowed = OsString::from("--allow-fs-read=");
+    allowed.push(&file);
+    let allowed = settings.exec_args.iter().any(restricts).then_some(allowed);
+    ["--require".into(), file.into()].into_iter().chain(allowed)
+}
+
+/// The preload's file. It is looked at each time: others clean up where it is.
+fn preload(settings: &Settings) -> Option<PathBuf> {
     if !settings.preload {
-        return Vec::new();
+        return None;
     }
-    match directory::preload(settings.uid.is_some() || settings.gid.is_some()) {
-        Ok(file) => {
-            // Where a program may read only what it is allowed to.
-            let restricts =
-                |flag: &OsString| flag == "--permission" || flag == "--experimental-permission";
-            let mut allowed = OsString::from("--allow-fs-read=");
-            allowed.push(&file);
-            let allowed = settings.exec_args.iter().any(restricts).then_some(allowed);
-            ["--require".into(), file.into()].into_iter().chain(allowed).collect()
-        }
+    if settings.permissions.root.is_some() {
+        static SAID: Once = Once::new();
+        SAID.call_once(|| {
+            tracing::warn!(
+                "workers with a root of their own run without the preload, which is not in it: keep-alive connections are cut when one leaves"
+            );
+        });
+        return None;
+    }
+    match directory::preload(permissions::are_others(settings)) {
+        Ok(file) => Some(file),
         // Less comfort is no reason not to serve.
         Err(error) => {
             tracing::warn!(
                 "no place for the preload, so keep-alive connections are cut when a worker leaves: {error}; set XDG_RUNTIME_DIR to a directory of your own"
             );
-            Vec::new()
+            None
         }
     }
 }
@@ -280,9 +305,19 @@ pub(crate) fn note_this_program() {
     let _ = this_program();
 }
 
+/// Whether it is about what this machine has too little of at the moment.
+fn may_pass(error: &io::Error) -> bool {
+    let lack = [libc::EAGAIN, libc::ENOMEM, libc::EMFILE, libc::ENFILE, libc::EINTR];
+    error.raw_os_error().is_some_and(|code| lack.contains(&code))
+}
+
 /// Whether starting the same program again is pointless.
 pub(crate) fn is_permanent(error: &Error) -> bool {
-    let Error::Start { source, .. } = error else { return false };
+    let source = match error {
+        Error::Start { source, .. } => source,
+        Error::Permissions { source, .. } => return !may_pass(source),
+        _ => return false,
+    };
     matches!(
         source.kind(),
         io::ErrorKind::NotFound

@@ -7,7 +7,7 @@ use crate::sys::{self, portable};
 use phalanx_core::cluster::Event as CoreEvent;
 use phalanx_core::notify::{Word, words};
 use phalanx_core::time::Time;
-use phalanx_core::worker::{Phase, WorkerId};
+use phalanx_core::worker::{Leave, Phase, WorkerId};
 use rustix::fd::OwnedFd;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, SocketAddrUnix, SocketType, UCred,
@@ -142,7 +142,10 @@ impl Shell {
                     tracing::info!("worker {worker} in slot {slot} says: {}", printable(status));
                 }
                 Word::Reloading | Word::Status(_) => {}
-                Word::Alive => record.last_sign = record.last_sign.map(|_| now),
+                Word::Alive => {
+                    record.handle.inner.ear.hear();
+                    record.last_sign = record.last_sign.map(|_| now);
+                }
                 Word::Broken => {
                     let why = "it says that it is broken (WATCHDOG=trigger)".to_owned();
                     self.core.observe(now, CoreEvent::Broken { worker, why });
@@ -170,17 +173,23 @@ impl Shell {
         self.workers.values().filter_map(Record::silent_at).min()
     }
 
-    /// Those that were silent for too long are broken.
+    /// Those that were silent for too long hang.
     pub(super) fn check_silence(&mut self, now: Time) {
-        let silent = |record: &&mut Record| record.silent_at().is_some_and(|at| at <= now);
         let mut found = Vec::new();
-        for record in self.workers.values_mut().filter(silent) {
-            record.last_sign = None;
-            found.push((record.handle.id(), record.watchdog.unwrap_or_default()));
+        for record in self.workers.values_mut() {
+            let Some(at) = record.silent_at().filter(|at| *at <= now) else { continue };
+            let limit = record.watchdog.unwrap_or_default();
+            // In case it is heard after all.
+            record.last_sign = Some(now);
+            // What is found out much too late was not looked for: the primary stood still, and what it was told
+            // meanwhile is not read yet.
+            if now.since(at) <= limit / 2 {
+                found.push((record.handle.id(), limit));
+            }
         }
         for (worker, limit) in found {
             let why = format!("it gave no sign of life (WATCHDOG=1) for {limit:?}");
-            self.core.observe(now, CoreEvent::Broken { worker, why });
+            self.suspect(now, worker, Leave::Hung, why);
         }
     }
 }

@@ -13,7 +13,8 @@ const PRELOAD: &str = include_str!("preload.cjs");
 /// have to be able to read it too.
 pub(crate) fn preload(for_others: bool) -> io::Result<PathBuf> {
     let directory = runtime(for_others)?;
-    let file = directory.join(concat!("preload-", env!("CARGO_PKG_VERSION"), ".cjs"));
+    // Another build of this version may run beside this one, and have another.
+    let file = directory.join(format!("preload-{:016x}.cjs", fingerprint(PRELOAD)));
     let readable = std::fs::metadata(&file).is_ok_and(|about| about.mode() & 0o444 == 0o444);
     if !readable || !std::fs::read(&file).is_ok_and(|there| there == PRELOAD.as_bytes()) {
         let draft = directory.join(format!(".preload-{}", std::process::id()));
@@ -35,6 +36,16 @@ pub(crate) fn preload(for_others: bool) -> io::Result<PathBuf> {
     }
     // The name by which Node knows it: the preload looks for itself.
     file.canonicalize()
+}
+
+/// Tells one text from another (FNV-1a); nobody who could choose the text gains anything by it.
+const fn fingerprint(text: &str) -> u64 {
+    let (bytes, mut hash, mut at) = (text.as_bytes(), 0xcbf2_9ce4_8422_2325_u64, 0);
+    while at < bytes.len() {
+        hash = (hash ^ bytes[at] as u64).wrapping_mul(0x0100_0000_01b3);
+        at += 1;
+    }
+    hash
 }
 
 /// The variable for Node's compile cache, if this Node knows it and nobody decided otherwise.

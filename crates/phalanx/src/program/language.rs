@@ -47,6 +47,14 @@ impl Language {
         LANGUAGES.iter().find(|language| extension == language.extension)
     }
 
+    /// Whether a program of this name, versions aside, runs scripts of one of the languages; shells may run anything.
+    pub(super) fn is_interpreter(name: &str) -> bool {
+        let bare =
+            |name: &str| name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.').to_owned();
+        let all = LANGUAGES.iter().flat_map(|language| language.interpreters);
+        all.filter(|it| !super::is_shell(Path::new(it))).any(|it| bare(it) == bare(name))
+    }
+
     /// The interpreter in `$PATH`.
     pub(super) fn interpreter(&self) -> Result<Interpreter> {
         self.interpreter_by(|name| find(OsStr::new(name)))

@@ -311,6 +311,12 @@ fn executable(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether workers are run by an interpreter of another language than JavaScript: none of them has a channel.
+pub(crate) fn runs_another_language(settings: &Settings) -> bool {
+    let name = settings.exec.as_deref().and_then(Path::file_name).and_then(OsStr::to_str);
+    name.is_some_and(Language::is_interpreter)
+}
+
 /// What a program is expected to know, that runs by itself or runs a script.
 fn knows(program: &Path, script: Option<&Path>) -> Knows {
     let names = shebang(program).map_or_else(|| program.to_owned(), |(name, _)| name.into());

@@ -109,7 +109,9 @@
 
   function upgraded(request, socket) {
     // What was written before is not the answer to the handshake.
-    if (/^websocket$/i.test(request.headers.upgrade)) about(socket).webSocket = socket.bytesWritten;
+    const known = about(socket);
+    known.upgraded = true;
+    if (/^websocket$/i.test(request.headers.upgrade)) known.webSocket = socket.bytesWritten;
   }
 
   function secured(socket) {
@@ -119,7 +121,7 @@
 
   function about(socket) {
     let known = connections.get(socket);
-    if (!known) connections.set(socket, (known = { response: null, began: 0, webSocket: undefined, told: false }));
+    if (!known) connections.set(socket, (known = { response: null, began: 0, upgraded: false, webSocket: undefined, told: false }));
     return known;
   }
 
@@ -176,8 +178,9 @@
   // Before the cluster's own listener, which closes the servers.
   process.prependListener('internalMessage', (frame) => {
     if (frame?.cmd === 'NODE_CLUSTER' && frame.act === 'disconnect') drain(true);
-    else if (frame?.cmd === COMMAND && frame.act === 'leave') grace = frame.grace;
+    else if (frame?.cmd === COMMAND && frame.act === 'leave') ({ grace, upgraded: graceUpgraded } = frame);
     else if (frame?.cmd === COMMAND && frame.act === 'ask') report(frame.id);
+    else if (frame?.cmd === COMMAND && frame.act === 'count') tellCounts();
   });
   const { disconnect } = cluster.worker;
   hidden(cluster.worker, 'disconnect', function () {
@@ -208,6 +211,7 @@
   });
 
   let grace; // ms; unknown: as long as it takes
+  let graceUpgraded; // ms for connections that speak another protocol by now
   let handed = false; // the program's handler was called
 
   /** What the program does on a signal, it does now: it may know what holds the drain up. */
@@ -230,13 +234,17 @@
     sweep();
     setInterval(sweep, SWEEP).unref();
     if (!told) return;
-    const late = grace - Math.min(LATE, grace / 2);
-    if (late < 2 ** 31) {
-      setTimeout(() => {
-        closeIdle();
+    atTheEndOf(grace, () => {
+      const goesOn = graceUpgraded === undefined || graceUpgraded > grace;
+      closeIdle(!goesOn);
+      if (!goesOn || countUpgraded() === 0) return void handOver();
+      // The others have had their time, and the program is not to end for their sake.
+      setTimeout(() => sockets().forEach((socket) => isUpgraded(socket) || socket.destroy()), LATE).unref();
+      atTheEndOf(graceUpgraded, () => {
+        closeIdle(true);
         handOver();
-      }, late).unref();
-    }
+      });
+    });
     // Told to disconnect while a message is half read, Node waits for its end, and then does not take it.
     const unheard = setInterval(() => {
       if (!process.connected) process.emit('internalMessage', {}, undefined);
@@ -246,11 +254,28 @@
     process.once('disconnect', () => handOver() || setTimeout(() => process.exit(0), LAST_WORDS).unref());
   }
 
+  /** A moment before so many milliseconds since the drain began are over. */
+  function atTheEndOf(time, doIt) {
+    const late = time - Math.min(LATE, time / 2) - (now() - draining);
+    if (late < 2 ** 31) setTimeout(doIt, late).unref();
+  }
+
   /** Better than to be cut in the middle of a request a moment later. */
-  function closeIdle() {
+  function closeIdle(all) {
     for (const socket of sockets()) {
-      if (!socket._httpMessage || connections.get(socket)?.webSocket !== undefined) socket.end();
+      if (isUpgraded(socket) ? all : !socket._httpMessage) socket.end();
     }
+  }
+
+  const isUpgraded = (socket) => connections.get(socket)?.upgraded === true;
+  const countUpgraded = () => sockets().filter(isUpgraded).length;
+
+  /** How many there are, for whose sake the primary waits. It may hear of the drain only after the first time. */
+  let told = [0, 0];
+  function tellUpgraded() {
+    const count = countUpgraded();
+    if (told.some((before) => before !== count)) tell('upgraded', { count });
+    told = [told[1], count];
   }
 
   /** The program may close it as well when it hears of the end: that is no error of its. */
@@ -330,6 +355,8 @@
           known.told = true;
           socket.write(Buffer.from([0x88, 0x02, 0x03, 0xe9]));
         }
+      } else if (known?.upgraded) {
+        // Only the program knows how to say that it goes.
       } else if (isEventSource(socket._httpMessage)) {
         // It ends never, and has no word for it but its end: the client connects again by itself.
         if (socket._httpMessage.chunkedEncoding) socket.write('0\r\n\r\n');
@@ -338,6 +365,7 @@
         socket.end();
       }
     }
+    tellUpgraded();
   }
 
   /** What a browser's EventSource asked for, and gets. */
@@ -349,15 +377,34 @@
   // --- What is told ---
 
   let lagMax = 0;
+  let lagCounted = 0; // since the last counts
   let lag = 0;
   let expected = now() + LAG_SAMPLE;
   setInterval(() => {
     const at = now();
     lag = Math.max(0, at - expected);
     lagMax = Math.max(lagMax, lag);
+    lagCounted = Math.max(lagCounted, lag);
     expected = at + LAG_SAMPLE;
     if (!serves) tellServing();
   }, LAG_SAMPLE).unref();
+
+  let accepted = -1; // nobody has asked
+  /** How many connections came: where the number is limited, or the primary scales by the event loop. */
+  function tellCounts() {
+    if (accepted < 0) {
+      accepted = 0;
+      channels.subscribe('net.server.socket', ({ socket }) => {
+        if (servers.has(socket.server)) accepted++;
+      });
+    }
+    let open = 0;
+    for (const server of servers) server.getConnections((error, count) => (open += error ? 0 : count));
+    process.nextTick(() => {
+      tell('counts', { accepted, open, lag: lagCounted });
+      lagCounted = 0;
+    });
+  }
 
   /** The primary hears of servers that listen through it; not of `exclusive` and `reusePort` ones. */
   let serves = false;

@@ -1,5 +1,6 @@
 //! What is done in a worker's process between fork and exec.
 
+use super::permit::Permit;
 #[cfg(target_os = "linux")]
 use super::seccomp;
 use super::{portable, reserve};
@@ -105,6 +106,8 @@ pub(crate) struct Inheritance {
     pub(crate) descriptors: Vec<OwnedFd>,
     /// How many descriptors it may have, if not as many as this process.
     pub(crate) files: Option<u64>,
+    /// What it may do.
+    pub(crate) permit: Permit,
     /// What runs, where std's own exec does not do.
     pub(crate) image: Option<Image>,
     /// It is put under the filter, whose listener is sent here.
@@ -121,9 +124,13 @@ pub(crate) fn bequeath(command: &mut Command, inheritance: Inheritance) -> io::R
     for number in FIRST_FD..end {
         reserve(number)?;
     }
-    let Inheritance { descriptors, image, files, .. } = inheritance;
+    let Inheritance { descriptors, image, files, mut permit, .. } = inheritance;
+    permit.above(end)?;
     #[cfg(target_os = "linux")]
-    let filter = inheritance.filter;
+    let filter = inheritance
+        .filter
+        .map(|socket| rustix::io::fcntl_dupfd_cloexec(socket, end))
+        .transpose()?;
     // None of them may be at a number where another one is to be.
     let sources: Vec<OwnedFd> = descriptors
         .iter()
@@ -141,10 +148,12 @@ pub(crate) fn bequeath(command: &mut Command, inheritance: Inheritance) -> io::R
                     return Err(io::Error::last_os_error());
                 }
             }
+            // First: who is privileged need not promise for it that an exec gives no more rights.
             #[cfg(target_os = "linux")]
             if let Some(socket) = &filter {
                 seccomp::send(socket.as_raw_fd(), seccomp::install());
             }
+            permit.apply()?;
             // At last: until the program runs, this process has all that the primary has.
             if let Some(files) = files {
                 let hard = rustix::process::getrlimit(Resource::Nofile).maximum;

@@ -4,6 +4,7 @@
 //! call in a safe function of its own.
 #![allow(unsafe_code)]
 
+pub(crate) mod accounts;
 #[cfg(target_os = "linux")]
 pub(crate) mod keep;
 pub(crate) mod launch;
@@ -11,6 +12,7 @@ pub(crate) mod launch;
 pub(crate) mod lift;
 #[cfg(target_os = "linux")]
 pub(crate) mod options;
+pub(crate) mod permit;
 pub(crate) mod portable;
 #[cfg(target_os = "linux")]
 pub(crate) mod seccomp;

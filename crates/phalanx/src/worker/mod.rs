@@ -11,7 +11,7 @@ use crate::message::{self, Handle, Message};
 use crate::sys;
 use listen::Handed;
 use phalanx_core::wire::{
-    Act, Answer, Cluster, DEFAULT_MAX_LINE, Frame, Handle as HandleFrame, Query,
+    Act, Answer, Cluster, DEFAULT_MAX_LINE, Frame, Handle as HandleFrame, Note, Query,
 };
 use rustix::fd::OwnedFd;
 use serde::Serialize;
@@ -31,6 +31,8 @@ pub use stream::Stream;
 const EARLY_ROOM: usize = 1 << 20;
 /// How often, at most, the primary is told how many connections were closed.
 const LOAD_PAUSE: Duration = Duration::from_millis(50);
+/// How often a worker whose messages wait for its program gives a sign of life.
+const SIGN_PAUSE: Duration = Duration::from_secs(1);
 
 /// Whether this process was started as a worker: `cluster.isWorker`.
 ///
@@ -121,11 +123,16 @@ struct Inner {
     /// What came before anybody listened.
     early: Mutex<Option<Vec<Message>>>,
     open: AtomicU32,
+    /// Connections that it accepted in all.
+    accepted: AtomicU64,
     /// Connections come over the channel: the primary wants to know how many there are.
     tells_load: AtomicBool,
     load_changed: Notify,
     /// A connection was closed.
     closed: Notify,
+    /// Which of its connections speak HTTP.
+    #[cfg(feature = "http")]
+    speaking: crate::http::Speaking,
 }
 
 impl Worker {
@@ -184,9 +191,12 @@ impl Worker {
             messages: Fan::default(),
             early: Mutex::new(Some(Vec::new())),
             open: AtomicU32::new(0),
+            accepted: AtomicU64::new(0),
             tells_load: AtomicBool::new(false),
             load_changed: Notify::new(),
             closed: Notify::new(),
+            #[cfg(feature = "http")]
+            speaking: crate::http::Speaking::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -233,6 +243,19 @@ impl Worker {
 
     pub(crate) fn knows_of_draining(&self) -> bool {
         self.inner.knows.load(Ordering::Relaxed)
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) fn speaking(&self) -> &crate::http::Speaking {
+        &self.inner.speaking
+    }
+
+    /// Tells the primary something that only it understands.
+    #[cfg(feature = "http")]
+    pub(crate) fn note(&self, note: Note) {
+        if let Some(channel) = &self.inner.channel {
+            channel.push(&Frame::Note(note));
+        }
     }
 
     #[cfg(feature = "http")]
@@ -443,6 +466,11 @@ impl Worker {
     }
 
     fn frame(&self, frame: Frame, fd: Option<OwnedFd>) {
+        if let (Frame::Note(Note::Count), Some(channel)) = (&frame, &self.inner.channel) {
+            let accepted = self.inner.accepted.load(Ordering::Relaxed);
+            let counts = Note::Counts { accepted, open: self.connections(), lag: 0.0 };
+            return channel.push(&Frame::Note(counts));
+        }
         let Frame::Cluster(Cluster { seq, ack, act }) = frame else { return };
         match (act, ack) {
             (Act::Disconnect, _) => {
@@ -559,7 +587,7 @@ async fn listen_to(worker: Worker, mut channel: Receiver) {
         tokio::task::consume_budget().await;
         match channel.next().await {
             Ok(Some(Incoming { frame: Frame::User(text), .. })) => {
-                worker.received(Message::new(text, None)).await;
+                alive_while(&worker, worker.received(Message::new(text, None))).await;
             }
             Ok(Some(Incoming { frame: Frame::Handle(HandleFrame { message, .. }), fd })) => {
                 handle(&worker, *message, fd).await;
@@ -575,6 +603,22 @@ async fn listen_to(worker: Worker, mut channel: Receiver) {
     worker.lost();
 }
 
+/// A program that does not take its messages keeps the channel waiting, pings included; it is none that hangs.
+async fn alive_while(worker: &Worker, passing_on: impl Future<Output = ()>) {
+    let mut passing_on = std::pin::pin!(passing_on);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut passing_on => return,
+            () = tokio::time::sleep(SIGN_PAUSE) => {
+                if let Some(channel) = &worker.inner.channel {
+                    channel.push(&Frame::Note(Note::Alive));
+                }
+            }
+        }
+    }
+}
+
 /// A handle frame came: with a descriptor it is acknowledged, without one it was a ping.
 async fn handle(worker: &Worker, message: Frame, fd: Option<OwnedFd>) {
     let Some(channel) = &worker.inner.channel else { return };
@@ -583,7 +627,7 @@ async fn handle(worker: &Worker, message: Frame, fd: Option<OwnedFd>) {
         match Handle::from_fd(fd) {
             Some(handle) => {
                 channel.push(&Frame::HandleAck);
-                worker.received(Message::new(text, Some(handle))).await;
+                alive_while(worker, worker.received(Message::new(text, Some(handle)))).await;
             }
             None => channel.push(&Frame::HandleNack),
         }

@@ -29,6 +29,7 @@ impl Drop for Count {
 impl<S> Stream<S> {
     pub(super) fn new(io: S, worker: Worker) -> Self {
         worker.inner.open.fetch_add(1, Ordering::Relaxed);
+        worker.inner.accepted.fetch_add(1, Ordering::Relaxed);
         Self { io, count: Count(worker) }
     }
 

@@ -9,6 +9,7 @@ mod events;
 mod faults;
 mod handles;
 mod listen;
+mod liveness;
 mod reload;
 mod roles;
 mod support;
@@ -27,6 +28,7 @@ fn main() {
     trials.extend(handles::trials());
     trials.extend(reload::trials());
     trials.extend(faults::trials());
+    trials.extend(liveness::trials());
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 

@@ -136,8 +136,9 @@ async fn stopping_refuses_new_clients_at_once() {
         });
         let kept = kept.await.expect("done");
         primary.begin_stop(false);
+        // Who comes in the moment before waits, and is refused when he asks again.
         bench::wait::until_async(PATIENCE, "the port is closed", async || {
-            std::net::TcpStream::connect(&address).is_err().then_some(())
+            tokio::net::TcpStream::connect(&address).await.is_err().then_some(())
         })
         .await
         .expect("refused");

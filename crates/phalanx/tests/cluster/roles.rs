@@ -1,5 +1,6 @@
 //! What this program does as a worker.
 
+use axum::http::StatusCode;
 use phalanx::{Address, Handle, ListenOptions, Worker};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -18,6 +19,9 @@ pub(crate) fn play(role: &str) {
         "axum" => axum_server(worker).await,
         "exit" => std::process::exit(7),
         "silent" => std::future::pending().await,
+        "upgrade" => upgrade(worker).await,
+        "deaf" => deaf(worker).await,
+        "chatty" => chatty(worker).await,
         _ => control(worker).await,
     });
     if let Err(error) = done {
@@ -37,6 +41,36 @@ async fn http(worker: Worker) -> phalanx::Result<()> {
         Ok::<_, Infallible>(([("x-worker", id)], format!("{{\"pid\":{}}}", std::process::id())))
     });
     phalanx::http::serve(listener, app).await
+}
+
+/// An HTTP server all of whose connections become echoes.
+async fn upgrade(worker: Worker) -> phalanx::Result<()> {
+    let listener = worker.listen(address()).await?;
+    let app = axum::Router::new().fallback(|request: axum::extract::Request| async move {
+        tokio::spawn(async move {
+            let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
+            let io = hyper_util::rt::TokioIo::new(upgraded);
+            let (mut from, mut to) = tokio::io::split(io);
+            let _ = tokio::io::copy(&mut from, &mut to).await;
+        });
+        let headers = [("connection", "upgrade"), ("upgrade", "echo")];
+        (StatusCode::SWITCHING_PROTOCOLS, headers)
+    });
+    phalanx::http::serve(listener, app).await
+}
+
+/// Wants messages and takes none.
+async fn deaf(worker: Worker) -> phalanx::Result<()> {
+    let _messages = worker.messages();
+    worker.draining().await;
+    Ok(())
+}
+
+/// Says more than anybody takes.
+async fn chatty(worker: Worker) -> phalanx::Result<()> {
+    let text = "x".repeat(100_000);
+    while worker.send(&text).await.is_ok() && !worker.is_draining() {}
+    Ok(())
 }
 
 /// As `http`, on axum's own `serve`, which knows nothing of draining.

@@ -130,6 +130,7 @@ pub(crate) fn name(event: &Event) -> String {
         Event::Disconnect(w) => format!("disconnect {}", w.id()),
         Event::Exit(w, exit) => format!("exit {} {exit}", w.id()),
         Event::Error(w, what) => format!("error {} {what}", w.id()),
+        Event::Hung(w, evidence) => format!("hung {} {evidence}", w.id()),
         Event::Report(report) => format!("report: {report}"),
         _ => "?".into(),
     }

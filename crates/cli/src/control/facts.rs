@@ -1,0 +1,143 @@
+//! What a primary in the background keeps in mind of its workers: how often they were replaced, how the last reload
+//! went, and, in a file for whoever has to clean up after it, who they are.
+
+use super::words::Reload;
+use crate::home::App;
+use crate::processes::{Process, Register};
+use phalanx::core::worker::Leave;
+use phalanx::{Event, Primary, Report, SlotId, WorkerId};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// Clones are the same.
+#[derive(Clone, Default)]
+pub(super) struct Facts(Arc<Mutex<Kept>>);
+
+#[derive(Default)]
+struct Kept {
+    restarts: BTreeMap<SlotId, u64>,
+    reload: Reload,
+}
+
+impl Facts {
+    /// Watches from now on, until the cluster has stopped.
+    pub(super) fn watch(primary: &Primary, app: App, register: Register) -> (Self, JoinHandle<()>) {
+        let facts = Self::default();
+        let mut events = primary.events();
+        let shared = facts.clone();
+        let (change, changed) = watch::channel(register);
+        let writing = tokio::spawn(write(changed, app));
+        let task = tokio::spawn(async move {
+            let mut workers: BTreeMap<WorkerId, Option<Process>> = BTreeMap::new();
+            // Read all the time: workers wait for whoever does not.
+            while let Some(event) = events.next().await {
+                match event {
+                    Event::Fork(worker) | Event::Adopt(worker) => {
+                        workers.insert(worker.id(), Process::of(worker.pid()));
+                    }
+                    Event::Exit(worker, _) => {
+                        workers.remove(&worker.id());
+                    }
+                    Event::Report(report) => {
+                        shared.note(&report);
+                        continue;
+                    }
+                    _ => continue,
+                }
+                let workers = workers.values().copied().flatten().collect();
+                change.send_modify(|register| register.workers = workers);
+            }
+            drop(change);
+            let _ = writing.await;
+        });
+        (facts, task)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, report: &Report) {
+        let mut kept = self.lock();
+        let reload = |state: &str, generation: u64, words: Option<String>| Reload {
+            state: state.to_owned(),
+            generation,
+            words,
+        };
+        match report {
+            Report::Ended { slot, asked, .. } if unasked(*asked) => {
+                *kept.restarts.entry(*slot).or_default() += 1;
+            }
+            Report::NotStarted { slot, .. } => *kept.restarts.entry(*slot).or_default() += 1,
+            Report::ReloadBegun { generation, .. } => {
+                kept.reload = reload("running", *generation, None);
+            }
+            Report::ReloadDone { generation, .. } => {
+                kept.reload = reload("done", *generation, Some(report.to_string()));
+            }
+            Report::ReloadFailed { generation, .. } => {
+                kept.reload = reload("failed", *generation, Some(report.to_string()));
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn restarts(&self, slot: SlotId) -> u64 {
+        self.lock().restarts.get(&slot).copied().unwrap_or_default()
+    }
+
+    pub(super) fn reload(&self) -> Reload {
+        let mut reload = self.lock().reload.clone();
+        if reload.state.is_empty() {
+            "none".clone_into(&mut reload.state);
+        }
+        reload
+    }
+}
+
+/// Whether nobody wanted it to end, and no rule did.
+const fn unasked(asked: Option<Leave>) -> bool {
+    match asked {
+        None
+        | Some(
+            Leave::Itself
+            | Leave::ChannelClosed
+            | Leave::StartTimeout
+            | Leave::Broken
+            | Leave::Memory
+            | Leave::Hung
+            | Leave::Unhealthy
+            | Leave::Orphaned,
+        ) => true,
+        Some(
+            Leave::Reload
+            | Leave::Rollback
+            | Leave::Restart
+            | Leave::Scale
+            | Leave::Stop
+            | Leave::Asked
+            | Leave::Age
+            | Leave::Connections,
+        ) => false,
+    }
+}
+
+/// Writes the last state, and never two at a time; a disk may be slow.
+async fn write(mut changed: watch::Receiver<Register>, app: App) {
+    let app = Arc::new(app);
+    let mut said = false;
+    while changed.changed().await.is_ok() {
+        let register = changed.borrow_and_update().clone();
+        let app = Arc::clone(&app);
+        let written = tokio::task::spawn_blocking(move || register.write(&app)).await;
+        if let Ok(Err(error)) = written
+            && !std::mem::replace(&mut said, true)
+        {
+            tracing::warn!(
+                "cannot write workers.json: {error}; who is left after a kill is found by session only"
+            );
+        }
+    }
+}

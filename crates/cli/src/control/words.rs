@@ -1,0 +1,347 @@
+//! What is said on an application's control socket: lines of JSON, requests and answers, with the version of the
+//! language in each.
+//!
+//! `{"v":1,"cmd":"describe"}` is answered by `{"v":1,"ok":…}` or `{"v":1,"error":{"message":…,"hint":…}}`; before that
+//! there may be lines of `{"v":1,"progress":"…"}`.
+
+use phalanx::MAX_WORKERS;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// The version of the language.
+pub(crate) const VERSION: u32 = 1;
+/// Bytes of a request.
+pub(crate) const LONGEST_REQUEST: usize = 64 << 10;
+/// Bytes of an answer: many more than 512 workers need.
+pub(crate) const LONGEST_ANSWER: usize = 16 << 20;
+
+/// What can be asked of a primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// What there is: a [`Description`].
+    Describe,
+    /// End: at once, or when the workers have finished.
+    Stop { now: bool },
+    /// Replace every worker; the answer comes when it is over.
+    Reload,
+    /// So many workers.
+    ScaleTo(usize),
+    /// So many workers more, or less.
+    ScaleBy(i64),
+    /// End every worker, and start it anew; the answer comes when the new ones are ready.
+    Restart,
+    /// Become the program that is at the primary's place now; no answer comes if all goes well.
+    Upgrade,
+    /// Why the last workers ended.
+    Why,
+}
+
+/// Why something that was asked for is not done.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub(crate) struct Refusal {
+    pub(crate) message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) hint: Option<String>,
+}
+
+impl Refusal {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl From<phalanx::Error> for Refusal {
+    fn from(error: phalanx::Error) -> Self {
+        Self { message: error.to_string(), hint: error.hint() }
+    }
+}
+
+/// A request as it is written. Words that a newer client adds are passed over.
+#[derive(Debug, Default, Deserialize, Serialize)]
+struct Request {
+    v: u32,
+    #[serde(default)]
+    cmd: String,
+    #[serde(default, skip_serializing_if = "is_default")]
+    now: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
+    to: Option<usize>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    by: Option<i64>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+impl Word {
+    pub(crate) fn read(line: &[u8]) -> Result<Self, Refusal> {
+        let wrong = |why: String| {
+            Refusal::new(why).hint(r#"a request is a line such as {"v":1,"cmd":"describe"}"#)
+        };
+        let request: Request = serde_json::from_slice(line)
+            .map_err(|error| wrong(format!("the request is not understood: {error}")))?;
+        if request.v != VERSION {
+            return Err(Refusal::new(format!(
+                "this primary speaks version {VERSION}, and not {}",
+                request.v
+            )));
+        }
+        Ok(match (request.cmd.as_str(), request.to, request.by) {
+            ("describe", ..) => Self::Describe,
+            ("stop", ..) => Self::Stop { now: request.now },
+            ("reload", ..) => Self::Reload,
+            ("scale", Some(to), None) => Self::ScaleTo(to),
+            ("scale", None, Some(by)) => Self::ScaleBy(by),
+            ("scale", ..) => return Err(wrong("scale needs either `to` or `by`".into())),
+            ("restart", ..) => Self::Restart,
+            ("upgrade", ..) => Self::Upgrade,
+            ("why", ..) => Self::Why,
+            (other, ..) => {
+                let name: String = other.chars().take(64).collect();
+                return Err(wrong(format!("`{}` is no command", name.escape_debug()))
+                    .hint("there are describe, stop, reload, scale, restart, upgrade and why"));
+            }
+        })
+    }
+
+    pub(crate) fn write(self) -> Vec<u8> {
+        let mut request = Request { v: VERSION, ..Request::default() };
+        let name = match self {
+            Self::Describe => "describe",
+            Self::Stop { now } => {
+                request.now = now;
+                "stop"
+            }
+            Self::Reload => "reload",
+            Self::ScaleTo(to) => {
+                request.to = Some(to);
+                "scale"
+            }
+            Self::ScaleBy(by) => {
+                request.by = Some(by);
+                "scale"
+            }
+            Self::Restart => "restart",
+            Self::Upgrade => "upgrade",
+            Self::Why => "why",
+        };
+        request.cmd = name.to_owned();
+        line(&json!(request))
+    }
+}
+
+/// A line of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Answer {
+    /// It goes on: what is done, in words.
+    Progress(String),
+    Done(Value),
+    Refused(Refusal),
+}
+
+impl Answer {
+    pub(crate) fn write(&self) -> Vec<u8> {
+        line(&match self {
+            Self::Progress(text) => json!({ "v": VERSION, "progress": text }),
+            Self::Done(value) => json!({ "v": VERSION, "ok": value }),
+            Self::Refused(refusal) => json!({ "v": VERSION, "error": refusal }),
+        })
+    }
+
+    /// `None`: it is not understood.
+    pub(crate) fn read(line: &[u8]) -> Option<Self> {
+        let mut value: Value = serde_json::from_slice(line).ok()?;
+        if let Some(text) = value.get("progress").and_then(Value::as_str) {
+            return Some(Self::Progress(text.to_owned()));
+        }
+        if let Some(done) = value.get_mut("ok") {
+            return Some(Self::Done(done.take()));
+        }
+        serde_json::from_value(value.get_mut("error")?.take()).ok().map(Self::Refused)
+    }
+}
+
+fn line(value: &Value) -> Vec<u8> {
+    let mut line = value.to_string().into_bytes();
+    line.push(b'\n');
+    line
+}
+
+/// What a primary tells of its application. Times are in milliseconds, sizes in bytes.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct Description {
+    pub(crate) name: String,
+    /// `running`; of one that does not run, its client says what it is.
+    pub(crate) state: String,
+    pub(crate) primary_pid: Option<u32>,
+    pub(crate) uptime_ms: u64,
+    /// Of phalanx.
+    pub(crate) version: String,
+    /// What stood after `phalanx start`.
+    pub(crate) argv: Vec<String>,
+    pub(crate) cwd: String,
+    /// Of ports that do not choose their own.
+    pub(crate) policy: String,
+    pub(crate) ports: Vec<Port>,
+    pub(crate) wanted: usize,
+    /// How many workers serve, and are not told to leave.
+    pub(crate) ready: usize,
+    pub(crate) workers: Vec<Worker>,
+    /// Slots that wait for their next worker.
+    pub(crate) waiting: Vec<Waiting>,
+    pub(crate) reload: Reload,
+    /// Where it is written what is said, by the primary and by its workers.
+    pub(crate) logs: Logs,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct Port {
+    pub(crate) address: String,
+    pub(crate) policy: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct Worker {
+    pub(crate) id: u32,
+    pub(crate) slot: u32,
+    pub(crate) pid: Option<u32>,
+    /// forking, starting, online, listening, draining or killed.
+    pub(crate) state: String,
+    pub(crate) age_ms: u64,
+    /// The reload it belongs to; 0 before the first.
+    pub(crate) generation: u64,
+    /// How often a worker of its slot ended without having been asked to.
+    pub(crate) restarts: u64,
+    /// Of its process alone, in RAM.
+    pub(crate) memory_bytes: Option<u64>,
+    /// CPU time that it used.
+    pub(crate) cpu_ms: Option<u64>,
+    /// That, of the time since it was started; 100 is one core.
+    pub(crate) cpu_percent: Option<f64>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct Waiting {
+    pub(crate) slot: u32,
+    pub(crate) wait_ms: u64,
+    /// In a row.
+    pub(crate) crashes: u32,
+    /// As of a worker.
+    pub(crate) restarts: u64,
+}
+
+/// The last reload.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub(crate) struct Reload {
+    /// none, running, done or failed.
+    pub(crate) state: String,
+    pub(crate) generation: u64,
+    /// How it ended.
+    pub(crate) words: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct Logs {
+    pub(crate) primary: String,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Description {
+    /// Whether all its workers serve.
+    pub(crate) const fn is_settled(&self) -> bool {
+        // None are wanted before its ports are open.
+        self.wanted > 0 && self.ready >= self.wanted && self.waiting.is_empty()
+    }
+}
+
+/// A count that is asked for, from the one there is.
+pub(crate) fn changed(wanted: usize, by: i64) -> Result<usize, Refusal> {
+    let workers = i64::try_from(wanted).unwrap_or(i64::MAX).saturating_add(by);
+    let fits = usize::try_from(workers).ok().filter(|n| (1..=MAX_WORKERS).contains(n));
+    fits.ok_or_else(|| {
+        Refusal::new(format!(
+            "{wanted} workers and {by:+} are {workers}: it must be 1 to {MAX_WORKERS}"
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_survive_the_way() {
+        let words = [
+            Word::Describe,
+            Word::Stop { now: false },
+            Word::Stop { now: true },
+            Word::Reload,
+            Word::ScaleTo(3),
+            Word::ScaleBy(-2),
+            Word::Restart,
+            Word::Upgrade,
+            Word::Why,
+        ];
+        for word in words {
+            assert_eq!(Word::read(&word.write()), Ok(word));
+        }
+    }
+
+    #[test]
+    fn answers_survive_the_way() {
+        for answer in [
+            Answer::Progress("a\n\"b\"".into()),
+            Answer::Done(json!({ "a": [1, 2] })),
+            Answer::Done(Value::Null),
+            Answer::Refused(Refusal::new("no").hint("yes")),
+        ] {
+            let line = answer.write();
+            assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
+            assert_eq!(Answer::read(&line), Some(answer));
+        }
+        assert_eq!(Answer::read(b"{}"), None);
+        assert_eq!(Answer::read(b"\xff"), None);
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused_in_words() {
+        for (line, words) in [
+            (&b""[..], "not understood"),
+            (b"\xff\xfe", "not understood"),
+            (b"[]", "not understood"),
+            (b"{}", "missing field `v`"),
+            (br#"{"v":2,"cmd":"describe"}"#, "version 1, and not 2"),
+            (br#"{"v":1}"#, "`` is no command"),
+            (br#"{"v":1,"cmd":"dance"}"#, "`dance` is no command"),
+            (br#"{"v":1,"cmd":"scale"}"#, "`to` or `by`"),
+            (br#"{"v":1,"cmd":"scale","to":1,"by":1}"#, "`to` or `by`"),
+            (br#"{"v":1,"cmd":"scale","to":-1}"#, "not understood"),
+        ] {
+            let text = String::from_utf8_lossy(line);
+            let refusal = Word::read(line).expect_err(&text);
+            assert!(refusal.message.contains(words), "{text}: {refusal:?}");
+        }
+    }
+
+    #[test]
+    fn counts_stay_possible() {
+        assert_eq!(changed(2, 3), Ok(5));
+        assert_eq!(changed(2, -1), Ok(1));
+        for (wanted, by) in [(2, -2), (2, i64::MIN), (2, i64::MAX), (MAX_WORKERS, 1)] {
+            assert!(changed(wanted, by).is_err(), "{wanted} {by}");
+        }
+    }
+}

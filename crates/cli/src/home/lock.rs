@@ -1,0 +1,107 @@
+//! The lock of an application: who has it is its primary, and as long as somebody has it there is one. Numbers of
+//! processes are used again; locks are not.
+
+use super::App;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+/// Its file.
+pub(super) const FILE: &str = "lock";
+/// How often it is tried again.
+const AGAIN: Duration = Duration::from_millis(10);
+
+/// The lock is held until the last duplicate of its descriptor is closed, in whichever process.
+pub(crate) struct Lock(File);
+
+impl Lock {
+    /// Takes it, and makes the application's directory for it. `None`: somebody else had it all the time.
+    pub(crate) fn take(app: &App, patience: Duration) -> io::Result<Option<Self>> {
+        let begin = Instant::now();
+        let path = path(app);
+        loop {
+            match DirBuilder::new().mode(0o700).create(&app.directory) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+            let opened = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(&path);
+            let file = match opened {
+                // Removed in between.
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound && begin.elapsed() <= patience =>
+                {
+                    continue;
+                }
+                file => file?,
+            };
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                // It may have been removed, and made anew, before it was locked.
+                Ok(()) if is_file(&file.metadata()?, app) => return Ok(Some(Self(file))),
+                Ok(()) | Err(Errno::INTR) => {}
+                // Perhaps somebody only looks.
+                Err(Errno::WOULDBLOCK) if begin.elapsed() > patience => return Ok(None),
+                Err(Errno::WOULDBLOCK) => std::thread::sleep(AGAIN),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Whether somebody has it.
+    pub(crate) fn is_held(app: &App) -> bool {
+        let Ok(file) = File::open(path(app)) else { return false };
+        // Shared, so that those who look do not see each other; given back at once.
+        flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
+    }
+
+    /// Hands it to a process that is started, as its standard input.
+    pub(crate) fn pass(self) -> Stdio {
+        self.0.into()
+    }
+
+    /// Takes it over from the process that started this one, or takes it; it is the standard input, an empty file, from
+    /// then on. So it stays with every process that this one becomes (execve(2)) or starts in its place, and
+    /// with no worker. Whether it has it.
+    pub(crate) fn adopt(app: &App, patience: Duration) -> io::Result<bool> {
+        let stdin = File::from(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?);
+        if is_file(&stdin.metadata()?, app) {
+            match flock(&stdin, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(true),
+                Err(Errno::WOULDBLOCK) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        drop(stdin);
+        match Self::take(app, patience)? {
+            Some(lock) => rustix::stdio::dup2_stdin(&lock.0)?,
+            None => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+impl App {
+    /// Whether that is its lock.
+    pub(crate) fn is_lock(&self, file: &Path) -> bool {
+        std::fs::metadata(file).is_ok_and(|about| is_file(&about, self))
+    }
+}
+
+fn path(app: &App) -> PathBuf {
+    app.directory.join(FILE)
+}
+
+fn is_file(about: &Metadata, app: &App) -> bool {
+    std::fs::metadata(path(app))
+        .is_ok_and(|there| (there.dev(), there.ino()) == (about.dev(), about.ino()))
+}

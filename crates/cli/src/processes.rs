@@ -1,0 +1,271 @@
+//! Processes that a dead primary left behind: who they are beyond doubt, and their end.
+//!
+//! A pid alone may be a stranger's by now; with the time of its start it is one process. And the primary, or its keeper,
+//! is the leader of a session: the kernel gives its number to nobody as long as one of the session is left, so all that the
+//! primary's workers started, and that did not make itself independent, is found as well.
+
+use crate::home::{App, write_json};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fd::OwnedFd;
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Between SIGTERM and SIGKILL.
+const TERM: Duration = Duration::from_secs(5);
+/// After SIGKILL; only the kernel can take longer.
+const KILL: Duration = Duration::from_secs(10);
+/// While some end, others may begin: so often is looked again.
+const ROUNDS: usize = 5;
+
+/// What `/proc/PID/stat` says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stat {
+    state: char,
+    session: u32,
+    /// Clock ticks since the machine's start.
+    started: u64,
+    /// The CPU time it used.
+    pub(crate) cpu: Duration,
+}
+
+impl Stat {
+    pub(crate) fn of(pid: u32) -> Option<Self> {
+        let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
+        Self::parse(&String::from_utf8_lossy(&text))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        // The name in parentheses may itself have blanks and parentheses.
+        let fields: Vec<&str> = text.get(text.rfind(')')? + 1..)?.split_whitespace().collect();
+        let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
+        let per_second = rustix::param::clock_ticks_per_second().max(1);
+        let ticks = number(11)?.saturating_add(number(12)?);
+        Some(Self {
+            state: fields.first()?.chars().next()?,
+            session: u32::try_from(number(3)?).ok()?,
+            started: number(19)?,
+            cpu: Duration::from_millis(ticks.saturating_mul(1000) / per_second),
+        })
+    }
+}
+
+/// One process.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub(crate) struct Process {
+    pub(crate) pid: u32,
+    started: u64,
+}
+
+impl Process {
+    pub(crate) fn of(pid: u32) -> Option<Self> {
+        Stat::of(pid).map(|stat| Self { pid, started: stat.started })
+    }
+
+    /// A hold on it, if it still runs.
+    fn open(self) -> Option<OwnedFd> {
+        let held = hold(self.pid)?;
+        // What is held now cannot become another one.
+        let stat = Stat::of(self.pid)?;
+        (stat.started == self.started && !matches!(stat.state, 'Z' | 'X')).then_some(held)
+    }
+
+    pub(crate) fn is_alive(self) -> bool {
+        self.open().is_some()
+    }
+
+    /// Kills it, and waits for its end. Whether it ran.
+    pub(crate) fn kill(self) -> bool {
+        let Some(held) = self.open() else { return false };
+        let killed = signal(&held, Signal::KILL).is_ok();
+        wait(&held, KILL);
+        killed
+    }
+}
+
+/// The processes of an application, kept in a file by its primary.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub(crate) struct Register {
+    /// The version of this file.
+    v: u32,
+    /// Where the numbers mean anything.
+    place: String,
+    /// Of the session: a keeper, or the primary itself.
+    pub(crate) leader: Option<Process>,
+    pub(crate) primary: Option<Process>,
+    pub(crate) workers: Vec<Process>,
+}
+
+impl Register {
+    /// Of this process.
+    pub(crate) fn of_this_primary(app: &App) -> Self {
+        let pid = std::process::id();
+        // Somebody's shell, if this is no session of the application's: then it is none of its business.
+        let leads = |leader: &u32| app.is_lock(Path::new(&format!("/proc/{leader}/fd/0")));
+        let session = Stat::of(pid).map(|stat| stat.session).filter(leads);
+        Self {
+            v: 1,
+            place: place(),
+            leader: session.and_then(Process::of),
+            primary: Process::of(pid),
+            workers: Vec::new(),
+        }
+    }
+
+    /// What the application's last primary wrote, if the numbers still mean something.
+    pub(crate) fn read(app: &App) -> Option<Self> {
+        let register: Self = serde_json::from_slice(&fs::read(app.register()).ok()?).ok()?;
+        (register.place == place()).then_some(register)
+    }
+
+    pub(crate) fn write(&self, app: &App) -> io::Result<()> {
+        write_json(&app.register(), self)
+    }
+
+    /// What still runs.
+    fn left(&self) -> BTreeMap<u32, Process> {
+        let alive = |process: &Process| process.is_alive();
+        let mut left: BTreeMap<u32, Process> = self
+            .workers
+            .iter()
+            .copied()
+            .filter(alive)
+            .map(|process| (process.pid, process))
+            .collect();
+        let Some(leader) = self.leader else { return left };
+        // Another process with its number: the session is long gone, and this one's is its own.
+        if Stat::of(leader.pid).is_some_and(|stat| stat.started != leader.started) {
+            return left;
+        }
+        let Ok(entries) = fs::read_dir("/proc") else { return left };
+        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        for pid in pids {
+            let Some(stat) = Stat::of(pid) else { continue };
+            let member = stat.session == leader.pid && stat.started >= leader.started;
+            if member && !matches!(stat.state, 'Z' | 'X') {
+                left.insert(pid, Process { pid, started: stat.started });
+            }
+        }
+        left
+    }
+
+    /// Ends what a primary that is gone has left behind. What that was, in words.
+    pub(crate) fn end_leftovers(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        for _ in 0..ROUNDS {
+            let left = self.left();
+            if left.is_empty() {
+                break;
+            }
+            end(left.values(), &mut words);
+        }
+        words
+    }
+}
+
+fn end<'a>(left: impl Iterator<Item = &'a Process>, words: &mut Vec<String>) {
+    let held: Vec<(u32, OwnedFd)> =
+        left.filter_map(|process| Some((process.pid, process.open()?))).collect();
+    for (_, process) in &held {
+        let _ = signal(process, Signal::TERM);
+    }
+    let deadline = Instant::now() + TERM;
+    for (pid, process) in &held {
+        if wait(process, deadline.saturating_duration_since(Instant::now())) {
+            words.push(format!("process {pid} was left: ended by SIGTERM"));
+            continue;
+        }
+        let killed = signal(process, Signal::KILL);
+        words.push(match killed {
+            Ok(()) if wait(process, KILL) => {
+                format!("process {pid} was left, and did not end for SIGTERM: killed")
+            }
+            Ok(()) => format!("process {pid} was left, and does not end for SIGKILL"),
+            Err(error) => format!("process {pid} was left, and cannot be killed: {error}"),
+        });
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn hold(pid: u32) -> Option<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw)?;
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
+}
+
+#[cfg(target_os = "linux")]
+fn signal(process: &OwnedFd, signal: Signal) -> rustix::io::Result<()> {
+    rustix::process::pidfd_send_signal(process, signal)
+}
+
+/// Elsewhere a process cannot be held: what is left has to be ended by hand.
+#[cfg(not(target_os = "linux"))]
+const fn hold(_pid: u32) -> Option<OwnedFd> {
+    None
+}
+
+#[cfg(not(target_os = "linux"))]
+const fn signal(_process: &OwnedFd, _signal: Signal) -> rustix::io::Result<()> {
+    Err(rustix::io::Errno::NOSYS)
+}
+
+/// Waits for a process's end. Whether it came.
+fn wait(process: &OwnedFd, patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut fds = [PollFd::new(process, PollFlags::IN)];
+        match poll(&mut fds, left.try_into().ok().as_ref()) {
+            Ok(0) => return false,
+            Err(rustix::io::Errno::INTR) => {}
+            Ok(_) => return true,
+            Err(_) => return false,
+        }
+    }
+}
+
+/// This start of this machine, and the namespace of process numbers.
+fn place() -> String {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    format!("{} {}", boot.trim(), namespace.display())
+}
+
+/// The memory a process has in RAM, in bytes.
+pub(crate) fn memory(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
+    pages.checked_mul(u64::try_from(rustix::param::page_size()).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn a_process_is_not_another_one() {
+        let mut child = Command::new("sleep").arg("60").spawn().expect("sleep");
+        let process = Process::of(child.id()).expect("it runs");
+        assert!(process.is_alive());
+        let other = Process { started: process.started + 1, ..process };
+        assert!(!other.is_alive());
+        assert!(!other.kill(), "a stranger");
+        assert!(child.try_wait().expect("mine").is_none(), "it was hit");
+        assert!(process.kill());
+        child.wait().expect("mine");
+        assert!(!process.is_alive());
+    }
+
+    #[test]
+    fn names_with_parentheses() {
+        let text = "7 (a) b (c) S 1 7 5 0 -1 0 0 0 0 0 100 50 0 0 20 0 1 0 4711 0";
+        let stat = Stat::parse(text).expect("understood");
+        assert_eq!((stat.state, stat.session, stat.started), ('S', 5, 4711));
+        assert!(stat.cpu > Duration::ZERO);
+        assert!(Stat::parse("").is_none());
+    }
+}
