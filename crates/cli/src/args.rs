@@ -74,6 +74,9 @@ pub(crate) struct Demo {
     /// How connections get to workers: direct, round-robin or shared
     #[arg(long, value_name = "POLICY")]
     pub(crate) policy: Option<Policy>,
+    /// Survive: a small keeper starts another primary if this one is killed
+    #[arg(long)]
+    pub(crate) keeper: bool,
 }
 
 #[derive(Args, Debug)]

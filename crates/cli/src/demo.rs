@@ -22,6 +22,7 @@ use tower_service::Service;
 const BLOCK: Duration = Duration::from_secs(5);
 
 pub(crate) fn demo(options: Demo) -> Result<(), Failure> {
+    phalanx::keep(options.keeper)?;
     let live = phalanx::is_primary() && std::io::stdout().is_terminal();
     let (recent, _rest) =
         if live { (Some(log::to_table()), None) } else { (None, Some(log::to_stderr())) };

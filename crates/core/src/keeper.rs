@@ -11,6 +11,9 @@ use core::time::Duration;
 pub const BASE: Duration = Duration::from_millis(100);
 /// The longest wait.
 pub const CAP: Duration = Duration::from_secs(5);
+/// The longest wait after one that had taken over: it was killed, more likely than bad, and the next one is to be there
+/// within a second.
+pub const READY_CAP: Duration = Duration::from_millis(500);
 /// A primary that lived so long ends the row.
 pub const STABLE: Duration = Duration::from_secs(10);
 /// So many that did not even come up in a row: the program may be a bad one, and the keeper's own is tried.
@@ -96,11 +99,12 @@ impl Primaries {
             });
         }
         self.row = if now.since(self.since) >= STABLE { 1 } else { self.row.saturating_add(1) };
+        let cap = if self.is_ready { READY_CAP } else { CAP };
         self.never_up = if self.is_ready { 0 } else { self.never_up.saturating_add(1) };
         self.is_ready = false;
         let after = match self.row {
             0 | 1 => Duration::ZERO,
-            n => BASE.saturating_mul(2u32.saturating_pow(n - 2)).min(CAP),
+            n => BASE.saturating_mul(2u32.saturating_pow(n - 2)).min(cap),
         };
         // Every other time: what is wrong with the newest may have been mended.
         let own_program = self.never_up >= DOUBTS && self.never_up % 2 == 1;
@@ -128,21 +132,32 @@ mod tests {
 
     #[test]
     fn waits_grow_up_to_the_cap_and_begin_anew() {
+        let lives = [60_000, 10, 10, 10, 10, 10, 10, 10, 10, 10_000];
+        for (comes_up, expected) in [
+            (true, [0, 100, 200, 400, 500, 500, 500, 500, 500, 0]),
+            (false, [0, 100, 200, 400, 800, 1600, 3200, 5000, 5000, 0]),
+        ] {
+            assert_eq!(waits(&lives, comes_up), expected, "{comes_up}");
+        }
+    }
+
+    /// The waits, in ms, after primaries that lived so long; the first one comes up in any case.
+    fn waits(lives: &[u64], comes_up: bool) -> Vec<u128> {
         let mut primaries = Primaries::default();
         let mut now = 0;
         let mut waits = Vec::new();
-        for life in [60_000, 10, 10, 10, 10, 10, 10, 10, 10, 10_000] {
+        for life in lives {
             primaries.started(at(now));
-            primaries.ready();
+            if comes_up || now == 0 {
+                primaries.ready();
+            }
             now += life;
-            let Then::Again { after, own_program: false } =
-                primaries.ended(at(now), Exit::Signal(9))
-            else {
+            let Then::Again { after, .. } = primaries.ended(at(now), Exit::Signal(9)) else {
                 panic!("not again");
             };
             waits.push(after.as_millis());
         }
-        assert_eq!(waits, [0, 100, 200, 400, 800, 1600, 3200, 5000, 5000, 0]);
+        waits
     }
 
     #[test]

@@ -147,6 +147,9 @@ fn begin(
         queue: Mutex::new(queue),
         mark,
         mid_line: AtomicBool::new(false),
+        behind: AtomicBool::new(false),
+        held: AtomicBool::new(false),
+        goes_on: Notify::new(),
         more: Notify::new(),
         room: Arc::new(Semaphore::new(ROOM)),
         max_line,
@@ -170,6 +173,11 @@ struct Shared {
     mark: Option<Mark>,
     /// A line was read in part.
     mid_line: AtomicBool,
+    /// What was read is not all dealt with.
+    behind: AtomicBool,
+    /// Nothing more is read for now; who waits for the end of that.
+    held: AtomicBool,
+    goes_on: Notify,
     more: Notify,
     room: Arc<Semaphore>,
     max_line: usize,
@@ -238,8 +246,32 @@ impl Sender {
     #[cfg(target_os = "linux")]
     pub(crate) fn is_quiet(&self) -> bool {
         let queue = self.shared.lock();
-        let reading = self.shared.mid_line.load(Ordering::Relaxed);
+        let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        let reading = is(&self.shared.mid_line) || is(&self.shared.behind);
         queue.closed || queue.items.is_empty() && !queue.pinging && !reading
+    }
+
+    /// Whether the answer to a ping is waited for.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn is_pinging(&self) -> bool {
+        let queue = self.shared.lock();
+        queue.pinging && !queue.closed
+    }
+
+    /// Reads no more than the rest of a line, or goes on: what comes waits in the kernel.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn hold(&self, hold: bool) {
+        if self.shared.held.swap(hold, Ordering::Relaxed) && !hold {
+            self.shared.goes_on.notify_one();
+        }
+    }
+
+    /// The next primary has to know whether the peer's process is held still.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn mark_held(&self, held: bool) {
+        if let Some(mark) = &self.shared.mark {
+            mark.set(Kind::Held, held);
+        }
     }
 
     /// This side's end.
@@ -595,8 +627,10 @@ impl Receiver {
                     self.shared.is_bun.store(true, Ordering::Relaxed);
                 }
                 let fd = matches!(frame, Frame::Handle(_)).then(|| self.fds.pop_front()).flatten();
+                self.shared.behind.store(true, Ordering::Relaxed);
                 return Ok(Some(Incoming { frame, fd }));
             }
+            self.shared.behind.store(false, Ordering::Relaxed);
             if self.read().await? == 0 {
                 return match self.decoder.unfinished() {
                     0 => Ok(None),
@@ -610,6 +644,11 @@ impl Receiver {
         loop {
             let io = Arc::clone(&self.io);
             let mut guard = io.readable().await.map_err(Broken::Io)?;
+            let is = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+            if is(&self.shared.held) && !is(&self.shared.mid_line) {
+                self.shared.goes_on.notified().await;
+                continue;
+            }
             let got = match BUFFER.with_borrow_mut(|buffer| self.read_into(buffer)) {
                 Ok(got) => got,
                 Err(Errno::AGAIN) => {

@@ -48,7 +48,8 @@ pub async fn relay(primary: Primary) {
     let mut members: BTreeMap<WorkerId, Member> = BTreeMap::new();
     while let Some(event) = events.next().await {
         match event {
-            Event::Fork(worker) => {
+            // What an adapter of an adopted one had said is learned again from its next message.
+            Event::Fork(worker) | Event::Adopt(worker) => {
                 members.insert(worker.id(), Member::new(worker));
             }
             Event::Disconnect(worker) => {

@@ -13,14 +13,16 @@ use std::sync::Arc;
 
 /// The names of the pages, and of the marks.
 pub(crate) const NAMES: [&str; 3] = ["book.0", "book.1", "book.marks"];
-/// Where a page's text begins; before it its number and its length.
-const TEXT: u64 = 16;
+/// What is before a page's text: its number and its length.
+const HEAD: usize = 16;
+/// Where its text begins.
+const TEXT: u64 = HEAD as u64;
 /// No text is longer; beyond it something is wrong.
 const LONGEST: u64 = 64 << 20;
 /// Marks of so many workers: by their numbers, around and around.
 const MARKED: u32 = 1 << 16;
 /// Bytes of marks for each.
-const KINDS: u64 = 4;
+const KINDS: usize = 4;
 
 /// Both pages and the marks.
 #[derive(Debug)]
@@ -36,7 +38,7 @@ impl Book {
     pub(crate) fn new() -> io::Result<Self> {
         let page = |name: &str| memfd_create(name, MemfdFlags::CLOEXEC).map(Arc::new);
         let marks = page("phalanx-marks")?;
-        ftruncate(&marks, u64::from(MARKED) * KINDS)?;
+        ftruncate(&marks, u64::from(MARKED) * KINDS as u64)?;
         Ok(Self {
             pages: [page("phalanx-book-0")?, page("phalanx-book-1")?],
             marks,
@@ -61,7 +63,7 @@ impl Book {
         let number = self.number + 1;
         let page = &self.pages[usize::from(number % 2 == 1)];
         write_all(page, &text, TEXT)?;
-        let mut head = [0; TEXT as usize];
+        let mut head = [0; HEAD];
         head[..8].copy_from_slice(&number.to_ne_bytes());
         head[8..].copy_from_slice(&(text.len() as u64).to_ne_bytes());
         write_all(page, &head, 0)?;
@@ -89,13 +91,13 @@ impl Book {
 
     /// The marks of a worker.
     pub(crate) fn mark(&self, worker: u32) -> Mark {
-        Mark { marks: Arc::clone(&self.marks), at: u64::from(worker % MARKED) * KINDS }
+        Mark { marks: Arc::clone(&self.marks), at: u64::from(worker % MARKED) * KINDS as u64 }
     }
 }
 
 /// The number and the length of a page that was written.
 fn head(page: &OwnedFd) -> Option<(u64, u64)> {
-    let mut head = [0; TEXT as usize];
+    let mut head = [0; HEAD];
     let got = pread(page, &mut head, 0).ok()?;
     let (number, length) = head.split_first_chunk::<8>()?;
     let number = u64::from_ne_bytes(*number);
@@ -121,6 +123,8 @@ pub(crate) enum Kind {
     Writing,
     /// A ping waits for its answer.
     Pinging,
+    /// Its process is held still.
+    Held,
 }
 
 /// The marks of one worker's channel. They cost a system call when they change, which is rare.
@@ -143,7 +147,7 @@ impl Mark {
 
     /// As for a new worker.
     pub(crate) fn clear(&self) {
-        let _ = pwrite(&self.marks, &[0; KINDS as usize], self.at);
+        let _ = pwrite(&self.marks, &[0; KINDS], self.at);
     }
 }
 

@@ -26,6 +26,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -186,7 +188,11 @@ fn receive_all(number: i32) -> io::Result<Past> {
 /// Whether the program could take over this estate.
 pub(crate) fn rehearsal(estate: &[u8]) -> io::Result<std::process::Child> {
     use crate::sys::launch::{FIRST_FD, Inheritance, bequeath};
-    let mut command = std::process::Command::new(this_program().map_err(io::Error::other)?);
+    let program = this_program().map_err(io::Error::other)?;
+    if program.starts_with("/proc/self") {
+        return Err(io::Error::other("nothing is at the program's place any more"));
+    }
+    let mut command = std::process::Command::new(program);
     command
         .args(std::env::args_os().skip(1))
         .env(REHEARSE, FIRST_FD.to_string())
@@ -194,7 +200,8 @@ pub(crate) fn rehearsal(estate: &[u8]) -> io::Result<std::process::Child> {
         .env_remove(INHERIT)
         .stdin(std::process::Stdio::null())
         .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped());
+        .stderr(std::process::Stdio::piped())
+        .process_group(0);
     let descriptors = vec![written("phalanx-estate", estate)?];
     bequeath(&mut command, Inheritance { descriptors, ..Inheritance::default() })?;
     command.spawn()
@@ -220,13 +227,27 @@ pub(crate) fn become_anew(
         let mine = |(name, _): &(OsString, OsString)| VARIABLES.iter().all(|v| name != v);
         let number = (OsString::from(INHERIT), OsString::from(will.as_raw_fd().to_string()));
         let env = std::env::vars_os().filter(mine).chain([number]);
-        let program = this_program().map_err(io::Error::other)?;
+        let program = match role {
+            Role::Primary => this_program().map_err(io::Error::other)?,
+            // Nobody asked whether what is at its place now can do that.
+            Role::Keeper => same_program()?,
+        };
         lower_descriptor_limit();
         let error = become_program(&program, std::env::args_os(), env, &kept);
         raise_descriptor_limit();
         Ok(error)
     };
     become_it().unwrap_or_else(|error| error)
+}
+
+/// The program that this process runs: by its name, if that is still the same one.
+fn same_program() -> io::Result<PathBuf> {
+    use std::os::unix::fs::MetadataExt;
+    let running = PathBuf::from("/proc/self/exe");
+    let named = this_program().map_err(io::Error::other)?;
+    let identity = |path: &PathBuf| std::fs::metadata(path).map(|at| (at.dev(), at.ino()));
+    let same = matches!((identity(&named), identity(&running)), (Ok(a), Ok(b)) if a == b);
+    Ok(if same { named } else { running })
 }
 
 /// Memory with this text in it.

@@ -36,7 +36,7 @@ pub(crate) fn pair() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Sends a word; never waits.
-pub(crate) fn send(post: &OwnedFd, word: &Word, fd: Option<impl AsFd>) -> io::Result<()> {
+pub(crate) fn send(post: &OwnedFd, word: &Word, fd: Option<&OwnedFd>) -> io::Result<()> {
     let text = serde_json::to_vec(word).map_err(io::Error::other)?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);

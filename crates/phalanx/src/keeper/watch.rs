@@ -10,7 +10,7 @@ use phalanx_core::time::Time;
 use phalanx_core::worker::Exit;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, wait};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
@@ -23,8 +23,8 @@ const PASSED_ON: [i32; 6] =
     [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2];
 /// Ends of processes that are remembered for the next primary.
 const MOST_ENDS: usize = 1024;
-/// Signals that wait for a primary that hears them.
-const MOST_WAITING: usize = 16;
+/// What asks a primary to stop: asked of the next one too, if the one that was asked dies.
+const STOPS: [i32; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT];
 
 struct Keeper {
     kept: BTreeMap<String, OwnedFd>,
@@ -35,8 +35,10 @@ struct Keeper {
     /// Words for the primary, each with the name of its descriptor.
     words: VecDeque<(Word, Option<String>)>,
     ends: VecDeque<(u32, Exit)>,
-    /// Signals that came while nobody heard them.
+    /// Signals that came while nobody heard them: as in the kernel, one of each kind.
     waiting: Vec<i32>,
+    /// What last told the cluster to stop.
+    stop: Option<i32>,
     /// When the next primary is started, and with which program.
     again: Option<(Instant, bool)>,
 }
@@ -67,6 +69,7 @@ pub(super) fn keep<T>(kept: BTreeMap<String, OwnedFd>) -> io::Result<T> {
         words: VecDeque::new(),
         ends: VecDeque::new(),
         waiting: Vec::new(),
+        stop: None,
         again: None,
     };
     if let Err(error) = keeper.start(false)
@@ -105,10 +108,15 @@ impl Keeper {
         Time::new(self.begun.elapsed())
     }
 
-    /// Where the log goes; there may be nobody to read it.
+    /// Where the log goes; there may be nobody to read it, and nobody is waited for.
     #[expect(clippy::unused_self, reason = "it is the keeper that speaks")]
     fn say(&self, what: &str) {
-        let _ = writeln!(io::stderr(), "phalanx keeper {}: {what}", std::process::id());
+        let err = io::stderr();
+        let now = Some(&Timespec { tv_sec: 0, tv_nsec: 0 });
+        if !matches!(poll(&mut [PollFd::new(&err, PollFlags::OUT)], now), Ok(1)) {
+            return;
+        }
+        let _ = writeln!(err.lock(), "phalanx keeper {}: {what}", std::process::id());
     }
 
     fn wait_for(&self, heard: &OwnedFd) -> io::Result<()> {
@@ -202,12 +210,15 @@ impl Keeper {
     }
 
     fn pass_on(&mut self, signal: i32) {
+        if STOPS.contains(&signal) && self.stop != Some(libc::SIGQUIT) {
+            self.stop = Some(signal);
+        }
         match (&self.primary, Signal::from_named_raw(signal)) {
             (Some((pid, _)), Some(signal)) if self.primaries.is_ready() => {
                 // It may have ended, and not be reaped.
                 let _ = kill_process(*pid, signal);
             }
-            (_, Some(_)) if self.waiting.len() < MOST_WAITING => self.waiting.push(signal),
+            _ if !self.waiting.contains(&signal) => self.waiting.push(signal),
             _ => {}
         }
     }
@@ -227,6 +238,8 @@ impl Keeper {
                 match self.primaries.ended(self.now(), exit) {
                     Then::End(code) => return Some(code),
                     Then::Again { after, own_program } => {
+                        // It may have died before it heard it, or wrote it down.
+                        self.waiting.extend(self.stop.filter(|stop| !self.waiting.contains(stop)));
                         self.say(&format!(
                             "the primary (process {}) ended with {exit}: another one takes over{}",
                             pid.as_raw_nonzero(),
@@ -237,8 +250,6 @@ impl Keeper {
                 }
                 continue;
             }
-            // What a worker leaves behind goes with it. Its number is its group's as long as anybody is left.
-            let _ = kill_process_group(pid, Signal::TERM);
             let number = pid.as_raw_nonzero().get().unsigned_abs();
             if self.ends.len() == MOST_ENDS {
                 self.ends.pop_front();

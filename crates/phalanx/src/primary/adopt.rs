@@ -10,13 +10,14 @@ use super::shell::Shell;
 use super::{Inner, WorkerHandle};
 use crate::channel;
 use crate::event::Event;
-use crate::keeper::{Left, Past, take_past};
+use crate::keeper::{Kind, Left, Past, take_past};
 use crate::settings::Knows;
 use crate::sys::seccomp::Listener;
 use phalanx_core::cluster::Event as CoreEvent;
 use phalanx_core::time::Time;
 use phalanx_core::worker::{Exit, Phase, Worker, WorkerId};
 use rustix::fd::OwnedFd;
+use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -92,6 +93,9 @@ impl Shell {
                 self.begin_drain(now, worker);
             }
         }
+        if estate.stops {
+            self.begin_stop(now);
+        }
         let keys: Vec<String> = self.ports.keys().cloned().collect();
         for key in keys {
             self.start_accepting(&key);
@@ -125,7 +129,14 @@ impl Shell {
         let [stdout, stderr] = pipes;
         let limit = self.options.max_message;
         let (sender, receiver) = match self.keeping.mark(id) {
-            Some(mark) => channel::resume(end, limit, mark, left.is_bun)?,
+            Some(mark) => {
+                if mark.is_set(Kind::Held) {
+                    mark.set(Kind::Held, false);
+                    // It may have ended in the meantime.
+                    let _ = child.signal(Signal::CONT);
+                }
+                channel::resume(end, limit, mark, left.is_bun)?
+            }
             None => channel::open(end, limit)?,
         };
         let started = self.start.checked_add(left.started.since_start()).unwrap_or(self.start);

@@ -5,6 +5,8 @@ use phalanx_core::worker::Exit;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 use std::io;
+#[cfg(target_os = "linux")]
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -55,6 +57,7 @@ impl Paused {
         let child = &worker.inner.child;
         let ours = !child.is_stopped();
         if ours {
+            worker.inner.marks_held(true);
             child.signal(Signal::STOP)?;
         }
         Ok(Self { worker: worker.clone(), ours, since: Instant::now() })
@@ -75,6 +78,7 @@ impl Drop for Paused {
     fn drop(&mut self) {
         if self.ours {
             let _ = self.worker.inner.child.signal(Signal::CONT);
+            self.worker.inner.marks_held(false);
         }
     }
 }
@@ -146,9 +150,22 @@ impl Child {
                 }
                 Ok(None) | Err(Errno::AGAIN) => guard.clear_ready(),
                 Err(Errno::INTR) => {}
-                Err(Errno::CHILD) if self.ends.is_some() => return Ok(self.told_elsewhere().await),
+                Err(Errno::CHILD) if self.ends.is_some() => {
+                    let exit = self.told_elsewhere().await;
+                    self.end_orphans();
+                    return Ok(exit);
+                }
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+
+    /// Ends what a process left behind that somebody else reaped. Its number is its group's as long as anybody is left
+    /// there, and if it names a process, that is a new one.
+    fn end_orphans(&self) {
+        if rustix::process::test_kill_process(self.pid) == Err(Errno::SRCH) {
+            self.end_group(Signal::TERM);
+            end_rest(self.pid);
         }
     }
 
@@ -266,7 +283,7 @@ impl Child {
         self.killed.load(Ordering::Relaxed)
     }
 
-    /// What it started goes with it: the processes of its group. Only before it is reaped.
+    /// What it started goes with it: the processes of its group. Only while the number is not another process's.
     fn end_group(&self, signal: Signal) {
         // Nobody may be left, or it has made itself another group.
         let _ = rustix::process::kill_process_group(self.pid, signal);
@@ -289,18 +306,58 @@ fn of_status(status: i32) -> Exit {
 /// Kills those of a group, whose first process was reaped, that do not end when they are told to.
 #[cfg(target_os = "linux")]
 fn end_rest(group: Pid) {
-    use rustix::process::{kill_process_group, test_kill_process, test_kill_process_group};
+    use rustix::process::test_kill_process_group;
     if test_kill_process_group(group).is_err() {
         return;
     }
+    let rest = Rest::new(group);
     tokio::spawn(async move {
-        tokio::time::sleep(REST_ENDS_WITHIN).await;
-        // The number stays the group's as long as anybody is left in it; a process of that number is a new one, and the
-        // group its own.
-        if test_kill_process(group) == Err(Errno::SRCH) {
-            let _ = kill_process_group(group, Signal::KILL);
+        let begun = Instant::now();
+        while rest.is_there() && begun.elapsed() < REST_ENDS_WITHIN {
+            tokio::time::sleep(LOOK * 5).await;
         }
     });
+}
+
+/// Processes that a worker left behind: with this value their time is over, also at the end of the primary.
+#[cfg(target_os = "linux")]
+struct Rest(Pid);
+
+/// So many there are.
+#[cfg(target_os = "linux")]
+static RESTS: AtomicUsize = AtomicUsize::new(0);
+
+#[cfg(target_os = "linux")]
+impl Rest {
+    fn new(group: Pid) -> Self {
+        RESTS.fetch_add(1, Ordering::Relaxed);
+        Self(group)
+    }
+
+    /// The number stays the group's as long as anybody is left in it; a process of that number is a new one, and the
+    /// group its own.
+    fn is_there(&self) -> bool {
+        use rustix::process::{test_kill_process, test_kill_process_group};
+        test_kill_process(self.0) == Err(Errno::SRCH) && test_kill_process_group(self.0).is_ok()
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Rest {
+    fn drop(&mut self) {
+        if self.is_there() {
+            let _ = rustix::process::kill_process_group(self.0, Signal::KILL);
+        }
+        RESTS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Waits until nothing is left of what workers started.
+pub(super) async fn rests_end() {
+    #[cfg(target_os = "linux")]
+    while RESTS.load(Ordering::Relaxed) > 0 {
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 fn to_pid(pid: u32) -> io::Result<Pid> {

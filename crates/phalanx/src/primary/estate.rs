@@ -36,6 +36,9 @@ pub(super) struct Estate {
     pub(super) seq: u64,
     pub(super) workers: Vec<WorkerLeft>,
     pub(super) ports: Vec<PortLeft>,
+    /// It was to stop; the core may not know it yet.
+    #[serde(default)]
+    pub(super) stops: bool,
 }
 
 /// A worker, as the next primary has to know it.
@@ -142,6 +145,7 @@ impl Shell {
             seq: self.seq,
             workers,
             ports,
+            stops: self.stops(),
         };
         // What cannot be written (a path that is no text) is said where it is missed: the next primary has no workers.
         let text = serde_json::to_vec(&estate).unwrap_or_else(|error| {

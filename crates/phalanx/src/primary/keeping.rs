@@ -20,6 +20,9 @@ use tokio::sync::{mpsc, watch};
 /// How soon a keeper that had no room is told again.
 const RETRY: Duration = Duration::from_millis(20);
 
+/// Ends that are remembered: a worker's is waited for before so many others come.
+const MOST_ENDS: usize = 4096;
+
 /// How processes ended that are no children of this one: by their numbers.
 pub(super) type Ends = watch::Sender<BTreeMap<u32, Exit>>;
 
@@ -47,8 +50,8 @@ impl Keeping {
             post.as_ref()?;
             // Without memory for it, nothing is kept.
             Book::new()
-                .map_err(|error| {
-                    tracing::error!("what a next primary needs cannot be kept: {error}")
+                .inspect_err(|error| {
+                    tracing::error!("what a next primary needs cannot be kept: {error}");
                 })
                 .ok()
         });
@@ -138,6 +141,9 @@ async fn hear(post: Arc<OwnedFd>, ends: Arc<Ends>, facts: mpsc::Sender<Fact>) {
         match post::receive(watched.get_ref()) {
             Ok(Some((Word::Exited(pid, exit), _))) => {
                 ends.send_modify(|ends| {
+                    if ends.len() >= MOST_ENDS {
+                        ends.pop_first();
+                    }
                     ends.insert(pid, exit);
                 });
             }

@@ -558,6 +558,14 @@ struct Inner {
 }
 
 impl Inner {
+    /// A next primary lets it go on.
+    fn marks_held(&self, held: bool) {
+        #[cfg(target_os = "linux")]
+        self.channel.mark_held(held);
+        #[cfg(not(target_os = "linux"))]
+        let _ = held;
+    }
+
     /// It was told to leave or said so; or it is gone without, if that is not known yet.
     fn has_left(&self, asked: bool) {
         let (known, new) = (&self.exited_after_disconnect, if asked { 2 } else { 1 });

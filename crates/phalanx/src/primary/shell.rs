@@ -221,6 +221,7 @@ impl Shell {
         // Ports close before anybody is told that all is over.
         self.sampling = Sampling::Off;
         self.ports.clear();
+        super::child::rests_end().await;
         over.send_replace(Some(self.failed_start.take().unwrap_or(Over::Stopped)));
         self.audience.close();
     }
@@ -588,6 +589,12 @@ impl Shell {
                 self.perform(action);
             }
         }
+    }
+
+    /// Whether nothing waits for this loop.
+    #[cfg(target_os = "linux")]
+    pub(super) fn has_no_facts(&self) -> bool {
+        self.incoming.is_empty()
     }
 
     /// When the next primary's concerns are to be looked at.

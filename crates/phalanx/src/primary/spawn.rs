@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -74,7 +75,7 @@ pub(crate) struct Spawned {
 }
 
 /// Starts a worker; the first is this side of its channel. No fork without exec: the child shares nothing with the primary but what is
-/// given to it here. std resets the signal mask and SIGPIPE in the child.
+/// given to it here. std resets SIGPIPE in the child, [`bequeath`] the signal mask.
 pub(crate) fn spawn(settings: &Settings, given: Given<'_>) -> Result<(OwnedFd, Spawned)> {
     let program = program_of(settings)?;
     let failed =
@@ -293,11 +294,19 @@ pub(crate) fn this_program() -> Result<PathBuf> {
         Some(file) => file,
         None => {
             let file = std::env::current_exe().map_err(Error::os("cannot find this program"))?;
-            FILE.get_or_init(|| file)
+            FILE.get_or_init(|| without_note(file))
         }
     };
     let running = Path::new("/proc/self/exe");
     Ok(if named.exists() || !running.exists() { named.clone() } else { running.to_owned() })
+}
+
+/// A program that was replaced while it ran has a note behind its name (proc(5)).
+fn without_note(file: PathBuf) -> PathBuf {
+    match file.as_os_str().as_bytes().strip_suffix(b" (deleted)") {
+        Some(name) if !file.exists() => PathBuf::from(OsStr::from_bytes(name)),
+        _ => file,
+    }
 }
 
 /// Notes where this program is, before anybody moves it.

@@ -38,6 +38,12 @@ impl Shell {
         }
     }
 
+    /// Whether it stops, or is about to.
+    #[cfg(target_os = "linux")]
+    pub(super) fn stops(&self) -> bool {
+        self.stopping != Stopping::Not || self.core.is_stopping()
+    }
+
     /// When it is to be looked at how far that has come.
     pub(super) fn stops_at(&self) -> Option<Time> {
         matches!(self.stopping, Stopping::Deaf(_)).then(|| self.now().after(LOOK))

@@ -150,7 +150,8 @@ pub(crate) fn status_of(pidfd: &OwnedFd) -> Option<i32> {
     /// `PIDFD_INFO_EXIT`.
     const EXIT: u64 = 1 << 3;
     /// `PIDFD_GET_INFO`, for a structure of the first 64 bytes.
-    const REQUEST: libc::Ioctl = (3 << 30 | 64 << 16 | 0xff << 8 | 11) as libc::Ioctl;
+    #[allow(clippy::cast_lossless, reason = "its type differs between C libraries")]
+    const REQUEST: libc::Ioctl = 0xc040_ff0b_u32 as libc::Ioctl;
     let mut info = Info { mask: EXIT, ..Info::default() };
     // SAFETY: the kernel writes at most the 64 bytes that the request names, and there are more.
     let done = unsafe { libc::ioctl(pidfd.as_raw_fd(), REQUEST, &raw mut info) };

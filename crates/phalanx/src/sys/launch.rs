@@ -137,6 +137,8 @@ pub(crate) fn bequeath(command: &mut Command, inheritance: Inheritance) -> io::R
         .map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, end))
         .collect::<rustix::io::Result<_>>()?;
     let pointers = image.as_ref().map(Image::pointers);
+    // std lets a child inherit what is held back here.
+    let no_signals = no_signals();
     let mut image = image;
     // SAFETY: the closure runs in the child between fork and exec. It only makes system calls and writes to
     // memory that was allocated before. What `pointers` point to is owned by `image`, which moves
@@ -152,6 +154,10 @@ pub(crate) fn bequeath(command: &mut Command, inheritance: Inheritance) -> io::R
             #[cfg(target_os = "linux")]
             if let Some(socket) = &filter {
                 seccomp::send(socket.as_raw_fd(), seccomp::install());
+            }
+            if libc::sigprocmask(libc::SIG_SETMASK, &raw const no_signals, std::ptr::null_mut()) < 0
+            {
+                return Err(io::Error::last_os_error());
             }
             permit.apply()?;
             // At last: until the program runs, this process has all that the primary has.
@@ -173,6 +179,16 @@ pub(crate) fn bequeath(command: &mut Command, inheritance: Inheritance) -> io::R
         });
     }
     Ok(())
+}
+
+/// The empty set.
+fn no_signals() -> libc::sigset_t {
+    // SAFETY: all zeroes is a valid value, and sigemptyset(3) only writes into it.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        set
+    }
 }
 
 /// The listener that the child sent before it became the program.
