@@ -1,5 +1,6 @@
 //! The command line.
 
+pub(crate) mod guard;
 mod limits;
 mod liveness;
 mod permissions;
@@ -153,6 +154,8 @@ pub(crate) struct Run {
     /// and clients do not notice
     #[arg(long)]
     pub(crate) keeper: bool,
+    #[command(flatten)]
+    pub(crate) guard: guard::Guard,
     /// What it is called in the log; else the program's name
     #[arg(long)]
     pub(crate) name: Option<String>,

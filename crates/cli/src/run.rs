@@ -1,16 +1,22 @@
 //! `phalanx run`: a program, N times, in the foreground.
 
-use crate::args::Run;
+use crate::args::{Arguments, Run};
 use crate::control::{Detached, lead};
 use crate::failure::Failure;
 use crate::home::{App, append};
 use crate::{log, output, watch};
+use clap::CommandFactory;
+use clap::error::ErrorKind;
 use phalanx::{Cluster, Error, Intercept, LISTEN_VARIABLE, Policy, Program, Settings};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub(crate) fn run(options: Run) -> Result<(), Failure> {
+    if let Err(why) = options.guard.check() {
+        // As clap says what it finds wrong itself.
+        Arguments::command().error(ErrorKind::ValueValidation, why).exit();
+    }
     let app = options.detached.app_dir.as_deref();
     // One that is only asked whether it could take over leads nothing.
     phalanx::keep(false)?;
@@ -81,7 +87,7 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
     for (_, address) in options.listen {
         cluster = cluster.listen(address);
     }
-    cluster.run_as_primary().map_err(|error| Failure::of(name, error))
+    options.guard.apply(cluster).run_as_primary().map_err(|error| Failure::of(name, error))
 }
 
 /// The program and its arguments.

@@ -1,7 +1,8 @@
 //! What the core did, and why, for logs, events and people.
 
+use crate::cluster::Receipt;
 use crate::limits::Over;
-use crate::worker::{End, Exit, Leave, SlotId, WorkerId};
+use crate::worker::{End, EndKind, Exit, Leave, SlotId, WorkerId};
 use core::fmt;
 use core::time::Duration;
 
@@ -20,6 +21,8 @@ pub enum Report {
         asked: Option<Leave>,
         /// How long it had been ready.
         served: Duration,
+        /// What kind of end that is.
+        kind: EndKind,
     },
     /// A worker could not be started.
     NotStarted {
@@ -47,6 +50,19 @@ pub enum Report {
         crashes: u32,
         /// How often it is tried from now on.
         every: Duration,
+        /// Not in a row, but so many within this time.
+        within: Option<Duration>,
+    },
+    /// A worker ended in a way that is not to be followed by another: its slot is ended.
+    SlotEnded {
+        /// Which worker.
+        worker: WorkerId,
+        /// The slot.
+        slot: SlotId,
+        /// How it ended.
+        exit: Exit,
+        /// How many slots still have, or will have, a worker.
+        left: usize,
     },
     /// A worker was not ready in time and is killed.
     StartTimeout {
@@ -153,6 +169,58 @@ pub enum Report {
         replaced: u32,
         /// How many old ones go on.
         kept: usize,
+        /// What follows for those that were replaced.
+        then: Then,
+    },
+    /// The first slots of a reload have the new program, and are watched.
+    CanaryBegun {
+        /// The reload's number.
+        generation: u64,
+        /// In how many slots.
+        slots: usize,
+        /// For how long.
+        time: Duration,
+    },
+    /// They did well: the reload goes on.
+    CanaryPassed {
+        /// The reload's number.
+        generation: u64,
+        /// After so long.
+        time: Duration,
+    },
+    /// Slots that were replaced go back to the program before.
+    RollbackBegun {
+        /// Its number as a reload.
+        generation: u64,
+        /// The version that they go back to.
+        version: u64,
+        /// How many workers are to be replaced.
+        workers: usize,
+    },
+    /// Every slot has the program before again.
+    RolledBack {
+        /// Its number as a reload.
+        generation: u64,
+        /// How many workers were replaced.
+        replaced: u32,
+        /// How long it took.
+        took: Duration,
+    },
+    /// What a reload came to, when the last worker that left for it is gone, or still drains after a minute.
+    Receipt(Receipt),
+    /// All workers stop, to be started again.
+    RestartBegun {
+        /// Its number, as a reload's.
+        generation: u64,
+        /// How many there are.
+        workers: usize,
+    },
+    /// All workers were stopped and are ready again.
+    Restarted {
+        /// Its number, as a reload's.
+        generation: u64,
+        /// How long it took.
+        took: Duration,
     },
     /// Something was asked for that cannot be done now.
     Refused {
@@ -170,15 +238,49 @@ pub enum Report {
     Stopped,
 }
 
+/// What follows a reload that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// What was replaced stays.
+    Stays,
+    /// Slots with the new program go back to the one before.
+    GoesBack,
+    /// They were to, but the program before is gone: its files were changed in place.
+    NothingToGoBackTo,
+}
+
+impl fmt::Display for Then {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stays => Ok(()),
+            Self::GoesBack => f.write_str("; the program before takes their place again"),
+            Self::NothingToGoBackTo => f.write_str(
+                "; they cannot go back, because the program before is gone: its files were changed in place (a directory for each version, or an executable, can be gone back to)",
+            ),
+        }
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ended { worker, slot, exit, asked: None, served } if served.is_zero() => {
+            Self::Ended {
+                worker,
+                slot,
+                exit,
+                served,
+                kind: kind @ EndKind::OutOfMemory { .. },
+                ..
+            } => write!(
+                f,
+                "worker {worker} in slot {slot} was {kind}: {exit}, after {served:.1?} of service"
+            ),
+            Self::Ended { worker, slot, exit, asked: None, served, .. } if served.is_zero() => {
                 write!(f, "worker {worker} in slot {slot} ended unasked, before it served: {exit}")
             }
-            Self::Ended { worker, slot, exit, asked: None, served } => write!(
+            Self::Ended { worker, slot, exit, asked: None, served, kind } => write!(
                 f,
-                "worker {worker} in slot {slot} ended unasked: {exit}, after {served:.1?} of service"
+                "worker {worker} in slot {slot} ended unasked: {exit}, after {served:.1?} of service ({kind})"
             ),
             Self::Ended { worker, slot, exit, asked: Some(why), .. } => {
                 write!(f, "worker {worker} in slot {slot} is gone ({why}): {exit}")
@@ -192,9 +294,17 @@ impl fmt::Display for Report {
                     "slot {slot} waits {wait:?} before its next worker: {crashes} crashes in a row"
                 )
             }
-            Self::CrashLoop { slot, crashes, every } => write!(
+            Self::CrashLoop { slot, crashes, every, within } => {
+                write!(f, "slot {slot} is in a crash loop: {crashes} crashes ")?;
+                match within {
+                    None => f.write_str("in a row")?,
+                    Some(time) => write!(f, "within {time:.1?}")?,
+                }
+                write!(f, "; it is tried again every {every:?}")
+            }
+            Self::SlotEnded { worker, slot, exit, left } => write!(
                 f,
-                "slot {slot} is in a crash loop: {crashes} crashes in a row; it is tried again every {every:?}"
+                "worker {worker} ended with {exit}, which is not to be followed by another: slot {slot} is ended, {left} are left"
             ),
             Self::StartTimeout { worker, slot, after } => {
                 write!(
@@ -235,10 +345,30 @@ impl fmt::Display for Report {
             Self::ReloadDone { generation, replaced, took } => {
                 write!(f, "reload {generation} is done: {replaced} workers replaced in {took:.1?}")
             }
-            Self::ReloadFailed { generation, slot, why, replaced, kept } => write!(
+            Self::ReloadFailed { generation, slot, why, replaced, kept, then } => write!(
                 f,
-                "reload {generation} stopped: the new worker in slot {slot} failed: {why}; {replaced} replaced before, {kept} old workers go on"
+                "reload {generation} stopped: the new worker in slot {slot} failed: {why}; {replaced} replaced before, {kept} old workers go on{then}"
             ),
+            Self::CanaryBegun { generation, slots, time } => write!(
+                f,
+                "reload {generation}: {slots} slots have the new program beside the old one, and are watched for {time:?}"
+            ),
+            Self::CanaryPassed { generation, time } => {
+                write!(f, "reload {generation}: the new program did well for {time:?}, and goes on")
+            }
+            Self::RollbackBegun { generation, version, workers } => write!(
+                f,
+                "reload {generation} goes back to version {version}: {workers} workers to replace"
+            ),
+            Self::RolledBack { generation, replaced, took } => write!(
+                f,
+                "reload {generation} went back: {replaced} workers replaced in {took:.1?}; all run the program before"
+            ),
+            Self::Receipt(receipt) => receipt.fmt(f),
+            Self::RestartBegun { workers, .. } => {
+                write!(f, "restart: {workers} workers stop, then all start again")
+            }
+            Self::Restarted { took, .. } => write!(f, "restarted: all are ready after {took:.1?}"),
             Self::Refused { what, why } => write!(f, "{what} refused: {why}"),
             Self::NeverReady { why } => {
                 write!(f, "no worker became ready, the cluster stops; of the last one: {why}")

@@ -72,6 +72,10 @@ const fn signal_name(number: i32) -> Option<&'static str> {
 pub enum Leave {
     /// A newer worker took its place.
     Reload,
+    /// The program that it runs failed elsewhere: the one before it goes on.
+    Rollback,
+    /// All stop, and begin again.
+    Restart,
     /// Fewer workers are wanted.
     Scale,
     /// The cluster stops.
@@ -104,6 +108,8 @@ impl fmt::Display for Leave {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Reload => "reload",
+            Self::Rollback => "rollback",
+            Self::Restart => "restart",
             Self::Scale => "scale",
             Self::Stop => "stop",
             Self::Asked => "asked",
@@ -171,6 +177,10 @@ pub struct Worker {
     pub slot: SlotId,
     /// The reload it belongs to; 0 before the first.
     pub generation: u64,
+    /// Which program it runs: the number of the reload that brought it. After a rollback, one that is older than its
+    /// generation.
+    #[serde(default)]
+    pub version: u64,
     /// Whether the cluster replaces it when it ends.
     pub guarded: bool,
     /// Its process, once there is one.
@@ -179,6 +189,10 @@ pub struct Worker {
     pub phase: Phase,
     /// It goes on until a successor is ready.
     pub retire: Option<Retire>,
+    /// When it was told to leave (or did), and by which reload; 0 if by none.
+    pub left: Option<(Time, u64)>,
+    /// The kernel killed it for want of memory; whether that is certain.
+    pub oom: Option<bool>,
     /// How many of its connections speak another protocol by now, as far as it told.
     #[serde(default)]
     pub upgraded: u32,
@@ -214,6 +228,42 @@ impl Worker {
             Phase::Forking | Phase::Starting { .. } => Duration::ZERO,
             Phase::Ready { since } => now.since(since),
             Phase::Draining { served, .. } | Phase::Killed { served, .. } => served,
+        }
+    }
+}
+
+/// What kind of end a worker had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EndKind {
+    /// It was ready, and exited with 0 by itself.
+    Finished,
+    /// It was ready, and exited with another code, or by a signal that its primary did not send.
+    Crashed,
+    /// It ended before it was ready.
+    NeverReady,
+    /// It was told to leave, or said that it does.
+    Told(Leave),
+    /// It ended by itself in a way that is not to be followed by another worker.
+    Stopped,
+    /// The kernel killed it for want of memory.
+    OutOfMemory {
+        /// Its own cgroup says so; else it is that the kernel killed something then.
+        certain: bool,
+    },
+}
+
+impl fmt::Display for EndKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Finished => f.write_str("finished"),
+            Self::Crashed => f.write_str("crashed"),
+            Self::NeverReady => f.write_str("never ready"),
+            Self::Told(why) => write!(f, "told to leave ({why})"),
+            Self::Stopped => f.write_str("stopped by itself"),
+            Self::OutOfMemory { certain: true } => f.write_str("killed by the OOM killer"),
+            Self::OutOfMemory { certain: false } => {
+                f.write_str("probably killed by the OOM killer")
+            }
         }
     }
 }

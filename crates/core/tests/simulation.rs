@@ -13,10 +13,10 @@
 
 use phalanx_core::cluster::{Action, Cluster, Event};
 use phalanx_core::report::Report;
-use phalanx_core::restart::Restart;
-use phalanx_core::spec::{ReadyWhen, Spec};
+use phalanx_core::restart::{PROVEN, Restart};
+use phalanx_core::spec::{Canary, MAX_WORKERS, ReadyWhen, ReloadRules, STARTS_FOR, Share, Spec};
 use phalanx_core::time::Time;
-use phalanx_core::worker::{Exit, Leave, Phase, SlotId, Worker, WorkerId};
+use phalanx_core::worker::{EndKind, Exit, Leave, Phase, SlotId, Worker, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -67,6 +67,11 @@ struct Seen {
     graces_over: u64,
     waits: u64,
     stopped: u64,
+    rolled_back: u64,
+    slots_ended: u64,
+    restarted: u64,
+    receipts: u64,
+    canaries: u64,
 }
 
 impl Seen {
@@ -81,6 +86,11 @@ impl Seen {
         self.graces_over += other.graces_over;
         self.waits += other.waits;
         self.stopped += other.stopped;
+        self.slots_ended += other.slots_ended;
+        self.restarted += other.restarted;
+        self.receipts += other.receipts;
+        self.canaries += other.canaries;
+        self.rolled_back += other.rolled_back;
     }
 
     fn check(&self) {
@@ -92,6 +102,7 @@ impl Seen {
             self.start_timeouts,
             self.graces_over,
             self.waits,
+            self.rolled_back,
         ];
         assert!(rarest.iter().all(|n| *n >= 50), "the world has become tame: {self:?}");
     }
@@ -197,8 +208,35 @@ fn draw_spec(dice: &mut Dice) -> Spec {
             cap: ms(dice.pick(&[1_000, 5_000])),
             stable: ms(dice.pick(&[200, 2_000, 5_000])),
             limit: dice.pick(&[0, 1, 3, 6]),
+            jitter: dice.pick(&[0, 25]),
+            within: ms(dice.pick(&[0, 10_000])),
+            stop_codes: dice.pick(&[&[][..], &[], &[0]]).iter().copied().collect(),
+            stop_signals: dice.pick(&[&[][..], &[], &[11]]).iter().copied().collect(),
         },
         kill_after: Duration::ZERO,
+        starts_at_once: dice.pick(&[0, 0, 1, 2]),
+        slow_start: dice.pick(&[None, None, Some(ms(2_000))]),
+        reload: draw_reload(dice),
+    }
+}
+
+fn draw_reload(dice: &mut Dice) -> ReloadRules {
+    let ms = Duration::from_millis;
+    let canary = Canary {
+        slots: dice.pick(&[1, 1, 2]),
+        time: ms(dice.pick(&[0, 400, 3_000])),
+        share: dice.pick(&[None, Some(5)]),
+    };
+    ReloadRules {
+        at_once: dice.pick(&[
+            Share::Count(1),
+            Share::Count(1),
+            Share::Count(2),
+            Share::Percent(50),
+        ]),
+        healthy_for: ms(dice.pick(&[0, 0, 300])),
+        rollback: dice.percent(40),
+        canary: dice.percent(25).then_some(canary),
     }
 }
 
@@ -251,6 +289,10 @@ struct World {
     wanted: usize,
     reload: Option<u64>,
     ever_ready: bool,
+    /// Workers were called bad from outside.
+    meddled: bool,
+    /// Reloads that began, and of which it was not said yet what they came to.
+    open: BTreeSet<u64>,
     stop_wish: Option<u64>,
     stopped: u32,
     friendly: bool,
@@ -291,6 +333,8 @@ impl World {
             slots: BTreeMap::new(),
             reload: None,
             ever_ready: false,
+            meddled: false,
+            open: BTreeSet::new(),
             stop_wish: None,
             stopped: 0,
             friendly: false,
@@ -308,8 +352,18 @@ impl World {
         for _ in 0..self.dice.below(60) {
             at += self.dice.below(gap);
             let wish = match self.dice.below(100) {
-                0..=29 => Event::Reload,
-                30..=59 => Event::Scale { workers: self.dice.pick(&[0, 1, 2, 3, 4, 5, 6]) },
+                0..=24 => Event::Reload,
+                25..=27 => Event::Restart,
+                28..=29 => Event::CanGoBack(self.dice.percent(50)),
+                30..=49 => Event::Scale { workers: self.dice.pick(&[0, 1, 2, 3, 4, 5, 6]) },
+                50..=59 => {
+                    let id = u32::try_from(1 + self.dice.below(12)).unwrap_or(1);
+                    let worker = WorkerId(id);
+                    match self.dice.percent(30) && !self.crash_free {
+                        true => Event::Lost { worker, why: Leave::Hung },
+                        false => Event::Replace { worker, why: Leave::Memory },
+                    }
+                }
                 60..=79 => {
                     // Of a worker that may be there by then.
                     let id = u32::try_from(1 + self.dice.below(12)).unwrap_or(1);
@@ -362,6 +416,7 @@ impl World {
         }
         promise!(self.processes.values().all(|p| p.ended), "stopped, and not all processes ended");
         promise!(self.stopped == 1, "said {} times that it stopped", self.stopped);
+        promise!(self.open.is_empty(), "(h) no receipt of reloads {:?}", self.open);
         promise!(self.cluster.wake().is_none(), "a stopped cluster wants to be woken");
         promise!(self.cluster.fork().is_none(), "a stopped cluster forks");
         Ok(())
@@ -414,7 +469,11 @@ impl World {
         let wishes = events.iter().any(|event| {
             matches!(
                 event,
-                Event::Disconnect { .. } | Event::Scale { .. } | Event::Stop | Event::StopNow
+                Event::Disconnect { .. }
+                    | Event::Scale { .. }
+                    | Event::Restart
+                    | Event::Stop
+                    | Event::StopNow
             )
         });
         let mut fresh = Vec::new();
@@ -446,7 +505,7 @@ impl World {
         }
         self.check_table()?;
         self.check_slots()?;
-        self.ever_ready |= !self.serving_slots().is_empty();
+        self.check_starts()?;
         self.check_leaving()?;
         self.check_wake()?;
         if self.crash_free && !wishes {
@@ -465,6 +524,8 @@ impl World {
                 self.forgive();
             }
             Event::Reload if self.stop_wish.is_none() => self.forgive(),
+            Event::Restart if self.stop_wish.is_none() => self.forgive(),
+            Event::Replace { .. } | Event::Lost { .. } => self.meddled = true,
             Event::Disconnect { .. } => self.forgive(),
             Event::Stop | Event::StopNow => {
                 self.stop_wish.get_or_insert(self.now);
@@ -621,11 +682,14 @@ impl World {
             promise!(self.stop_wish.is_none(), "(e) {worker} is forked after a stop");
             let beside = self.in_slot(slot).filter(|w| w.id != worker && w.is_live()).count();
             promise!(beside <= 1, "(b) {worker} is forked beside {beside} that live");
+            let retires = self.in_slot(slot).any(|w| w.is_live() && w.retire.is_some());
             promise!(
-                beside == 0 || self.cluster.is_reloading(),
+                beside == 0 || self.cluster.is_reloading() || retires,
                 "(b) {worker} is forked beside one that lives, without a reload"
             );
-            self.count_fork(slot, beside == 1)?;
+            if beside == 0 || !retires {
+                self.count_fork(slot, beside == 1)?;
+            }
         }
         let fails = self.dice.percent(self.faults.fork_fails);
         let event = if fails {
@@ -661,7 +725,7 @@ impl World {
                 .cluster
                 .workers()
                 .any(|w| w.guarded && w.slot != slot && w.is_live() && w.phase != Phase::Forking);
-            let whole = rule.delay(book.row);
+            let whole = rule.delay(book.row) * u32::from(100 - rule.jitter) / 100;
             let least = if alone { whole.min(rule.base) } else { whole };
             promise!(
                 waited >= least,
@@ -692,6 +756,10 @@ impl World {
     /// A worker that was ready for long: its slot's next fork may come at once.
     fn note_stable(&mut self) {
         let now = Time::from_millis(self.now);
+        let proven = |w: &Worker| {
+            w.guarded && matches!(w.phase, Phase::Ready { since } if now.since(since) >= PROVEN)
+        };
+        self.ever_ready |= self.cluster.workers().any(proven);
         for worker in self.cluster.workers() {
             if let Phase::Ready { since } = worker.phase
                 && now.since(since) >= self.spec.restart.stable
@@ -705,27 +773,67 @@ impl World {
     fn note(&mut self, report: &Report) -> Check {
         let seen = &mut self.seen;
         match report {
-            Report::ReloadBegun { generation, .. } => self.reload = Some(*generation),
-            Report::Cut { .. } | Report::OverLimit { .. } | Report::Scaled { .. } => {
+            Report::OverLimit { .. } | Report::Scaled { .. } => {
                 panic!("it is the shell that looks")
             }
-            Report::ReloadDone { generation, .. } | Report::ReloadFailed { generation, .. } => {
+            Report::ReloadBegun { generation, .. } => {
+                self.reload = Some(*generation);
+                promise!(self.open.insert(*generation), "(h) reload {generation} begins twice");
+            }
+            Report::RollbackBegun { generation, .. } => {
+                promise!(self.reload.is_none(), "(h) a rollback begins during a reload");
+                self.reload = Some(*generation);
+                promise!(self.open.insert(*generation), "(h) reload {generation} begins twice");
+                self.forgive();
+            }
+            Report::Receipt(receipt) => {
+                let known = self.open.remove(&receipt.generation);
+                promise!(
+                    known,
+                    "(h) a receipt of a reload that was not, or a second one: {receipt}"
+                );
+                seen.receipts += 1;
+            }
+            Report::ReloadDone { generation, .. }
+            | Report::RolledBack { generation, .. }
+            | Report::ReloadFailed { generation, .. } => {
                 promise!(
                     self.reload.take() == Some(*generation),
                     "(h) a reload ends that did not run: {report:?}"
                 );
-                let done = matches!(report, Report::ReloadDone { .. });
-                promise!(!self.crash_free || done, "(h) nothing crashed, and a reload failed");
+                let failed = matches!(report, Report::ReloadFailed { .. });
+                promise!(
+                    !self.crash_free || self.meddled || !failed,
+                    "(h) nothing crashed, and a reload failed"
+                );
+                let version = self.cluster.version();
                 let new = self
                     .cluster
                     .workers()
-                    .filter(|w| w.guarded && w.is_ready() && w.generation == *generation);
+                    .filter(|w| w.guarded && w.is_ready() && w.version == version);
+                let all = self.spec.restart.enabled && !self.spec.restart.has_stops();
                 promise!(
-                    !done || !self.spec.restart.enabled || new.count() == self.wanted,
+                    failed || !all || new.count() == self.wanted,
                     "(h) a reload is done, and not everyone is new and ready"
                 );
-                *(if done { &mut seen.reloads_done } else { &mut seen.reloads_failed }) += 1;
+                match report {
+                    Report::ReloadDone { .. } => seen.reloads_done += 1,
+                    Report::RolledBack { .. } => seen.rolled_back += 1,
+                    _ => seen.reloads_failed += 1,
+                }
             }
+            Report::CanaryPassed { .. } => seen.canaries += 1,
+            Report::Restarted { .. } => seen.restarted += 1,
+            Report::SlotEnded { .. } => {
+                promise!(self.spec.restart.has_stops(), "a slot is ended that nothing ends");
+                seen.slots_ended += 1;
+            }
+            Report::Ended { kind, asked, .. } => {
+                let told = matches!(kind, EndKind::Told(_));
+                promise!(!told || asked.is_some(), "(k) nobody told it to: {report:?}");
+            }
+            Report::RestartBegun { .. } => self.reload = None,
+            Report::CanaryBegun { .. } | Report::Cut { .. } => {}
             Report::CrashLoop { .. } => seen.crash_loops += 1,
             Report::NeverReady { .. } => {
                 promise!(!self.crash_free, "nothing crashed, and the cluster gives up");
@@ -744,8 +852,7 @@ impl World {
                 promise!(self.stopped == 1, "(e) stopped twice");
                 promise!(self.processes.values().all(|p| p.ended), "(e) stopped too early");
             }
-            Report::Ended { .. }
-            | Report::Replacing { .. }
+            Report::Replacing { .. }
             | Report::Lost { .. }
             | Report::Overdue { .. }
             | Report::NotStarted { .. }
@@ -784,7 +891,12 @@ impl World {
         let slots: BTreeSet<SlotId> = live.iter().map(|w| w.slot).collect();
         promise!(slots.len() <= self.wanted, "(c) {} slots for {}", slots.len(), self.wanted);
         let surplus = live.len() - slots.len();
-        let allowed = usize::from(self.cluster.is_reloading());
+        // Scaled down, it may have begun in more.
+        let rules = &self.spec.reload;
+        let canary = rules.canary.as_ref().map_or(0, |canary| canary.slots as usize);
+        let at_once = rules.at_once.of(self.wanted.max(6)).max(canary);
+        let reloading = if self.cluster.is_reloading() { at_once } else { 0 };
+        let allowed = reloading + live.iter().filter(|w| w.retire.is_some()).count();
         promise!(surplus <= allowed, "(c) {surplus} more live workers than slots");
         for worker in self.cluster.workers().filter(|w| !w.guarded && w.is_live()) {
             promise!(
@@ -795,7 +907,30 @@ impl World {
         }
         for slot in &slots {
             let ready = live.iter().filter(|w| w.slot == *slot && w.is_ready()).count();
-            promise!(ready <= 1, "(c) slot {slot} has {ready} ready workers after a plan");
+            let tried = rules.canary.is_some() || !rules.healthy_for.is_zero();
+            let most = 1 + usize::from(tried && self.cluster.is_reloading());
+            promise!(ready <= most, "(c) slot {slot} has {ready} ready workers after a plan");
+        }
+        Ok(())
+    }
+
+    /// (l) No more start at a time than may; and everybody who serves gets something.
+    fn check_starts(&self) -> Check {
+        let now = Time::from_millis(self.now);
+        let starts = |w: &&Worker| {
+            w.guarded
+                && match w.phase {
+                    Phase::Forking => true,
+                    Phase::Starting { since, .. } => since.after(STARTS_FOR) > now,
+                    _ => false,
+                }
+        };
+        let starting = self.cluster.workers().filter(starts).count();
+        let most = Some(self.spec.starts_at_once).filter(|most| *most > 0).unwrap_or(MAX_WORKERS);
+        promise!(starting <= most, "(l) {starting} start, and {most} may");
+        for worker in self.cluster.workers() {
+            let weight = self.cluster.weight(worker.id, now);
+            promise!((1..100_000).contains(&weight), "(l) {} has the weight {weight}", worker.id);
         }
         Ok(())
     }
@@ -830,8 +965,7 @@ impl World {
                     deadline.is_none_or(|at| at > Time::from_millis(now)),
                     "(i) {id} outlives its deadline"
                 );
-                let wished =
-                    matches!(why, Leave::Reload | Leave::Scale | Leave::Stop | Leave::Asked);
+                let wished = !matches!(why, Leave::Itself | Leave::ChannelClosed);
                 promise!(
                     process.told == u32::from(wished),
                     "(j) {id} leaves ({why}) and was told {} times",
@@ -848,10 +982,19 @@ impl World {
                     "(i) {id} was told to leave at {from} and still has not been killed"
                 );
             }
-            if matches!(worker.phase, Phase::Draining { why: Leave::Reload, .. }) && just_left {
+            if matches!(worker.phase, Phase::Draining { why: Leave::Reload | Leave::Rollback, .. })
+                && just_left
+            {
                 let slot = worker.slot;
-                let others =
-                    self.cluster.workers().any(|w| w.guarded && w.slot == slot && w.is_live());
+                // Another wish at the same moment may have come over all of them.
+                let restarts = |w: &Worker| {
+                    let Phase::Draining { why, .. } = w.phase else { return false };
+                    matches!(why, Leave::Restart | Leave::Stop | Leave::Scale | Leave::Asked)
+                };
+                let others = self
+                    .cluster
+                    .workers()
+                    .any(|w| w.guarded && w.slot == slot && (w.is_live() || restarts(w)));
                 promise!(others, "(d) {id} leaves for a reload and nobody is in its slot");
             }
         }
@@ -923,7 +1066,7 @@ impl World {
     fn is_quiet(&self) -> bool {
         let coming_up = self.cluster.workers().any(|w| w.is_live() && !w.is_ready());
         let rests = !self.cluster.is_reloading() && !coming_up;
-        let as_wanted = if self.spec.restart.enabled {
+        let as_wanted = if self.spec.restart.enabled && !self.spec.restart.has_stops() {
             self.cluster.is_settled()
         } else {
             self.cluster.waiting().next().is_none()
@@ -937,7 +1080,7 @@ impl World {
             return Ok(());
         }
         promise!(self.reload.is_none(), "(h) reload {:?} has no end", self.reload);
-        if self.spec.restart.enabled {
+        if self.spec.restart.enabled && !self.spec.restart.has_stops() {
             let serving = self.serving_slots().len();
             promise!(serving == self.wanted, "(h) {serving} serve, {} are wanted", self.wanted);
         }
@@ -961,6 +1104,10 @@ fn subject(event: &Event) -> Option<u32> {
         Event::Disconnect { .. }
         | Event::Replace { .. }
         | Event::Lost { .. }
+        | Event::OutOfMemory { .. }
+        | Event::Cut { .. }
+        | Event::CanGoBack(_)
+        | Event::Restart
         | Event::Scale { .. }
         | Event::Reload
         | Event::Stop

@@ -10,7 +10,7 @@ use phalanx_core::heartbeat::Rules as Heartbeat;
 use phalanx_core::limits::Limits;
 use phalanx_core::restart::Restart;
 use phalanx_core::scaling::Scaling;
-use phalanx_core::spec::{MAX_WORKERS, ReadyWhen};
+use phalanx_core::spec::{MAX_WORKERS, ReadyWhen, ReloadRules};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -122,9 +122,47 @@ impl Cluster {
         self
     }
 
-    /// What follows a crash.
-    pub const fn restart(mut self, restart: Restart) -> Self {
+    /// What follows a crash, and which ends are followed by nothing.
+    pub fn restart(mut self, restart: Restart) -> Self {
         self.options.spec.restart = restart;
+        self
+    }
+
+    /// How long a worker may take from SIGTERM to its end, when its grace is over, until it is killed. 2 s; nothing: it
+    /// is killed without SIGTERM.
+    pub const fn kill_after(mut self, time: Duration) -> Self {
+        self.options.spec.kill_after = time;
+        self
+    }
+
+    /// How many workers may be starting at the same time; 0: any number. As many as there are cores.
+    pub const fn parallel_starts(mut self, most: usize) -> Self {
+        self.options.spec.starts_at_once = most;
+        self
+    }
+
+    /// How long a new worker takes to get its full part of the new connections (`direct` only); `None`: at once, the
+    /// default.
+    pub const fn slow_start(mut self, time: Option<Duration>) -> Self {
+        self.options.spec.slow_start = time;
+        self
+    }
+
+    /// How a rolling reload goes: one slot at a time, each new worker at its word, unless this says otherwise.
+    ///
+    /// ```no_run
+    /// use phalanx::{Canary, Cluster, ReloadRules, Share};
+    /// use std::time::Duration;
+    /// let canary = Canary { slots: 1, time: Duration::from_secs(60), share: Some(5) };
+    /// let cluster = Cluster::new().reload_rules(ReloadRules {
+    ///     at_once: Share::Percent(25),
+    ///     healthy_for: Duration::from_secs(5),
+    ///     rollback: true,
+    ///     canary: Some(canary),
+    /// });
+    /// ```
+    pub fn reload_rules(mut self, rules: ReloadRules) -> Self {
+        self.options.spec.reload = rules;
         self
     }
 

@@ -4,6 +4,7 @@ use crate::address::Address;
 use crate::fan::FanReceiver;
 use crate::message::Message;
 use crate::primary::{Evidence, WorkerHandle};
+use phalanx_core::cluster::Receipt;
 use phalanx_core::ends::EndRecord;
 use phalanx_core::report::Report;
 use phalanx_core::wire::Uncaught;
@@ -40,6 +41,8 @@ pub enum Event {
     Ended(Arc<EndRecord>),
     /// What the guard did and why: restarts, reloads, time-outs.
     Report(Report),
+    /// What a reload came to: told when the last worker that left for it is gone, or a minute after its end.
+    Reloaded(Receipt),
 }
 
 impl Event {
@@ -57,7 +60,7 @@ impl Event {
             | Self::Error(worker, _)
             | Self::Uncaught(worker, _)
             | Self::Hung(worker, _) => Some(worker),
-            Self::Setup | Self::Ended(_) | Self::Report(_) => None,
+            Self::Setup | Self::Ended(_) | Self::Report(_) | Self::Reloaded(_) => None,
         }
     }
 }

@@ -73,7 +73,7 @@
 //! | event `exit(worker, code, signal)` | [`Event::Exit`] | one [`Exit`]: a code or a signal; always after `disconnect` |
 //! | event `error` | [`Event::Error`] | never ends the program |
 //! | none | [`Event::Hung`] | a worker hangs or fails its checks: what was seen of it |
-//! | none | [`Event::Report`] | what the guard did and why |
+//! | none | [`Event::Report`], [`Event::Reloaded`] | what the guard did and why; what a reload came to |
 //! | event `uncaughtExceptionMonitor` in the worker | [`Event::Uncaught`] | Node workers with the preload |
 //! | `worker.id` | [`WorkerHandle::id`], [`Worker::id`] | and a slot, which a replacement takes over: [`WorkerHandle::slot`] |
 //! | `worker.process.pid`, `.kill()` | [`WorkerHandle::pid`], [`WorkerHandle::kill`] | through a pidfd: never hits a stranger |
@@ -155,15 +155,16 @@ pub use event::{Event, Events};
 pub use message::{Handle, Message};
 pub use permissions::{Account, Capability, Inherit, Landlock, Limit, Permissions};
 pub use phalanx_core as core;
+pub use phalanx_core::cluster::{Drained, Outcome, Receipt, ReloadPhase, ReloadStatus};
 pub use phalanx_core::ends::{self, EndRecord};
 pub use phalanx_core::heartbeat::Rules as Heartbeat;
 pub use phalanx_core::limits::{self, Limits};
 pub use phalanx_core::report::Report;
 pub use phalanx_core::restart::Restart;
 pub use phalanx_core::scaling::{self, Scaling};
-pub use phalanx_core::spec::{MAX_WORKERS, ReadyWhen, Spec};
+pub use phalanx_core::spec::{Canary, MAX_WORKERS, ReadyWhen, ReloadRules, Share, Spec};
 pub use phalanx_core::wire::{Metrics, Uncaught};
-pub use phalanx_core::worker::{Exit, Leave, SlotId, WorkerId};
+pub use phalanx_core::worker::{EndKind, Exit, Leave, SlotId, WorkerId};
 pub use policy::{Balance, Policy};
 pub use primary::{
     Check, Evidence, Health, HealthStatus, Options, Primary, Reloaded, Status, WorkerHandle,

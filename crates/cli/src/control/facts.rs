@@ -113,6 +113,8 @@ const fn unasked(asked: Option<Leave>) -> bool {
         ) => true,
         Some(
             Leave::Reload
+            | Leave::Rollback
+            | Leave::Restart
             | Leave::Scale
             | Leave::Stop
             | Leave::Asked

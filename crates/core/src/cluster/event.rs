@@ -98,6 +98,24 @@ pub enum Event {
         /// Which.
         worker: WorkerId,
     },
+    /// Before the `Exited` of a worker: the kernel killed it for want of memory.
+    OutOfMemory {
+        /// Which.
+        worker: WorkerId,
+        /// Whether that is certain, or only likely.
+        certain: bool,
+    },
+    /// Connections of a worker that leaves were in use when it was ended.
+    Cut {
+        /// Which.
+        worker: WorkerId,
+        /// How many.
+        connections: u32,
+    },
+    /// Before a `Reload`: whether the program that runs now could be started again later.
+    CanGoBack(bool),
+    /// Wish: stop all workers, then start them all again.
+    Restart,
     /// Wish: all shall leave, and nothing start again.
     Stop,
     /// Wish: all shall be gone, now.

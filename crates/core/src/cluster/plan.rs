@@ -2,6 +2,7 @@
 
 use super::{Action, Cluster, Mode};
 use crate::report::Report;
+use crate::spec::STARTS_FOR;
 use crate::time::Time;
 use crate::worker::{End, Leave, Phase, SlotId, Worker, WorkerId};
 use alloc::vec::Vec;
@@ -11,15 +12,27 @@ impl Cluster {
     /// What to do now. Asked twice at one moment, the second answer is empty.
     #[must_use]
     pub fn plan(&mut self, now: Time) -> Vec<Action> {
+        (self.planned, self.held_back) = (now, false);
+        self.note_proven(now);
         self.pass_deadlines(now);
         self.retire_unwanted(now);
+        self.step_trial(now);
         self.retire_doubled(now);
-        self.step_reload(now);
+        self.step_restart(now);
+        // A slot with nobody goes before one that has somebody.
+        let room = self.room(now).saturating_sub(self.due(now).count());
+        let reloading = self.reload.is_some();
+        self.step_reload(now, room);
+        if reloading && self.reload.is_none() {
+            // Who was watched only for the reload is as good as any other now.
+            self.retire_doubled(now);
+        }
         self.replace_retired(now);
         self.fill_slots(now);
         // With a grace of nothing, those who were told to leave just now are late already.
         self.pass_deadlines(now);
-        self.finish();
+        self.close_receipts(now);
+        self.finish(now);
         let mut actions = core::mem::take(&mut self.outbox);
         // Who ended since it was decided to tell or kill it is not told or killed.
         actions.retain(|action| match action {
@@ -37,19 +50,60 @@ impl Cluster {
         let workers = self.workers.values().filter_map(|worker| self.deadline(worker));
         let slots = self.wanted.iter().filter_map(|slot| self.fills_at(*slot));
         let retired = self.workers.values().filter_map(|worker| self.succeeded_at(worker));
-        workers.chain(slots).chain(retired).min()
+        // What could not start because of others starts when they are ready, or take too long.
+        let planned = self.planned;
+        let starts = slots.chain(retired).filter(|at| !self.held_back || *at > planned);
+        let room =
+            self.workers.values().filter(|_| self.held_back).filter_map(|w| self.starts_until(w));
+        workers
+            .chain(starts)
+            .chain(room.filter(|at| *at > planned))
+            .chain(self.reload_goes_on(planned))
+            .chain(self.weight_changes(planned))
+            .chain(self.receipts_due())
+            .min()
+    }
+
+    /// Until when a worker that starts keeps others from it.
+    fn starts_until(&self, worker: &Worker) -> Option<Time> {
+        match worker.phase {
+            Phase::Starting { since, .. } if worker.guarded => Some(since.after(STARTS_FOR)),
+            _ => None,
+        }
+    }
+
+    /// How many workers may begin to start now.
+    fn room(&self, now: Time) -> usize {
+        if self.spec.starts_at_once == 0 {
+            return usize::MAX;
+        }
+        let starts = |w: &&Worker| {
+            let forking = w.guarded && w.phase == Phase::Forking;
+            forking || self.starts_until(w).is_some_and(|until| until > now)
+        };
+        let starting = self.workers.values().filter(starts).count();
+        self.spec.starts_at_once.saturating_sub(starting)
+    }
+
+    /// Slots without a worker that are to get one now.
+    fn due(&self, now: Time) -> impl Iterator<Item = SlotId> {
+        let due = move |slot: &SlotId| self.fills_at(*slot).is_some_and(|at| at <= now);
+        self.wanted.iter().copied().filter(due)
     }
 
     /// When a slot gets another worker; `None` while it has one, or until something happens.
     fn fills_at(&self, id: SlotId) -> Option<Time> {
         let slot = self.slots.get(&id)?;
-        let open = !slot.ended && (slot.awaits.is_none() || slot.hold.is_some());
-        if !open || self.in_slot(id).any(Worker::is_live) {
+        let stopping = self.restarting.as_ref().is_some_and(|restarting| !restarting.down);
+        let open = !slot.ended && (slot.awaits.is_none() || slot.hold.is_some() || slot.due);
+        if stopping || !open || self.in_slot(id).any(Worker::is_live) {
             return None;
         }
         let hold = slot.hold.unwrap_or_default();
         let nobody = !self.workers.values().any(|w| w.guarded && w.is_live());
-        Some(slot.last_resort.filter(|at| nobody && *at < hold).unwrap_or(hold))
+        let at = slot.last_resort.filter(|at| nobody && *at < hold).unwrap_or(hold);
+        let start = self.start_hold.filter(|_| !self.ever_ready).unwrap_or_default();
+        Some(at.max(start))
     }
 
     /// When a worker that is to be replaced gets its successor; `None` if it has one.
@@ -85,17 +139,18 @@ impl Cluster {
                 Phase::Starting { since, .. } => {
                     let after = now.since(since);
                     self.report(Report::StartTimeout { worker: id, slot, after });
-                    self.coming_up_failed(id, End::NotReady(after));
+                    self.coming_up_failed(now, id, End::NotReady(after));
                     self.kill(now, id, Leave::StartTimeout);
-                    self.crashed(now, slot, Duration::ZERO, Some(End::NotReady(after)));
+                    self.crashed(now, (id, slot), Duration::ZERO, Some(End::NotReady(after)));
                 }
                 Phase::Draining { since, why, terminated, served, .. } => {
                     let after = now.since(since);
                     if upgraded > 0 && !terminated {
-                        self.report(Report::Cut { worker: id, slot, connections: upgraded });
+                        self.were_cut(id, upgraded);
                     }
                     if terminated || self.spec.kill_after.is_zero() {
                         self.report(Report::GraceOver { worker: id, slot, after });
+                        self.grace_is_over(id);
                         self.kill(now, id, why);
                     } else if let Some(worker) = self.workers.get_mut(&id) {
                         let deadline = Some(now.after(self.spec.kill_after));
@@ -137,71 +192,6 @@ impl Cluster {
         }
     }
 
-    /// Where a slot has several live workers, one stays, and the successor that a reload that is
-    /// going on brings up beside it.
-    fn retire_doubled(&mut self, now: Time) {
-        let newest = self.generation;
-        for slot in self.wanted.clone() {
-            let live = || self.in_slot(slot).filter(|w| w.guarded && w.is_live());
-            let retiring = live().filter(|w| w.retire.is_some()).map(|w| w.id).max();
-            let is_successor = |w: &&Worker| {
-                // A reload brings its own.
-                let comes = match &self.reload {
-                    Some(_) => w.generation == newest,
-                    None => retiring.is_some_and(|old| old < w.id),
-                };
-                comes && !w.is_ready()
-            };
-            // The newest that serves; if none does, the one that has been starting the longest.
-            let stays = live().filter(|w| !is_successor(w)).max_by_key(|w| {
-                (w.is_ready(), if w.is_ready() { w.id.0 } else { u32::MAX - w.id.0 })
-            });
-            let Some(stays) = stays.cloned() else { continue };
-            let leave: Vec<Worker> =
-                live().filter(|w| w.id != stays.id && !is_successor(w)).cloned().collect();
-            for old in leave {
-                let why = old.retire.map_or(Leave::Reload, |retire| retire.why);
-                self.drain(now, old.id, why, true);
-                if let Some(reload) = self.reload.as_mut()
-                    && old.generation < newest
-                    && stays.generation == newest
-                {
-                    reload.replaced += 1;
-                }
-            }
-        }
-    }
-
-    /// The next step of a rolling reload: the next slot gets a successor, or the reload is over.
-    fn step_reload(&mut self, now: Time) {
-        let Some(reload) = &self.reload else { return };
-        let (newest, replaced, took) = (self.generation, reload.replaced, now.since(reload.begun));
-        let in_wanted = |w: &&Worker| w.guarded && w.is_live() && self.wanted.contains(&w.slot);
-        let old = |w: &&Worker| in_wanted(w) && w.generation < newest;
-        // One at a time: a successor that is on its way, or whose end is awaited, is waited for.
-        let on_its_way = self.workers.values().filter(in_wanted).any(|w| {
-            w.generation == newest && !w.is_ready() && self.in_slot(w.slot).any(|w| old(&w))
-        });
-        let awaited =
-            self.wanted.iter().filter_map(|slot| self.slots.get(slot)).any(|s| s.awaits.is_some());
-        if on_its_way || awaited {
-            return;
-        }
-        if let Some(slot) = self.workers.values().filter(old).map(|w| w.slot).min() {
-            self.fork_in(slot, true);
-            return;
-        }
-        // There is no old one any more: who is ready is new.
-        let is_done = |slot: &SlotId| {
-            let ended = self.slots.get(slot).is_some_and(|s| s.ended);
-            ended || self.in_slot(*slot).any(Worker::is_ready)
-        };
-        if self.wanted.iter().all(is_done) {
-            self.reload = None;
-            self.report(Report::ReloadDone { generation: newest, replaced, took });
-        }
-    }
-
     /// Who is to be replaced gets a successor beside it.
     fn replace_retired(&mut self, now: Time) {
         let due: Vec<SlotId> = self
@@ -210,7 +200,9 @@ impl Cluster {
             .filter(|worker| self.succeeded_at(worker).is_some_and(|at| at <= now))
             .map(|worker| worker.slot)
             .collect();
-        for slot in due {
+        let room = self.room(now).saturating_sub(self.due(now).count());
+        self.held_back |= due.len() > room;
+        for slot in due.into_iter().take(room) {
             self.fork_in(slot, true);
         }
     }
@@ -220,20 +212,27 @@ impl Cluster {
         let wanted: Vec<SlotId> = self.wanted.iter().copied().collect();
         for slot in wanted {
             // Asked again for each: the first one changes what the others may.
-            if self.fills_at(slot).is_some_and(|at| at <= now) {
+            if self.fills_at(slot).is_none_or(|at| at > now) {
+                continue;
+            }
+            if self.room(now) > 0 {
                 self.fork_in(slot, true);
+            } else if let Some(slot) = self.slots.get_mut(&slot) {
+                // It waits for others now, and for no time.
+                (slot.due, slot.hold, slot.last_resort) = (true, None, None);
+                self.held_back = true;
             }
         }
     }
 
-    fn finish(&mut self) {
+    fn finish(&mut self, now: Time) {
         // Restarts are off and the last one ended.
         let over = !self.wanted.is_empty()
             && self.wanted.iter().all(|slot| self.slots.get(slot).is_some_and(|s| s.ended));
         if over && self.workers.is_empty() {
             match self.last_end.take() {
-                Some(end) if !self.ever_ready => self.give_up(end),
-                _ => self.stop(),
+                Some(end) if !self.ever_ready => self.give_up(now, end),
+                _ => self.stop(now),
             }
         }
         if self.mode == Mode::Stopping && self.workers.is_empty() {

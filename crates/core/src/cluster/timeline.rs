@@ -9,26 +9,34 @@
 //! | `online`, `ready`, `leaving`, `closed`, `broken` | what a worker says or does |
 //! | `exit 0#1 SIGSEGV` | its process ended |
 //! | `listens_and_exits` | both, before there was time to plan |
-//! | `leaks`, `hangs` | it has too much memory; it gives no sign of life |
+//! | `leaks`, `ails`, `hangs` | it has too much memory; it fails its health check; it gives no sign of life |
+//! | `oom`, `cut` | before its end: the kernel killed it for want of memory; connections were in use |
 //! | `terminated` | the shell sent it SIGTERM |
 //! | `forked`, `unforkable`, `impossible` | the process could (not, never) be made; see [`by_hand`] |
-//! | `scale 3`, `reload`, `disconnect 0#1`, `manual`, `stop`, `stop now` | wishes |
+//! | `old_is_gone` | the program that runs could not be started again |
+//! | `scale 3`, `reload`, `restart`, `disconnect 0#1`, `manual`, `stop`, `stop now` | wishes |
 //! | `pass` | nothing; time goes on until then |
-//! | `look` | writes down who is there |
+//! | `look`, `weights` | writes down who is there; how much each gets |
 //!
 //! Everything else is what the cluster did or said.
 
+mod ends;
 mod guard;
 mod lives;
 mod pairs;
+mod reload_odds;
+mod reload_rules;
 mod reloads;
+mod restarts;
+mod starts;
+mod versions;
 
 use super::{Action, Cluster, Event};
-use crate::report::Report;
+use crate::report::{Report, Then};
 use crate::restart::Restart;
 use crate::spec::{MAX_WORKERS, ReadyWhen, Spec};
 use crate::time::Time;
-use crate::worker::{Exit, Leave, Phase, Worker, WorkerId};
+use crate::worker::{EndKind, Exit, Leave, Phase, Worker, WorkerId};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -46,9 +54,12 @@ fn rules(workers: usize) -> Spec {
             cap: Duration::from_secs(5),
             stable: Duration::from_secs(2),
             limit: 4,
+            jitter: 0,
+            within: Duration::ZERO,
             ..Restart::default()
         },
         kill_after: Duration::ZERO,
+        ..Spec::default()
     }
 }
 
@@ -62,15 +73,30 @@ fn story(spec: Spec, text: &str) {
     play(spec, true, text);
 }
 
+/// Plays a text in which what reloads come to is told too.
+fn story_with_receipts(spec: Spec, text: &str) {
+    play_all(spec, true, true, text);
+}
+
 /// Plays a text that says itself what becomes of each fork.
 fn by_hand(spec: Spec, text: &str) {
     play(spec, false, text);
 }
 
 fn play(spec: Spec, auto_fork: bool, text: &str) {
+    play_all(spec, auto_fork, false, text);
+}
+
+fn play_all(spec: Spec, auto_fork: bool, receipts: bool, text: &str) {
     let expected: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let mut stage =
-        Stage { cluster: Cluster::new(spec), auto_fork, now: 0, written: Vec::new(), dated: None };
+    let mut stage = Stage {
+        cluster: Cluster::new(spec),
+        auto_fork,
+        receipts,
+        now: 0,
+        written: Vec::new(),
+        dated: None,
+    };
     stage.plan();
     for line in &expected {
         if let Some((at, words)) = line.strip_prefix("t=").and_then(|rest| rest.split_once(' ')) {
@@ -96,6 +122,8 @@ fn play(spec: Spec, auto_fork: bool, text: &str) {
 struct Stage {
     cluster: Cluster,
     auto_fork: bool,
+    /// What reloads come to is written.
+    receipts: bool,
     now: u64,
     written: Vec<String>,
     /// The last time that was written; lines of the same plan do not repeat it.
@@ -140,10 +168,15 @@ impl Stage {
             "disconnect" => |worker| Event::Disconnect { worker },
             "broken" => |worker| Event::Broken { worker, why: "not JSON".into() },
             "leaks" => |worker| Event::Replace { worker, why: Leave::Memory },
+            "ails" => |worker| Event::Replace { worker, why: Leave::Unhealthy },
+            "cut" => |worker| Event::Cut { worker, connections: 2 },
+            "oom" => |worker| Event::OutOfMemory { worker, certain: false },
             "hangs" => |worker| Event::Lost { worker, why: Leave::Hung },
             "terminated" => |worker| Event::Terminated { worker },
             "unforkable" | "impossible" | "exit" | "listens_and_exits" | "scale" | "reload"
-            | "manual" | "stop" | "pass" | "look" => |_| Event::Reload,
+            | "manual" | "stop" | "pass" | "look" | "weights" | "restart" | "old_is_gone" => {
+                |_| Event::Reload
+            }
             // What the cluster did at a time of its own: written, not played.
             _ => return,
         };
@@ -154,6 +187,9 @@ impl Stage {
         let events = match verb {
             "scale" => vec![Event::Scale { workers: rest.parse().expect("a number") }],
             "reload" => vec![Event::Reload],
+            "restart" => vec![Event::Restart],
+            "old_is_gone" => vec![Event::CanGoBack(false)],
+            "weights" => return self.weights(),
             "stop" if rest == "now" => vec![Event::StopNow],
             "stop" => vec![Event::Stop],
             "pass" => Vec::new(),
@@ -222,8 +258,16 @@ impl Stage {
             Action::Disconnect { worker } => format!("tell {}", self.name(*worker)),
             Action::Terminate { worker } => format!("end {}", self.name(*worker)),
             Action::Kill { worker } => format!("kill {}", self.name(*worker)),
+            Action::Report(Report::Receipt(_)) if !self.receipts => String::new(),
             Action::Report(report) => say(report),
         }
+    }
+
+    fn weights(&mut self) {
+        let of = |w: &Worker| format!("{} {}", name(w), self.cluster.weight(w.id, self.time()));
+        let weights: Vec<String> =
+            self.cluster.workers().filter(|w| w.is_ready()).map(of).collect();
+        self.write(&format!("= {}", weights.join(", ")));
     }
 
     fn look(&mut self) {
@@ -274,6 +318,9 @@ fn verb(action: &Action) -> Option<&'static str> {
 
 fn say(report: &Report) -> String {
     match report {
+        Report::Ended { slot, worker, kind: EndKind::OutOfMemory { .. }, .. } => {
+            format!("OUT OF MEMORY {slot}#{worker}")
+        }
         // The line that was played says it all.
         Report::Ended { asked: None, .. } | Report::NotStarted { .. } | Report::Broken { .. } => {
             String::new()
@@ -284,9 +331,24 @@ fn say(report: &Report) -> String {
         Report::Waiting { slot, wait, crashes } => {
             format!("slot {slot} waits {wait:?}, {crashes} crashes")
         }
-        Report::CrashLoop { slot, crashes, every } => {
-            format!("CRASH LOOP in slot {slot}, {crashes} crashes, again every {every:?}")
+        Report::CrashLoop { slot, crashes, every, within } => {
+            let within = within.map(|time| format!(" within {time:?}")).unwrap_or_default();
+            format!("CRASH LOOP in slot {slot}, {crashes} crashes{within}, again every {every:?}")
         }
+        Report::SlotEnded { worker, slot, left, .. } => {
+            format!("ended: slot {slot} by worker {worker}, {left} left")
+        }
+        Report::CanaryBegun { slots, time, .. } => format!("canary in {slots} for {time:?}"),
+        Report::CanaryPassed { time, .. } => format!("canary passed after {time:?}"),
+        Report::RollbackBegun { generation, version, workers } => {
+            format!("back: reload {generation} to version {version} of {workers}")
+        }
+        Report::RolledBack { generation, replaced, took } => {
+            format!("ROLLED BACK: reload {generation}, {replaced} replaced in {took:?}")
+        }
+        Report::Receipt(receipt) => format!("receipt: {receipt}"),
+        Report::RestartBegun { workers, .. } => format!("restart of {workers}"),
+        Report::Restarted { took, .. } => format!("restarted in {took:?}"),
         Report::StartTimeout { worker, slot, after } => {
             format!("{slot}#{worker} not ready after {after:?}")
         }
@@ -296,16 +358,23 @@ fn say(report: &Report) -> String {
         Report::Replacing { worker, slot, why } => format!("replace {slot}#{worker} ({why})"),
         Report::Lost { worker, slot, why } => format!("LOST {slot}#{worker} ({why})"),
         Report::Overdue { worker, slot, after } => format!("overdue {slot}#{worker} {after:?}"),
-        Report::Cut { .. } => unreachable!("it is the shell's"),
+        Report::Cut { connections, .. } => format!("{connections} cut"),
         Report::ReloadBegun { generation, workers } => {
             format!("begins: reload {generation} of {workers}")
         }
         Report::ReloadDone { generation, replaced, took } => {
             format!("done: reload {generation}, {replaced} replaced in {took:?}")
         }
-        Report::ReloadFailed { generation, slot, why, replaced, kept } => format!(
-            "FAILED: reload {generation} in slot {slot}: {why}; {replaced} replaced, {kept} kept"
-        ),
+        Report::ReloadFailed { generation, slot, why, replaced, kept, then } => {
+            let then = match then {
+                Then::Stays => "",
+                Then::GoesBack => ", goes back",
+                Then::NothingToGoBackTo => ", NOTHING to go back to",
+            };
+            format!(
+                "FAILED: reload {generation} in slot {slot}: {why}; {replaced} replaced, {kept} kept{then}"
+            )
+        }
         Report::Refused { what, why } => format!("refused: {what}, {why}"),
         Report::NeverReady { why } => format!("NEVER READY: {why}"),
         Report::Stopped => "STOPPED".into(),

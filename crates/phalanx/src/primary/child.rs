@@ -6,13 +6,16 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 use std::io;
 #[cfg(target_os = "linux")]
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// A child of this process that is not reaped yet.
 #[derive(Debug)]
 pub(crate) struct Child {
     pid: Pid,
+    /// This process sent it SIGKILL.
+    killed: AtomicBool,
     #[cfg(target_os = "linux")]
     pidfd: tokio::io::unix::AsyncFd<std::sync::Arc<rustix::fd::OwnedFd>>,
     /// Where its end is told if it is no child of this process.
@@ -87,7 +90,7 @@ impl Child {
         let pid = to_pid(pid)?;
         let pidfd = pidfd_open(pid, PidfdFlags::NONBLOCK)?;
         let pidfd = crate::sys::watch(pidfd.into(), tokio::io::Interest::READABLE)?;
-        Ok(Self { pid, pidfd, ends: None })
+        Ok(Self { pid, killed: AtomicBool::new(false), pidfd, ends: None })
     }
 
     /// One that another primary forked.
@@ -97,7 +100,7 @@ impl Child {
         ends: std::sync::Arc<super::keeping::Ends>,
     ) -> io::Result<Self> {
         let pidfd = crate::sys::watch(pidfd.into(), tokio::io::Interest::READABLE)?;
-        Ok(Self { pid: to_pid(pid)?, pidfd, ends: Some(ends) })
+        Ok(Self { pid: to_pid(pid)?, killed: AtomicBool::new(false), pidfd, ends: Some(ends) })
     }
 
     /// How it ended, as the process tells that is its parent.
@@ -172,6 +175,7 @@ impl Child {
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        self.note(signal);
         Ok(rustix::process::pidfd_send_signal(self.pidfd.get_ref(), signal)?)
     }
 
@@ -211,7 +215,7 @@ impl Child {
 #[cfg(not(target_os = "linux"))]
 impl Child {
     pub(crate) fn new(pid: u32) -> io::Result<Self> {
-        Ok(Self { pid: to_pid(pid)? })
+        Ok(Self { pid: to_pid(pid)?, killed: AtomicBool::new(false) })
     }
 
     pub(crate) async fn wait(&self) -> io::Result<Exit> {
@@ -235,6 +239,7 @@ impl Child {
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        self.note(signal);
         Ok(rustix::process::kill_process(self.pid, signal)?)
     }
 
@@ -265,6 +270,17 @@ impl Child {
         use crate::sys::portable::poll_now;
         use rustix::event::PollFlags;
         poll_now(self.pidfd.get_ref(), PollFlags::IN).is_ok_and(|ready| !ready.is_empty())
+    }
+
+    fn note(&self, signal: Signal) {
+        if signal == Signal::KILL {
+            self.killed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether this process sent it SIGKILL.
+    pub(super) fn was_killed(&self) -> bool {
+        self.killed.load(Ordering::Relaxed)
     }
 
     /// What it started goes with it: the processes of its group. Only while the number is not another process's.

@@ -6,7 +6,7 @@ use super::query::query_for;
 use super::record::{Fact, Record, listen_to, reap};
 use super::shell::Shell;
 use super::systemd::{self, Notifications};
-use super::{Inner, WorkerHandle, lock, spawn};
+use super::{Inner, WorkerHandle, spawn};
 use crate::channel;
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -30,7 +30,9 @@ impl Shell {
     /// The core wants a worker.
     pub(super) fn fork(&mut self, worker: WorkerId, slot: SlotId) {
         let asked = self.forking.remove(&worker);
-        let settings = lock(&self.settings).clone();
+        let program = self.version_for(worker);
+        let (settings, called) = program.again();
+        self.oom.look();
         let env = asked.as_ref().map_or(&[][..], |(env, _)| env);
         let inspectors: Vec<_> =
             self.workers.values().filter_map(|r| r.handle.inspector()).collect();
@@ -42,7 +44,8 @@ impl Shell {
         let forked = self.descriptors_for(&settings, worker, slot).and_then(|descriptors| {
             let notify = notifications.as_ref().map(|n| n.name.clone());
             let inspectors = &inspectors;
-            let given = spawn::Given { worker, slot, env, inspectors, descriptors, notify };
+            let called = called.clone();
+            let given = spawn::Given { worker, slot, env, inspectors, descriptors, notify, called };
             let (channel, spawned) = spawn::spawn(&settings, given)?;
             self.open_channel(channel, worker)
                 .map(|ends| (ends, spawned))
@@ -92,6 +95,7 @@ impl Shell {
                 {
                     record.binds = binds;
                 }
+                record.program = Some(program);
                 self.workers.insert(worker, record);
                 self.begin_life(now, &handle, &settings);
                 self.core.observe(now, CoreEvent::Forked { worker, pid });

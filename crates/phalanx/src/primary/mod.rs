@@ -19,11 +19,13 @@ mod keeping;
 mod limits;
 mod liveness;
 mod mute;
+mod oom;
 mod output;
 mod ports;
 mod query;
 mod recall;
 mod record;
+mod report;
 mod rescue;
 mod scaling;
 mod shell;
@@ -34,10 +36,13 @@ mod systemd;
 #[cfg(target_os = "linux")]
 mod upgrade;
 mod usage;
+mod version;
+mod weigh;
 mod why;
 
 use crate::address::Address;
 use crate::channel::Sender;
+use crate::cluster::cores;
 use crate::error::{Error, Result};
 use crate::event::{Event, Events};
 use crate::fan::Fan;
@@ -52,14 +57,14 @@ pub(crate) use estate::check_estate;
 pub use evidence::Evidence;
 pub use health::{Check, Health, HealthStatus};
 pub use output::WorkerOutput;
-use phalanx_core::cluster::Event as Wish;
+use phalanx_core::cluster::{Event as Wish, ReloadStatus};
 use phalanx_core::ends::Ends;
 use phalanx_core::heartbeat::{Rules as Heartbeat, STALL};
 use phalanx_core::limits::Limits;
 use phalanx_core::scaling::Scaling;
 use phalanx_core::spec::{MAX_WORKERS, Spec};
 use phalanx_core::wire::{DEFAULT_MAX_LINE, Frame, Metrics, Note};
-use phalanx_core::worker::{Exit, SlotId, WorkerId};
+use phalanx_core::worker::{EndKind, Exit, SlotId, WorkerId};
 pub(crate) use query::query_for;
 
 use rustix::fd::OwnedFd;
@@ -117,11 +122,11 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// No guarded workers, the policy `direct` where there is one (for the environment's, see
+    /// No guarded workers, as many of them starting at a time as there are cores, the policy `direct` where there is one (for the environment's, see
     /// [`Policy::from_env`]), 100 ms of patience, a window of 1.
     fn default() -> Self {
         Self {
-            spec: Spec { workers: 0, ..Spec::default() },
+            spec: Spec { workers: 0, starts_at_once: cores(), ..Spec::default() },
             settings: Settings::default(),
             policy: Policy::default(),
             balance: Balance::default(),
@@ -167,6 +172,7 @@ pub(crate) enum Command {
     Wish(Wish),
     Fork(Vec<(OsString, OsString)>, oneshot::Sender<Result<WorkerHandle>>),
     Reload(oneshot::Sender<Result<Reloaded>>),
+    Restart(oneshot::Sender<Result<Reloaded>>),
     Open(Address, Option<Policy>, oneshot::Sender<Result<Address>>),
     Status(oneshot::Sender<Status>),
     Scale(usize),
@@ -183,6 +189,9 @@ pub(crate) enum Command {
 /// What a finished reload did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reloaded {
+    /// Its number. Old workers may still drain; what that came to is in the [`Receipt`] with this number
+    /// ([`Event::Reloaded`]).
+    pub generation: u64,
     /// How many workers were replaced.
     pub replaced: u32,
     /// How long it took until the last new one was ready.
@@ -200,6 +209,10 @@ pub struct Status {
     pub ports: Vec<(Address, Policy)>,
     /// How many workers are wanted.
     pub wanted: usize,
+    /// The reload that is going on.
+    pub reload: Option<ReloadStatus>,
+    /// How the last worker of a slot ended that was not told to leave.
+    pub last_ends: Vec<(SlotId, EndKind)>,
 }
 
 /// A worker at one moment.
@@ -217,6 +230,9 @@ pub struct WorkerStatus {
     pub age: Duration,
     /// The reload it belongs to; 0 before the first.
     pub generation: u64,
+    /// The program it runs: the number of the reload that brought it. After a rollback, one that is older than its
+    /// generation.
+    pub version: u64,
     /// How it does in its checks, if there was one.
     pub health: Option<HealthStatus>,
     /// Bytes of memory, its children included; what they share is counted once, if that is cheap to know.
@@ -426,15 +442,37 @@ impl Primary {
         self.command(Command::Scale(workers))
     }
 
-    /// Replaces every guarded worker, one after the other: a new one listens before the old one is
-    /// told to leave. Returns when it is over; dropping the future does not stop the reload.
+    /// Replaces every guarded worker, by the rules of [`Spec::reload`]: a new one listens before the old one is
+    /// told to leave. Returns when all are new and serve; what becomes of those that leave is told later, by
+    /// [`Event::Reloaded`]. Dropping the future does not stop the reload.
     ///
     /// # Errors
     /// [`Error::Reload`]: a new worker did not come up, or crashed while others were still being replaced. The
-    /// old ones that were left go on.
+    /// old ones that were left go on, and if the rules say so, what was replaced has gone back to the program before.
+    /// [`Error::Stopping`]: the cluster stops.
     pub async fn reload(&self) -> Result<Reloaded> {
         let (reply, done) = oneshot::channel();
         self.command(Command::Reload(reply))?;
+        done.await.map_err(|_| Error::Stopping)?
+    }
+
+    /// Stops all guarded workers, and when the last one is gone starts them all again: for what a reload cannot do,
+    /// because old and new workers cannot be there at the same time. Nobody serves meanwhile: clients wait in the
+    /// ports' queues, which stay open in the policy `direct`. Returns when all are ready.
+    ///
+    /// ```no_run
+    /// # async fn f(primary: phalanx::Primary) -> phalanx::Result<()> {
+    /// let done = primary.restart().await?;
+    /// println!("all {} are back after {:?}", done.replaced, done.took);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Reload`]: a slot is in a crash loop, or a reload took the place of the restart. [`Error::Stopping`]: the
+    /// cluster stops.
+    pub async fn restart(&self) -> Result<Reloaded> {
+        let (reply, done) = oneshot::channel();
+        self.command(Command::Restart(reply))?;
         done.await.map_err(|_| Error::Stopping)?
     }
 

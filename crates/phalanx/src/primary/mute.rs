@@ -14,7 +14,6 @@ use crate::settings::Knows;
 use crate::sys;
 use phalanx_core::cluster::Event as CoreEvent;
 use phalanx_core::drain::{Drain, Seen, Step, succeeds};
-use phalanx_core::report::Report;
 use phalanx_core::spec::ReadyWhen;
 use phalanx_core::time::Time;
 use phalanx_core::wire::Query;
@@ -279,8 +278,7 @@ impl Shell {
                 let _ = handle.inner.child.signal(Signal::TERM);
                 self.core.observe(now, CoreEvent::Terminated { worker });
                 if cut > 0 {
-                    let slot = handle.slot();
-                    self.report(Report::Cut { worker, slot, connections: cut });
+                    self.core.observe(now, CoreEvent::Cut { worker, connections: cut });
                 }
             }
         }

@@ -63,6 +63,8 @@ pub(crate) struct Port {
     name: u64,
     /// What the kernel was last told.
     steered: Vec<Share>,
+    /// Workers that are to get more or less than others.
+    pub(super) weights: BTreeMap<WorkerId, u32>,
     /// Sockets that workers have shut down.
     shut_down: Vec<SlotSocket>,
     /// Opened before any worker asked (`--listen`): stays without users.
@@ -180,6 +182,7 @@ impl Port {
             data: query.data.clone(),
             name: left::new_name(),
             steered: Vec::new(),
+            weights: BTreeMap::new(),
             shut_down: Vec::new(),
             pinned: false,
             opened_by: None,
@@ -467,7 +470,7 @@ impl Port {
             let shares: Vec<Share> = slots
                 .iter()
                 .map(|s| Share {
-                    weight: self.balance.weight(s.place.slot),
+                    weight: self.balance.weight(s.place.slot).saturating_mul(self.factor(s.place)),
                     up: self.is_up(s) || !any_up && has_user(s),
                 })
                 .collect();

@@ -10,6 +10,7 @@ use super::intercept::Question;
 use super::liveness::Life;
 use super::ports::Place;
 use super::usage::Look;
+use super::version::Version;
 use crate::channel::{Incoming, Receiver, Sender};
 use crate::event::Event;
 use crate::message::{Handle, Message};
@@ -153,6 +154,8 @@ pub(super) struct Record {
     pub(super) peer_cookie: u64,
     /// The number that end had in its process.
     pub(super) channel_fd: i32,
+    /// What it was started from, if that was by this primary.
+    pub(super) program: Option<Arc<Version>>,
     /// What it was expected to know when it was started.
     pub(super) knows: Knows,
     /// Which of its calls of bind(2) the primary answers.
@@ -214,6 +217,7 @@ impl Record {
             peer_cookie: 0,
             paused: None,
             channel_fd: -1,
+            program: None,
             knows,
             intercept,
             is_other: false,

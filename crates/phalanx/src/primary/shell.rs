@@ -7,12 +7,14 @@ use super::dispatch::Handover;
 #[cfg(target_os = "linux")]
 use super::keeping::Keeping;
 use super::liveness::Liveness;
+use super::oom::OomWatch;
 use super::ports::Port;
 use super::record::{Fact, Record, Runtime, Trouble};
 use super::rescue::Sampling;
 use super::shut::ShutWatch;
 use super::stop::Stopping;
 use super::usage::Upkeep;
+use super::version::{Before, Version};
 use super::{
     Command, Options, Over, Primary, Reloaded, Status, WorkerHandle, WorkerState, WorkerStatus,
     lock,
@@ -24,11 +26,10 @@ use crate::fan::Fan;
 use crate::settings::{Knows, Settings};
 use phalanx_core::cluster::{Action, Cluster, Event as CoreEvent};
 use phalanx_core::limits::Judge;
-use phalanx_core::report::Report;
 use phalanx_core::scaling::Scaler;
 use phalanx_core::time::Time;
 use phalanx_core::wire::{Act, Cluster as ClusterFrame, Frame, Note};
-use phalanx_core::worker::{End, Exit, Leave, Phase, WorkerId};
+use phalanx_core::worker::{Exit, Phase, WorkerId};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::sync::atomic::Ordering;
@@ -64,13 +65,25 @@ pub(super) struct Shell {
     pub(super) wishes: mpsc::WeakUnboundedSender<Command>,
     incoming: mpsc::Receiver<Fact>,
     pub(super) forking: BTreeMap<WorkerId, Asked>,
-    reloading: Vec<oneshot::Sender<Result<Reloaded>>>,
+    pub(super) reloading: Vec<oneshot::Sender<Result<Reloaded>>>,
+    pub(super) restarting: Vec<oneshot::Sender<Result<Reloaded>>>,
+    /// Why the reload failed that is gone back from.
+    pub(super) failed_reload: Option<String>,
+    /// What a rollback goes back to, and what workers are started from now.
+    pub(super) before: Option<Before>,
+    pub(super) newest: Option<Arc<Version>>,
+    /// How often the settings were changed, and reloads begun.
+    pub(super) setups: u64,
+    pub(super) reloads_begun: u64,
+    pub(super) oom: OomWatch,
+    /// Workers that are to get more or less than others.
+    pub(super) weights: BTreeMap<WorkerId, u32>,
     retry: Option<Time>,
     pub(super) sampling: Sampling,
     pub(super) liveness: Liveness,
     /// A port may have lost its last worker.
     pub(super) idle_ports: bool,
-    failed_start: Option<Over>,
+    pub(super) failed_start: Option<Over>,
     /// Hears of sockets that programs shut down.
     pub(super) shut: Option<ShutWatch>,
     /// The cluster is about to stop.
@@ -121,6 +134,14 @@ impl Shell {
             incoming,
             forking: BTreeMap::new(),
             reloading: Vec::new(),
+            restarting: Vec::new(),
+            failed_reload: None,
+            before: None,
+            newest: None,
+            setups: 0,
+            reloads_begun: 0,
+            oom: OomWatch::new(),
+            weights: BTreeMap::new(),
             retry: None,
             sampling: Sampling::default(),
             liveness: Liveness::default(),
@@ -152,6 +173,8 @@ impl Shell {
         self.begin_upkeep();
         loop {
             self.perform_plan();
+            let now = self.now();
+            self.weigh(now);
             self.go_on_stopping();
             self.close_idle_ports();
             if self.core.is_stopped() && self.workers.is_empty() && self.upkeep.awaiting == 0 {
@@ -273,7 +296,10 @@ impl Shell {
                 drop(reply.send(Err(no)));
             }
             Command::Settle => {}
-            Command::Setup => self.audience.tell(&Event::Setup),
+            Command::Setup => {
+                self.setups += 1;
+                self.audience.tell(&Event::Setup);
+            }
             Command::Open(address, policy, reply) => {
                 let _ = reply.send(self.open_port(&address, policy));
             }
@@ -299,14 +325,20 @@ impl Shell {
                 }
                 self.supersede_reload("another reload took its place");
                 self.reloading.push(reply);
+                let can = self.note_before();
+                self.core.observe(now, CoreEvent::CanGoBack(can));
                 self.core.observe(now, CoreEvent::Reload);
             }
-        }
-    }
-
-    fn supersede_reload(&mut self, why: &str) {
-        for reply in self.reloading.drain(..) {
-            let _ = reply.send(Err(Error::Reload(why.to_owned())));
+            Command::Restart(reply) => {
+                if self.core.is_stopping() {
+                    let _ = reply.send(Err(Error::Stopping));
+                    return;
+                }
+                self.supersede_reload("a restart took its place");
+                self.restarting.push(reply);
+                self.before = None;
+                self.core.observe(now, CoreEvent::Restart);
+            }
         }
     }
 
@@ -458,6 +490,12 @@ impl Shell {
             // It has said nothing, and there is nothing to wait for.
             record.handle.inner.connected.store(false, Ordering::Relaxed);
             self.audience.tell(&Event::Disconnect(record.handle.clone()));
+        }
+        if exit == Exit::Signal(rustix::process::Signal::KILL.as_raw())
+            && !record.handle.inner.child.was_killed()
+            && let Some(certain) = self.oom.explains()
+        {
+            self.core.observe(now, CoreEvent::OutOfMemory { worker, certain });
         }
         self.look_at_end(now, worker, exit);
         self.core.observe(now, CoreEvent::Exited { worker, exit });
@@ -612,59 +650,6 @@ impl Shell {
         }
     }
 
-    pub(super) fn report(&mut self, report: Report) {
-        match &report {
-            // What is over its limit was said, with numbers.
-            Report::Replacing { why: Leave::Memory | Leave::Age | Leave::Connections, .. } => {
-                tracing::debug!("{report}");
-            }
-            Report::OverLimit { over } if over.why != Leave::Memory => tracing::info!("{report}"),
-            Report::Ended { asked: Some(_), .. }
-            | Report::ReloadBegun { .. }
-            | Report::ReloadDone { .. }
-            | Report::Scaled { .. }
-            | Report::Stopped => tracing::info!("{report}"),
-            Report::CrashLoop { .. } | Report::ReloadFailed { .. } | Report::NeverReady { .. } => {
-                tracing::error!("{report}");
-            }
-            _ => tracing::warn!("{report}"),
-        }
-        match &report {
-            Report::Ended { worker, exit, asked, .. } => self.note_end(*worker, *exit, *asked),
-            Report::NotStarted { worker, slot, why } => self.note_not_started(*worker, *slot, why),
-            Report::ReloadDone { replaced, took, .. } => {
-                for reply in self.reloading.drain(..) {
-                    let _ = reply.send(Ok(Reloaded { replaced: *replaced, took: *took }));
-                }
-            }
-            Report::ReloadFailed { why, slot, replaced, kept, .. } => {
-                let text = format!(
-                    "the new worker in slot {slot} failed: {why}; {replaced} were replaced before, {kept} old workers go on"
-                );
-                self.supersede_reload(&text);
-            }
-            Report::NeverReady { why: End::NotStarted(why) } => {
-                self.failed_start = Some(Over::NotStarted(why.clone()));
-            }
-            Report::NeverReady { why } => {
-                self.failed_start = Some(match self.last_trouble.take() {
-                    Some(Trouble { address: Some((address, errno)), .. }) => {
-                        Over::NoAddress(address, errno)
-                    }
-                    Some(Trouble { what, .. }) => {
-                        Over::NeverReady(format!("{why}; before that: {what}"))
-                    }
-                    None => Over::NeverReady(why.to_string()),
-                });
-            }
-            _ => {}
-        }
-        if self.core.is_stopping() {
-            self.supersede_reload("the cluster is stopping");
-        }
-        self.audience.tell(&Event::Report(report));
-    }
-
     pub(super) fn status(&self, now: Time) -> Status {
         let usage = |id| self.upkeep.lives.get(id).and_then(|life| life.usage);
         let workers = self.core.workers().map(|worker| WorkerStatus {
@@ -684,6 +669,7 @@ impl Shell {
                 .get(&worker.id)
                 .map_or(Duration::ZERO, |r| r.handle.inner.started.elapsed()),
             generation: worker.generation,
+            version: worker.version,
             health: self.workers.get(&worker.id).and_then(|r| r.life.checkup.status.clone()),
             memory: usage(&worker.id).map(|usage| usage.memory),
             cpu: self.upkeep.lives.get(&worker.id).and_then(|life| life.share(now)),
@@ -696,6 +682,8 @@ impl Shell {
             waiting: self.core.waiting().map(|(slot, at, n)| (slot, at.since(now), n)).collect(),
             ports: self.ports.values().map(|p| (p.address.clone(), p.policy)).collect(),
             wanted: self.core.wanted(),
+            reload: self.core.reloading(),
+            last_ends: self.core.last_ends().collect(),
         }
     }
 }

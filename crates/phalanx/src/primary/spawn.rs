@@ -37,6 +37,8 @@ pub(crate) struct Given<'a> {
     pub(crate) descriptors: Vec<(String, OwnedFd)>,
     /// Where it may say that it is ready.
     pub(crate) notify: Option<OsString>,
+    /// What it is to be called, if not by the name that is started.
+    pub(crate) called: Option<PathBuf>,
 }
 
 /// Variables of a service manager for this process, and of a primary that this one may be a worker of.
@@ -75,15 +77,15 @@ pub(crate) struct Spawned {
 /// Starts a worker; the first is this side of its channel. No fork without exec: the child shares nothing with the primary but what is
 /// given to it here. std resets SIGPIPE in the child, [`bequeath`] the signal mask.
 pub(crate) fn spawn(settings: &Settings, given: Given<'_>) -> Result<(OwnedFd, Spawned)> {
-    let program = match &settings.exec {
-        Some(program) => program.clone(),
-        None => this_program()?,
-    };
+    let program = program_of(settings)?;
     let failed =
         |source: io::Error| Error::Start { program: program.display().to_string(), source };
     let (ours, theirs) = new_pair().map_err(|e| failed(e.into()))?;
     let peer_cookie = cookie(&theirs).unwrap_or(0);
     let mut command = Command::new(&program);
+    if let Some(name) = &given.called {
+        command.arg0(name);
+    }
     if settings.exec.is_none() && settings.args.is_empty() {
         command.args(std::env::args_os().skip(1));
     }
@@ -170,6 +172,14 @@ pub(crate) fn spawn(settings: &Settings, given: Given<'_>) -> Result<(OwnedFd, S
         stderr: process.stderr.take().map(OwnedFd::from),
     };
     Ok((ours, spawned))
+}
+
+/// The file that settings start.
+pub(crate) fn program_of(settings: &Settings) -> Result<PathBuf> {
+    match &settings.exec {
+        Some(program) => Ok(program.clone()),
+        None => this_program(),
+    }
 }
 
 /// All that is in a worker's environment.

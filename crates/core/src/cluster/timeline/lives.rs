@@ -109,28 +109,28 @@ fn a_crash_loop_is_loud_and_probed_at_the_cap() {
         "
         t=0      fork 0#1
         t=10     ready 0#1
-        t=20     exit 0#1 code 1
+        t=120    exit 0#1 code 1
                  fork 0#2
-        t=30     exit 0#2 code 1
+        t=130    exit 0#2 code 1
                  slot 0 waits 100ms, 2 crashes
-        t=130    fork 0#3
-        t=140    exit 0#3 code 1
+        t=230    fork 0#3
+        t=240    exit 0#3 code 1
                  slot 0 waits 200ms, 3 crashes
-        t=340    fork 0#4
-        t=350    exit 0#4 code 1
+        t=440    fork 0#4
+        t=450    exit 0#4 code 1
                  CRASH LOOP in slot 0, 4 crashes, again every 5s
-        t=351    look
-                 = slot 0 waits until 5350 (4 crashes); 1 wanted, not settled
-        t=5350   fork 0#5
-        t=5360   exit 0#5 code 1
-        t=10360  fork 0#6
-        t=10370  ready 0#6
-        t=12370  exit 0#6 code 1
+        t=451    look
+                 = slot 0 waits until 5450 (4 crashes); 1 wanted, not settled
+        t=5450   fork 0#5
+        t=5460   exit 0#5 code 1
+        t=10460  fork 0#6
+        t=10470  ready 0#6
+        t=12470  exit 0#6 code 1
                  fork 0#7
-        t=12380  exit 0#7 code 1
+        t=12480  exit 0#7 code 1
                  slot 0 waits 100ms, 2 crashes
-        t=12480  fork 0#8
-        t=12490  pass
+        t=12580  fork 0#8
+        t=12590  pass
         ",
     );
 }
@@ -168,23 +168,23 @@ fn a_crash_loop_never_takes_the_last_worker() {
         "
         t=0      fork 0#1
         t=10     ready 0#1
-        t=20     exit 0#1 SIGKILL
+        t=120    exit 0#1 SIGKILL
                  fork 0#2
-        t=30     ready 0#2
-        t=40     exit 0#2 SIGKILL
+        t=130    ready 0#2
+        t=140    exit 0#2 SIGKILL
                  slot 0 waits 100ms, 2 crashes
-        t=140    fork 0#3
-        t=150    ready 0#3
-        t=160    exit 0#3 SIGKILL
+        t=240    fork 0#3
+        t=250    ready 0#3
+        t=260    exit 0#3 SIGKILL
                  slot 0 waits 200ms, 3 crashes
-        t=260    fork 0#4
-        t=270    ready 0#4
-        t=280    exit 0#4 SIGKILL
+        t=360    fork 0#4
+        t=370    ready 0#4
+        t=380    exit 0#4 SIGKILL
                  CRASH LOOP in slot 0, 4 crashes, again every 5s
-        t=380    fork 0#5
-        t=390    exit 0#5 SIGKILL
-        t=390    look
-                 = slot 0 waits until 5390 (5 crashes); 1 wanted, not settled
+        t=480    fork 0#5
+        t=490    exit 0#5 SIGKILL
+        t=490    look
+                 = slot 0 waits until 5490 (5 crashes); 1 wanted, not settled
         ",
     );
 }
@@ -392,96 +392,6 @@ fn scale_down_of_a_slot_that_waits() {
     );
 }
 
-#[test]
-fn stop() {
-    story(
-        rules(2),
-        "
-        t=0      fork 0#1, 1#2
-        t=10     ready 0#1, 1#2
-        t=100    stop
-                 tell 0#1, 1#2
-        t=120    exit 0#1 code 0
-                 gone 0#1 (stop)
-        t=130    exit 1#2 code 0
-                 gone 1#2 (stop)
-                 STOPPED
-        t=9000   reload
-                 refused: reload, the cluster is stopping
-        t=9001   scale 4
-                 refused: scale, the cluster is stopping
-        t=9002   stop
-        t=9003   manual
-        ",
-    );
-}
-
-#[test]
-fn stop_with_a_worker_that_ignores_it() {
-    story(
-        rules(2),
-        "
-        t=0      fork 0#1, 1#2
-        t=10     ready 0#1, 1#2
-        t=100    stop
-                 tell 0#1, 1#2
-        t=120    exit 0#1 code 0
-                 gone 0#1 (stop)
-        t=1100   1#2 still there after 1s
-                 kill 1#2
-        t=1100   pass
-        t=1105   exit 1#2 SIGKILL
-                 gone 1#2 (stop)
-                 STOPPED
-        ",
-    );
-}
-
-/// Those that were told already are killed all the same; the one without a process as soon as it has one.
-#[test]
-fn stop_now() {
-    by_hand(
-        rules(3),
-        "
-        t=0      fork 0#1, 1#2, 2#3
-        t=0      forked 0#1, 1#2
-        t=10     ready 0#1
-        t=20     stop
-                 tell 0#1
-                 kill 1#2
-        t=30     stop now
-                 kill 0#1
-        t=40     forked 2#3
-                 kill 2#3
-        t=41     exit 0#1 SIGKILL
-                 gone 0#1 (stop)
-        t=42     exit 1#2 SIGKILL
-                 gone 1#2 (stop)
-        t=43     exit 2#3 SIGKILL
-                 gone 2#3 (stop)
-                 STOPPED
-        ",
-    );
-}
-
-#[test]
-fn without_grace_whoever_is_told_is_killed() {
-    story(
-        Spec { grace: Some(Duration::ZERO), ..rules(1) },
-        "
-        t=0      fork 0#1
-        t=10     ready 0#1
-        t=20     stop
-                 tell 0#1
-                 0#1 still there after 0ns
-                 kill 0#1
-        t=30     exit 0#1 SIGKILL
-                 gone 0#1 (stop)
-                 STOPPED
-        ",
-    );
-}
-
 /// It is not told, and replaced at once; the second that does so soon has to wait.
 #[test]
 fn a_worker_leaves_by_itself() {
@@ -643,128 +553,4 @@ fn a_worker_that_is_to_leave_before_it_has_a_process() {
                  = nobody; 0 wanted, settled
         ",
     );
-}
-
-/// They take free slots, have no deadlines until a stop, and go when all go.
-#[test]
-fn manual_forks_are_never_replaced() {
-    story(
-        rules(1),
-        "
-        t=0      fork 0#1
-        t=10     ready 0#1
-        t=20     manual
-                 fork 1#2*
-        t=30     ready 1#2*
-        t=35     scale 2
-                 fork 2#3
-        t=36     ready 2#3
-        t=37     look
-                 = 0#1 ready, 1#2* ready, 2#3 ready; 2 wanted, settled
-        t=40     exit 1#2* code 1
-        t=45     manual
-                 fork 1#4*
-        t=46     closed 1#4*
-        t=60000  scale 3
-                 fork 3#5
-        t=60001  ready 3#5
-        t=60002  stop
-                 tell 0#1, 2#3, 3#5
-        t=60010  exit 0#1 code 0
-                 gone 0#1 (stop)
-        t=60011  exit 2#3 code 0
-                 gone 2#3 (stop)
-        t=60012  exit 3#5 code 0
-                 gone 3#5 (stop)
-        t=61002  1#4 still there after 60.956s
-                 kill 1#4*
-        t=61010  exit 1#4* SIGKILL
-                 gone 1#4 (channel closed)
-                 STOPPED
-        ",
-    );
-}
-
-/// A cluster of none that are kept: it lives until it is told to stop.
-#[test]
-fn manual_forks_alone() {
-    story(
-        rules(0),
-        "
-        t=10     manual
-                 fork 0#1*
-        t=15     ready 0#1*
-        t=20     disconnect 0#1*
-                 tell 0#1*
-        t=30     exit 0#1* code 0
-                 gone 0#1 (asked)
-        t=90000  look
-                 = nobody; 0 wanted, settled
-        t=90001  stop
-                 STOPPED
-        ",
-    );
-}
-
-/// The cluster stops when all have ended, however they ended.
-#[test]
-fn a_cluster_without_restarts() {
-    story(
-        restarts_off(3),
-        "
-        t=0      fork 0#1, 1#2, 2#3
-        t=10     ready 0#1, 1#2, 2#3
-        t=20     closed 0#1
-        t=21     exit 0#1 code 1
-        t=30     disconnect 1#2
-                 tell 1#2
-        t=35     exit 1#2 code 0
-                 gone 1#2 (asked)
-        t=36     look
-                 = 2#3 ready; 3 wanted, not settled
-        t=40     exit 2#3 SIGSEGV
-                 STOPPED
-        ",
-    );
-}
-
-#[test]
-fn a_cluster_without_restarts_whose_workers_never_come_up() {
-    story(
-        restarts_off(2),
-        "
-        t=0      fork 0#1, 1#2
-        t=10     exit 0#1 code 1
-        t=20     exit 1#2 code 7
-                 NEVER READY: it ended before it was ready, with code 7
-                 STOPPED
-        ",
-    );
-}
-
-/// No names of the gone: it ended between the wish and the plan.
-#[test]
-fn nobody_is_told_who_is_gone() {
-    let mut cluster = Cluster::new(rules(1));
-    let worker = WorkerId(1);
-    assert_eq!(cluster.plan(Time::ZERO).len(), 1);
-    for event in [
-        Event::Forked { worker, pid: 7 },
-        Event::StopNow,
-        Event::Exited { worker, exit: Exit::Code(0) },
-    ] {
-        cluster.observe(Time::ZERO, event);
-    }
-    let said = cluster.plan(Time::ZERO);
-    assert!(said.iter().all(|action| matches!(action, Action::Report(_))), "{said:?}");
-}
-
-#[test]
-fn no_more_workers_than_there_is_room_for() {
-    let mut cluster = Cluster::new(rules(usize::MAX));
-    assert_eq!(cluster.wanted(), MAX_WORKERS);
-    assert_eq!(cluster.plan(Time::ZERO).len(), MAX_WORKERS);
-    assert_eq!(cluster.fork(), None, "a full cluster forks no more");
-    cluster.observe(Time::ZERO, Event::Scale { workers: usize::MAX });
-    assert_eq!(cluster.wanted(), MAX_WORKERS);
 }

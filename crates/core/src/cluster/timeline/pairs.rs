@@ -2,6 +2,7 @@
 //! planned twice, nobody is forgotten, and everything can still be stopped.
 
 use super::*;
+use crate::spec::{Canary, ReloadRules, Share};
 use crate::worker::SlotId;
 use alloc::collections::BTreeSet;
 
@@ -42,11 +43,37 @@ fn modes() -> Vec<(&'static str, Vec<Event>)> {
     vec![
         ("runs", vec![]),
         ("reloads", vec![Event::Reload]),
+        ("restarts", vec![Event::Restart]),
+        ("restarts and reloads", vec![Event::Restart, Event::Reload]),
+        ("reloads and restarts", vec![Event::Reload, Event::Restart]),
         ("reloads twice", vec![Event::Reload, Event::Reload]),
         ("is to have none", vec![Event::Scale { workers: 0 }]),
         ("was to have none", vec![Event::Scale { workers: 0 }, Event::Scale { workers: 2 }]),
         ("stops", vec![Event::Stop]),
         ("stops now", vec![Event::StopNow]),
+    ]
+}
+
+/// The rules that they live by.
+fn specs() -> Vec<(&'static str, Spec)> {
+    let reload = ReloadRules {
+        at_once: Share::Percent(50),
+        healthy_for: Duration::from_millis(200),
+        rollback: true,
+        canary: None,
+    };
+    let canary = Canary { slots: 1, time: Duration::from_millis(300), share: Some(5) };
+    let stops = Restart { stop_codes: [0].into(), stop_signals: [9].into(), ..rules(1).restart };
+    vec![
+        ("plain", rules(1)),
+        ("no restarts", restarts_off(1)),
+        ("stop codes", Spec { restart: stops, ..rules(1) }),
+        (
+            "one start at a time",
+            Spec { starts_at_once: 1, slow_start: Some(Duration::from_secs(1)), ..rules(1) },
+        ),
+        ("healthy, back", Spec { reload: reload.clone(), ..rules(1) }),
+        ("canary", Spec { reload: ReloadRules { canary: Some(canary), ..reload }, ..rules(1) }),
     ]
 }
 
@@ -69,6 +96,10 @@ fn events() -> Vec<Event> {
         Event::Replace { worker, why: Leave::Memory },
         Event::Lost { worker, why: Leave::Hung },
         Event::Terminated { worker },
+        Event::OutOfMemory { worker, certain: true },
+        Event::Cut { worker, connections: 3 },
+        Event::CanGoBack(false),
+        Event::Restart,
         Event::Scale { workers: 0 },
         Event::Scale { workers: 1 },
         Event::Scale { workers: 9 },
@@ -166,16 +197,13 @@ impl Bench {
 #[test]
 fn every_event_in_every_phase() {
     let mut runs = 0;
-    for restarts in [true, false] {
+    for (rule, spec) in specs() {
         for manual in [true, false] {
             for (mode, wishes) in modes() {
                 for (phase, steps) in phases() {
                     for event in events() {
-                        let what = format!(
-                            "{phase}, {mode}, manual: {manual}, restarts: {restarts}: {event:?}"
-                        );
-                        let spec = if restarts { rules(1) } else { restarts_off(1) };
-                        let mut bench = Bench::new(spec, manual, what);
+                        let what = format!("{phase}, {mode}, manual: {manual}, {rule}: {event:?}");
+                        let mut bench = Bench::new(spec.clone(), manual, what);
                         for step in steps.iter().chain(&wishes).cloned().chain([event]) {
                             bench.observe(step);
                         }
@@ -187,7 +215,7 @@ fn every_event_in_every_phase() {
             }
         }
     }
-    assert_eq!(runs, 2 * 2 * modes().len() * phases().len() * events().len());
+    assert_eq!(runs, specs().len() * 2 * modes().len() * phases().len() * events().len());
 }
 
 #[test]

@@ -163,6 +163,7 @@ impl Port {
             name,
             // The kernel knows; it is told again when something changes.
             steered: Vec::new(),
+            weights: BTreeMap::new(),
             shut_down,
             pinned: left.pinned,
             opened_by: left.opened_by,

@@ -1,0 +1,136 @@
+//! Timelines of rolling reloads in odd circumstances.
+
+use super::*;
+
+/// One that has ended is started again by the reload; one that ends during it is not.
+#[test]
+fn with_restarts_off() {
+    story(
+        restarts_off(3),
+        "
+        t=0      fork 0#1, 1#2, 2#3
+        t=10     ready 0#1, 1#2, 2#3
+        t=20     exit 0#1 code 0
+        t=100    reload
+                 begins: reload 1 of 3
+                 fork 1#4, 0#5
+        t=110    ready 0#5
+        t=115    exit 0#5 code 0
+        t=130    ready 1#4
+                 tell 1#2
+                 fork 2#6
+        t=140    ready 2#6
+                 tell 2#3
+                 done: reload 1, 2 replaced in 40ms
+        t=150    exit 1#2 code 0
+                 gone 1#2 (reload)
+        t=160    exit 2#3 code 0
+                 gone 2#3 (reload)
+        t=161    look
+                 = 1#4 ready, 2#6 ready; 3 wanted, not settled
+        ",
+    );
+}
+
+#[test]
+fn without_restarts_and_a_successor_that_crashes() {
+    story(
+        restarts_off(1),
+        "
+        t=0      fork 0#1
+        t=10     ready 0#1
+        t=100    reload
+                 begins: reload 1 of 1
+                 fork 0#2
+        t=120    exit 0#2 code 1
+                 FAILED: reload 1 in slot 0: it ended before it was ready, with code 1; 0 replaced, 1 kept
+        t=9000   look
+                 = 0#1 ready; 1 wanted, settled
+        t=9010   exit 0#1 code 0
+                 STOPPED
+        ",
+    );
+}
+
+/// The slot is not left empty for as long as the successor takes to die.
+#[test]
+fn in_which_both_workers_of_a_slot_are_lost() {
+    story(
+        rules(1),
+        "
+        t=0      fork 0#1
+        t=10     ready 0#1
+        t=100    reload
+                 begins: reload 1 of 1
+                 fork 0#2
+        t=110    closed 0#2
+        t=200    exit 0#1 SIGSEGV
+                 fork 0#3
+        t=250    ready 0#3
+        t=300    exit 0#2 code 1
+                 FAILED: reload 1 in slot 0: it ended before it was ready, with code 1; 0 replaced, 0 kept
+        t=301    look
+                 = 0#3 ready; 1 wanted, settled
+        ",
+    );
+}
+
+/// One that closed its channel before it was ready is not waited for longer than for its start.
+#[test]
+fn whose_new_worker_closes_its_channel_and_lives_stops_there() {
+    story(
+        Spec { grace: None, ..rules(1) },
+        "
+        t=0      fork 0#1
+        t=10     ready 0#1
+        t=100    reload
+                 begins: reload 1 of 1
+                 fork 0#2
+        t=110    closed 0#2
+        t=3100   0#2 still there after 2.99s
+                 kill 0#2
+        t=3105   exit 0#2 SIGKILL
+                 gone 0#2 (channel closed)
+                 FAILED: reload 1 in slot 0: it ended before it was ready, with SIGKILL; 0 replaced, 1 kept
+        t=3106   look
+                 = 0#1 ready; 1 wanted, settled
+        ",
+    );
+}
+
+#[test]
+fn does_not_care_about_manual_workers_that_fail() {
+    by_hand(
+        rules(1),
+        "
+        t=0      fork 0#1
+        t=0      forked 0#1
+        t=10     ready 0#1
+        t=100    reload
+                 begins: reload 1 of 1
+                 fork 0#2
+        t=110    forked 0#2
+        t=120    manual
+                 fork 1#3*
+        t=121    unforkable 1#3* too many processes
+        t=130    manual
+                 fork 1#4*
+        t=131    forked 1#4*
+        t=132    exit 1#4* code 1
+        t=140    manual
+                 fork 1#5*
+        t=141    forked 1#5*
+        t=142    broken 1#5*
+                 kill 1#5*
+        t=143    exit 1#5* SIGKILL
+                 gone 1#5 (broken)
+        t=150    ready 0#2
+                 tell 0#1
+                 done: reload 1, 1 replaced in 50ms
+        t=160    exit 0#1 code 0
+                 gone 0#1 (reload)
+        t=161    look
+                 = 0#2 ready; 1 wanted, settled
+        ",
+    );
+}
