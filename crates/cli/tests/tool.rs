@@ -83,9 +83,9 @@ fn the_whole_story() {
     tool.run(&["scale", "bar", "none"]).expect(2, &["expected a number"]);
 
     tool.run(&["why", "bar"]).expect(0, &["reload", "scale"]);
-    let workers = tool.workers("bar");
+    let last = tool.workers("bar");
     tool.run(&["upgrade", "bar"]).expect(0, &["has taken over", "listening"]);
-    assert_eq!((tool.workers("bar"), tool.primary("bar")), (workers, primary));
+    assert_eq!((tool.workers("bar"), tool.primary("bar")), (last, primary));
     for word in ["describe", "stop", "delete", "reload", "why"] {
         tool.run(&[word, "foo"]).expect(1, &["no application is called `foo`", "there are bar"]);
     }

@@ -7,11 +7,12 @@ use super::words::{
 };
 use crate::home::{App, Spec};
 use crate::processes::{Stat, memory};
-use phalanx::{Event, Policy, Primary, Report, Status, WorkerId, WorkerState};
+use phalanx::{Event, Policy, Primary, Receipt, Reloaded, Report, Status, WorkerId, WorkerState};
 use rustix::net::{SendFlags, send};
 use rustix::process::geteuid;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::io;
 use std::os::unix::net::UnixListener as StdListener;
 use std::sync::Arc;
@@ -31,6 +32,8 @@ const AGAIN: Duration = Duration::from_millis(100);
 const PROGRESS: usize = 256;
 /// How long the last answers may take when the cluster has stopped.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long the command waits for the old workers of a reload that is done.
+const RECEIPT: Duration = Duration::from_secs(10);
 
 /// What answers.
 pub(super) struct Server {
@@ -105,7 +108,7 @@ impl Server {
             Word::Reload => self.reload(progress).await,
             Word::ScaleTo(workers) => self.scale(workers),
             Word::ScaleBy(by) => self.scale(changed(self.primary.status().await?.wanted, by)?),
-            Word::Restart => Err(Refusal::new("restart")),
+            Word::Restart => self.restart(progress).await,
             Word::Upgrade => {
                 self.primary.upgrade().await?;
                 Ok(Value::Null)
@@ -128,15 +131,40 @@ impl Server {
     }
 
     async fn reload(&self, progress: &Progress) -> Result<Value, Refusal> {
+        let events = self.primary.events();
+        let reloaded = self.told(progress, self.primary.reload()).await?;
+        // The new version serves; the old workers may have something to finish.
+        let receipt = tokio::time::timeout(RECEIPT, receipt(events, reloaded.generation)).await;
+        let receipt = receipt.ok().flatten();
+        match &receipt {
+            Some(receipt) => progress.say(receipt.to_string()),
+            None => progress.say("old workers still finish what they have: `describe` tells"),
+        }
+        Ok(json!({
+            "replaced": reloaded.replaced,
+            "took_ms": ms(reloaded.took),
+            "receipt": receipt.map(|receipt| json!(receipt)),
+        }))
+    }
+
+    async fn restart(&self, progress: &Progress) -> Result<Value, Refusal> {
+        let done = self.told(progress, self.primary.restart()).await?;
+        Ok(json!({ "replaced": done.replaced, "took_ms": ms(done.took) }))
+    }
+
+    /// Tells what happens meanwhile.
+    async fn told(
+        &self,
+        progress: &Progress,
+        deed: impl Future<Output = phalanx::Result<Reloaded>>,
+    ) -> Result<Reloaded, Refusal> {
         let mut telling = tokio::spawn(tell(self.primary.events(), progress.clone()));
-        let reloaded = self.primary.reload().await;
-        // It ends by itself with the report of the end, if that was this reload's.
+        let done = deed.await;
+        // It ends by itself with the report of the end, if that was this one's.
         if tokio::time::timeout(LAST_WORDS, &mut telling).await.is_err() {
             telling.abort();
         }
-        let reloaded = reloaded?;
-        let took = u64::try_from(reloaded.took.as_millis()).unwrap_or(u64::MAX);
-        Ok(json!({ "replaced": reloaded.replaced, "took_ms": took, "receipt": receipt() }))
+        Ok(done?)
     }
 
     async fn describe(&self) -> Result<Value, Refusal> {
@@ -151,7 +179,6 @@ impl Server {
     }
 
     fn description(&self, status: &Status) -> Description {
-        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let worker = |worker: &phalanx::WorkerStatus| Worker {
             id: worker.id.0,
             slot: worker.slot.0,
@@ -199,9 +226,18 @@ impl Server {
     }
 }
 
-/// What a reload did to requests, once it is counted.
-const fn receipt() -> Option<Value> {
-    None
+/// What a reload came to, when the last worker that left for it is gone.
+async fn receipt(mut events: phalanx::Events, generation: u64) -> Option<Receipt> {
+    loop {
+        match events.next().await? {
+            Event::Reloaded(receipt) if receipt.generation == generation => return Some(receipt),
+            _ => {}
+        }
+    }
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a percentage of milliseconds")]
@@ -234,7 +270,12 @@ async fn tell(mut events: phalanx::Events, progress: Progress) {
             }
             Event::Report(report) => {
                 progress.say(report.to_string());
-                if matches!(report, Report::ReloadDone { .. } | Report::ReloadFailed { .. }) {
+                if matches!(
+                    report,
+                    Report::ReloadDone { .. }
+                        | Report::ReloadFailed { .. }
+                        | Report::Restarted { .. }
+                ) {
                     return;
                 }
             }

@@ -36,6 +36,8 @@ impl Cluster {
             // The end that was waited for comes, or came; either way the slot is to be filled.
             slot.awaits = slot.awaits.filter(|id| self.workers.contains_key(id));
         }
+        // The program before the newest one is known to the last primary only.
+        self.can_go_back = false;
         if self.mode == Mode::Stopped {
             self.mode = Mode::Stopping;
         }
