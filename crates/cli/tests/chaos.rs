@@ -72,7 +72,7 @@ fn settle(chaos: &Chaos<'_>, site: &Site, count: usize) -> (Target, Target) {
         let serving = about["ready"] == count && about["wanted"] == count && workers == count;
         let over = about["reload"]["state"] != "running";
         last = format!("{about:#}");
-        let pair = site.pair()?;
+        let pair = site.serving_pair()?;
         let alone = site.processes().len() == count + 2 && site.workers().len() == count;
         (quiet && serving && over && alone).then_some(pair)
     });
@@ -84,9 +84,9 @@ fn scale(site: &Site, count: &str) {
     finish(site.client(&["scale", NAME, count])).expect(0, &[]);
 }
 
-/// Descriptors of primary and keeper when no client is there.
-fn descriptors((primary, keeper): (Target, Target)) -> [usize; 2] {
-    [primary, keeper].map(|who| process::open_descriptors(who.pid).unwrap_or(usize::MAX))
+/// Descriptors of primary and keeper.
+fn descriptors((primary, keeper): (Target, Target)) -> [Vec<String>; 2] {
+    [primary, keeper].map(Target::descriptors)
 }
 
 /// Stops the loads, and accounts for each of their errors.
@@ -116,15 +116,16 @@ fn account(chaos: &Chaos<'_>, loads: Vec<Client>) {
 }
 
 /// Nothing piled up in primary and keeper.
-fn compare_descriptors(chaos: &Chaos<'_>, before: [usize; 2], pair: (Target, Target)) {
-    let mut last = [0; 2];
+fn compare_descriptors(chaos: &Chaos<'_>, before: &[Vec<String>; 2], pair: (Target, Target)) {
+    let mut last = [const { Vec::new() }; 2];
     let same = wait::until(LONG, "as many descriptors as before", || {
         last = descriptors(pair);
-        last.iter().zip(before).all(|(now, before)| *now <= before).then_some(())
+        last.iter().zip(before).all(|(now, before)| now.len() <= before.len()).then_some(())
     });
-    eprintln!("descriptors of primary and keeper: {before:?}, then {last:?}");
+    let counts = [before, &last].map(|all| all.each_ref().map(Vec::len));
+    eprintln!("descriptors of primary and keeper: {counts:?}");
     if let Err(error) = same {
-        chaos.fail(&format!("{error}: {before:?}, then {last:?}"));
+        chaos.fail(&format!("{error}: {counts:?}: {before:?}, then {last:?}"));
     }
     let dead = |who: Target| {
         process::children(who.pid).into_iter().filter(|pid| process::state(*pid) == Some('Z'))
@@ -165,7 +166,7 @@ fn whatever_happens() {
     })
     .unwrap_or_else(|error| chaos.fail(&error));
     account(&chaos, loads);
-    compare_descriptors(&chaos, before, pair);
+    compare_descriptors(&chaos, &before, pair);
 
     chaos.primaries.extend([pair.0.pid, pair.1.pid]);
     let log = site.log(40);

@@ -343,11 +343,16 @@ impl<'a> Chaos<'a> {
     fn kill_primary(&mut self) {
         let Some((primary, _)) = self.site.pair() else { return };
         self.kill_this_primary(primary);
+        if self.random.from((0, 3)) > 0 {
+            return;
+        }
         // The next one has hardly begun.
-        if self.random.from((0, 3)) == 0
-            && let Ok(Some((next, _))) = self.next_pair(primary.pid)
-        {
-            self.kill_this_primary(next);
+        let next = wait::until(TAKEOVER, "the next primary", || {
+            self.site.pair().filter(|(next, _)| *next != primary)
+        });
+        match next {
+            Ok((next, _)) => self.kill_this_primary(next),
+            Err(error) => self.fail(&error),
         }
     }
 
@@ -358,13 +363,6 @@ impl<'a> Chaos<'a> {
         self.note(format!("kill the primary, {}, which holds {}", primary.pid, held.len()));
         primary.kill();
         self.lose(format!("killed primary {}", primary.pid), from, held, false);
-    }
-
-    /// The primary that is not this one, and its keeper.
-    fn next_pair(&self, last: u32) -> Result<Option<(Target, Target)>, String> {
-        wait::until(TAKEOVER, "the next primary", || {
-            self.site.pair().filter(|(primary, _)| primary.pid != last).map(Some)
-        })
     }
 
     fn pause_primary(&mut self) {
@@ -382,7 +380,7 @@ impl<'a> Chaos<'a> {
             who.signal(Signal::CONT);
         }
         self.paused.clear();
-        let Some((primary, keeper)) = self.site.pair() else { return };
+        let Some((primary, keeper)) = self.site.serving_pair() else { return };
         self.primaries.extend([primary.pid, keeper.pid]);
         let from = Instant::now();
         let Some(held) = primary.stop() else { return };
@@ -391,11 +389,11 @@ impl<'a> Chaos<'a> {
         primary.signal(Signal::CONT);
         // It begins anew as another program: what it held is lost.
         self.lose(format!("keeper {} of {}", keeper.pid, primary.pid), from, held, false);
-        match self.next_pair(primary.pid) {
-            Ok(Some((next, keeper))) => {
-                self.note(format!("the keeper is {}, the primary {}", keeper.pid, next.pid));
-            }
-            Ok(None) => {}
+        let next = wait::until(TAKEOVER, "the next primary", || {
+            self.site.serving_pair().filter(|(next, keeper)| *next != primary && *keeper == primary)
+        });
+        match next {
+            Ok((next, _)) => self.note(format!("keeper {}, primary {}", primary.pid, next.pid)),
             Err(error) => self.fail(&format!("after its keeper's end: {error}")),
         }
     }

@@ -108,9 +108,7 @@ impl Site {
     }
 
     fn is_of(&self, pid: u32) -> bool {
-        let entry = format!("{MARK}={}", self.mark);
-        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(|one| one == entry.as_bytes())
+        has_variable(pid, &format!("{MARK}={}", self.mark))
     }
 
     /// Every worker that is there, whatever its state; by slot.
@@ -131,15 +129,23 @@ impl Site {
         serde_json::from_str(&done.stdout).unwrap_or_else(|error| panic!("{error}: {done:?}"))
     }
 
-    /// The primary and its keeper, if the primary serves.
+    /// The primary and its keeper, as far as the table of processes tells.
     pub(crate) fn pair(&self) -> Option<(Target, Target)> {
+        let leads = |pid: &u32| slot_of(*pid).is_none() && !has_variable(*pid, "PHALANX_REHEARSE");
+        let stats: Vec<_> = self.processes().into_iter().filter(leads).map(process::stat).collect();
+        let stats: Vec<_> = stats.into_iter().flatten().collect();
+        let is_known = |pid: u32| stats.iter().any(|stat| stat.pid == pid);
+        let keeper = stats.iter().find(|stat| !is_known(stat.parent))?;
+        let primary = stats.iter().find(|stat| stat.parent == keeper.pid)?;
+        Some((Target::of(primary.pid)?, Target::of(keeper.pid)?))
+    }
+
+    /// The same, if the primary says that it serves.
+    pub(crate) fn serving_pair(&self) -> Option<(Target, Target)> {
         let about = self.about();
-        if about["state"] != "running" {
-            return None;
-        }
-        let primary = Target::of(u32::try_from(about["primary_pid"].as_u64()?).ok()?)?;
-        let keeper = Target::of(process::stat(primary.pid).ok()?.parent)?;
-        self.is_of(keeper.pid).then_some((primary, keeper))
+        let (primary, keeper) = self.pair()?;
+        let serves = about["state"] == "running" && about["primary_pid"] == primary.pid;
+        serves.then_some((primary, keeper))
     }
 
     /// The end of the primary's log.
@@ -207,6 +213,19 @@ impl Target {
         process::stat(pid).ok().map(|stat| Self { slot: None, pid, started: stat.started })
     }
 
+    /// What its descriptors are; no two kinds of processes have the same numbers.
+    pub(crate) fn descriptors(self) -> Vec<String> {
+        let entries = fs::read_dir(format!("/proc/{}/fd", self.pid)).into_iter().flatten();
+        let name = |link: PathBuf| {
+            let text = link.display().to_string();
+            text.split(['[', ' ']).next().unwrap_or_default().to_owned()
+        };
+        let links = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        let mut names: Vec<String> = links.map(name).collect();
+        names.sort();
+        names
+    }
+
     /// Whether this very process runs.
     pub(crate) fn is_alive(self) -> bool {
         process::stat(self.pid)
@@ -242,15 +261,20 @@ impl Target {
     }
 }
 
+/// Whether a variable of its environment begins so.
+fn has_variable(pid: u32, begin: &str) -> bool {
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    environment.split(|byte| *byte == 0).any(|one| one.starts_with(begin.as_bytes()))
+}
+
 /// Every control group of version 2 that is called as those of phalanx are.
 fn control_groups() -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
     let is_group = |line: &&str| line.split(' ').nth(2) == Some("cgroup2");
     let mut found = Vec::new();
     for root in mounts.lines().filter(is_group).filter_map(|line| line.split(' ').nth(1)) {
-        let output = clean("find", [root, "-maxdepth", "8", "-type", "d", "-name", "phalanx-*"]);
-        let mut output = output;
-        let output = output.output().expect("find runs");
+        let words = [root, "-maxdepth", "8", "-type", "d", "-name", "phalanx-*"];
+        let output = clean("find", words).output().expect("find runs");
         found.extend(String::from_utf8_lossy(&output.stdout).lines().map(PathBuf::from));
     }
     found
