@@ -20,6 +20,7 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
     let app = options.detached.app_dir.as_deref();
     // One that is only asked whether it could take over leads nothing.
     phalanx::keep(false)?;
+    let app = app.filter(|_| !phalanx::rehearses());
     app.map(lead).transpose()?;
     // As the first process of a container it has to reap strangers: that is what keepers do.
     let keeper = options.keeper || app.is_some() && !options.no_keeper;

@@ -26,6 +26,12 @@ pub(crate) const fn has_left() -> bool {
     false
 }
 
+pub(crate) fn rehearses() -> bool {
+    false
+}
+
+pub(crate) fn end_rehearsal() {}
+
 pub(crate) fn begin(keep: bool) -> Result<()> {
     if keep {
         tracing::warn!(
