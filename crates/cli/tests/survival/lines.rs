@@ -106,10 +106,11 @@ fn a_worker_of_another_user_ends_too() {
     assert!(rustix::process::geteuid().is_root(), "only root can give a worker another user");
     let address = v4();
     let port = address.port().to_string();
-    // Nobody reads this file's directory: the server is one of Python's own.
+    // It may not read this file's directory: the server is one of Python's own.
     let own = ["--", "/usr/bin/python3", "-m", "http.server", "--bind", "127.0.0.1", &port];
-    let words = [&["run", "--keeper", "-i", "1", "--user", "nobody", "--cwd", "/"], &own[..]];
-    let command = clean(PHALANX, words.concat());
+    let words = [&["run", "--keeper", "-i", "1", "--user", "nobody"], &own[..]];
+    let mut command = clean(PHALANX, words.concat());
+    command.current_dir("/");
     let cluster = Kept::of(command, address, 1);
     let pid = cluster.wait_workers(1)[0].1;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
