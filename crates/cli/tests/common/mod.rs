@@ -124,10 +124,15 @@ pub(crate) fn stop_process(pid: u32) {
 /// Asks its sockets themselves: the kernel's table of connections takes seconds to read when tests
 /// before have left a hundred thousand closed ones in it.
 pub(crate) fn accepted(pid: u32) -> BTreeSet<SocketAddr> {
-    let process = rustix::process::pidfd_open(raw(pid), PidfdFlags::empty()).expect("a process");
+    try_accepted(pid).expect("the process is there")
+}
+
+/// The same, of a process that may have ended.
+pub(crate) fn try_accepted(pid: u32) -> io::Result<BTreeSet<SocketAddr>> {
+    let process = rustix::process::pidfd_open(raw(pid), PidfdFlags::empty())?;
     let mut peers = BTreeSet::new();
-    for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).expect("the process is there") {
-        let entry = entry.expect("an entry");
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let entry = entry?;
         let link = std::fs::read_link(entry.path()).unwrap_or_default();
         if !link.to_string_lossy().starts_with("socket:") {
             continue;
@@ -142,13 +147,11 @@ pub(crate) fn accepted(pid: u32) -> BTreeSet<SocketAddr> {
                     .and_then(|peer| SocketAddr::try_from(peer).ok()),
             ),
             Err(Errno::BADF) => {}
-            Err(_) => {
-                let inodes = process::socket_inodes(pid).expect("the process is there");
-                return process::tcp_peers(&inodes).expect("the tables can be read");
-            }
+            Err(Errno::SRCH) => return Err(Errno::SRCH.into()),
+            Err(_) => return process::tcp_peers(&process::socket_inodes(pid)?),
         }
     }
-    peers
+    Ok(peers)
 }
 
 /// The slot that a worker was started in.

@@ -151,6 +151,8 @@ fn inherit(number: i32) -> io::Result<Past> {
     let mut file = std::fs::File::from(take_inherited(number)?);
     file.rewind()?;
     let will: Will = serde_json::from_reader(&mut file).map_err(io::Error::other)?;
+    // A keeper does not return from here.
+    drop(file);
     let mut fds = BTreeMap::new();
     for (name, number) in will.fds {
         fds.insert(name, take_inherited(number)?);

@@ -88,12 +88,6 @@ impl Shell {
             record.handle.inner.connected.store(false, Ordering::Relaxed);
             self.audience.tell(&Event::Disconnect(record.handle.clone()));
         }
-        if exit == Exit::Signal(rustix::process::Signal::KILL.as_raw())
-            && !record.handle.inner.child.was_killed()
-            && let Some(certain) = self.oom.explains()
-        {
-            self.core.observe(now, CoreEvent::OutOfMemory { worker, certain });
-        }
         self.look_at_end(now, worker, exit);
         self.core.observe(now, CoreEvent::Exited { worker, exit });
         self.serves_no_more(worker);
