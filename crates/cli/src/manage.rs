@@ -174,6 +174,7 @@ pub(crate) fn why(name: &str, number: usize, as_json: bool) -> Result<(), Failur
     let texts = list("texts");
     if texts.is_empty() {
         show::say(&format!("{name}: no worker has ended since this primary began"));
+        return Ok(());
     }
     let last = texts.iter().skip(texts.len().saturating_sub(number));
     let texts: Vec<&str> = last.filter_map(Value::as_str).collect();

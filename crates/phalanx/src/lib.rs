@@ -185,3 +185,8 @@ pub use worker::{
     IntoAddress, ListenOptions, Listener, Messages, Stream, TcpListener, UnixListener, Worker,
     is_primary, is_worker,
 };
+
+/// The Rust of `docs/practices.md`, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/practices.md")]
+mod practices {}
