@@ -253,6 +253,32 @@ impl Target {
         self.is_alive().then_some(held)
     }
 
+    /// The other ends of its connections: of those to the server's address its own ends are second.
+    pub(crate) fn ends(self, server: SocketAddr) -> (BTreeSet<SocketAddr>, BTreeSet<SocketAddr>) {
+        let inodes = process::socket_inodes(self.pid).unwrap_or_default();
+        let table = fs::read_to_string("/proc/self/net/tcp").unwrap_or_default();
+        let (mut clients, mut own) = (BTreeSet::new(), BTreeSet::new());
+        for line in table.lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let inode = fields.get(9).and_then(|text| text.parse::<u64>().ok());
+            let end = |index: usize| {
+                // Address and port in hexadecimal digits, as `0100007F:1F90`; all is on one address here.
+                let (_, port) = fields.get(index)?.split_once(':')?;
+                let port = u16::from_str_radix(port, 16).ok()?;
+                Some(SocketAddr::new(server.ip(), port))
+            };
+            if inode.is_none_or(|inode| !inodes.contains(&inode)) {
+                continue;
+            }
+            match (end(1), end(2)) {
+                (Some(here), Some(there)) if here == server => drop(clients.insert(there)),
+                (Some(here), Some(there)) if there == server => drop(own.insert(here)),
+                _ => {}
+            }
+        }
+        (clients, own)
+    }
+
     /// Kills it, and waits for its end.
     pub(crate) fn kill(self) {
         self.signal(Signal::KILL);
