@@ -4,6 +4,8 @@ use crate::common::{LONG, clean, is_free, slot_of, try_accepted};
 use crate::support::{Tool, begin, finish};
 use bench::spawned::Signal;
 use bench::{process, wait};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -226,18 +228,23 @@ impl Target {
         names
     }
 
-    /// Whether this very process runs.
+    /// A hold on this very process: what is held cannot become another one.
+    fn hold(self) -> Option<OwnedFd> {
+        let held = pidfd_open(Pid::from_raw(self.pid.cast_signed())?, PidfdFlags::empty()).ok()?;
+        let same = process::stat(self.pid).is_ok_and(|stat| stat.started == self.started);
+        same.then_some(held)
+    }
+
+    /// Whether any thread of it runs. Its first thread may have ended long before, and the connections are still open.
     pub(crate) fn is_alive(self) -> bool {
-        process::stat(self.pid)
-            .is_ok_and(|stat| stat.started == self.started && !matches!(stat.state, 'Z' | 'X'))
+        let Some(held) = self.hold() else { return false };
+        let mut fds = [PollFd::new(&held, PollFlags::IN)];
+        matches!(poll(&mut fds, Some(&Timespec::default())), Ok(0))
     }
 
     /// Whether it was still there to be signalled.
     pub(crate) fn signal(self, signal: Signal) -> bool {
-        let Some(pid) = Pid::from_raw(self.pid.cast_signed()) else { return false };
-        // What is held now cannot become another one.
-        let Ok(held) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
-        self.is_alive() && pidfd_send_signal(held, signal).is_ok()
+        self.hold().is_some_and(|held| pidfd_send_signal(held, signal).is_ok()) && self.is_alive()
     }
 
     /// Stops it; the clients' ends of the connections that it has accepted. `None`: it ended.
