@@ -143,7 +143,7 @@ impl LastLines {
 pub enum Cause {
     /// It had been told to leave, or was ended: why.
     Told(Leave),
-    /// The kernel killed it, because there was not enough memory: the machine's, or its own limit.
+    /// The kernel killed it, because there was not enough memory: the machine's, or its control group's.
     OutOfMemory,
     /// It ended unasked, with a code other than 0 or by a signal.
     Crashed,

@@ -4,11 +4,15 @@
 //! are few, each bounded by what it answers), messages of the user's wait for room. A descriptor travels
 //! alone in its `sendmsg`, with the first byte of its frame.
 
+mod broken;
+mod recall;
+
 use crate::error::{Error, Result};
 use crate::keeper::{Kind, Mark};
 use crate::sys;
 use crate::sys::portable::{RECEIVE, SEND};
-use phalanx_core::wire::{Decoder, Dialect, Frame, SocketNote, WireError};
+use broken::Broken;
+use phalanx_core::wire::{Decoder, Dialect, Frame, SocketNote};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{
@@ -38,44 +42,6 @@ const MAX_UNANSWERED: usize = 100_000;
 const BATCH: usize = 64;
 /// How long to wait when the kernel has too many descriptors in flight (`ETOOMANYREFS`).
 const REFS_PAUSE: Duration = Duration::from_millis(5);
-
-/// What one read took from a channel: the descriptor belongs to the bytes' last frame.
-struct Chunk {
-    bytes: Vec<u8>,
-    fd: Option<OwnedFd>,
-}
-
-impl Chunk {
-    /// What is in front of the descriptor's frame, then that frame: sent again as one, the descriptor could be
-    /// taken for a handle frame's in front of it.
-    fn into_frames(mut self) -> impl Iterator<Item = Self> {
-        let last_line = match (&self.fd, self.bytes.split_last()) {
-            (Some(_), Some((_, rest))) => memchr::memrchr(b'\n', rest).map_or(0, |at| at + 1),
-            _ => 0,
-        };
-        let last = Self { bytes: self.bytes.split_off(last_line), fd: self.fd.take() };
-        [self, last].into_iter().filter(|chunk| !chunk.bytes.is_empty())
-    }
-}
-
-/// Reads what the owner of this end of a channel did not read yet.
-fn take_unread(end: &OwnedFd) -> io::Result<Vec<Chunk>> {
-    // More than the kernel holds for a socket by default: no frame is read in part.
-    let mut buffer = vec![0; 1 << 20];
-    let mut unread = Vec::new();
-    loop {
-        let mut fds = VecDeque::new();
-        match receive(end, &mut buffer, &mut fds) {
-            Ok((0, _)) | Err(Errno::AGAIN) => return Ok(unread),
-            Ok((n, _)) => {
-                let bytes = buffer.get(..n).unwrap_or_default().to_vec();
-                unread.push(Chunk { bytes, fd: fds.pop_front() });
-            }
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
 
 /// One read: how many bytes, and whether descriptors were lost.
 fn receive(
@@ -344,44 +310,6 @@ impl Sender {
         written.await.map_err(|_| Error::Disconnected)
     }
 
-    /// Takes back the hand-overs with these lines that the peer, which is held still, did not read, or that
-    /// are not even sent; `end` is its end of the channel. Which of them there were. Everything else
-    /// is sent again, in its order and before all that comes later: nobody sends meanwhile.
-    pub(crate) fn recall(&self, end: &OwnedFd, lines: &[(u64, &[u8])]) -> io::Result<Vec<u64>> {
-        let mut queue = self.shared.lock();
-        let unread = take_unread(end)?;
-        let mut found = Vec::new();
-        queue.items.retain(|item| {
-            let line = lines.iter().find(|(_, line)| *line == item.bytes.as_slice());
-            let hand_over = line.filter(|_| item.fd.is_some() && item.sent == 0);
-            found.extend(hand_over.map(|(seq, _)| *seq));
-            hand_over.is_none()
-        });
-        let ping = Frame::ping().encode();
-        let mut rest = Vec::new();
-        for mut chunk in unread {
-            let line =
-                lines.iter().find(|(_, line)| chunk.fd.is_some() && chunk.bytes.ends_with(line));
-            if let Some((seq, line)) = line {
-                found.push(*seq);
-                chunk.bytes.truncate(chunk.bytes.len() - line.len());
-                chunk.fd = None;
-            }
-            rest.extend(chunk.into_frames());
-        }
-        for Chunk { bytes, fd } in rest.into_iter().rev() {
-            // A ping that was not read is not with the peer any more.
-            let ping = queue.pinging && memchr::memmem::find(&bytes, &ping).is_some();
-            queue.pinging &= !ping;
-            queue.unread += bytes.len();
-            queue.items.push_front(Item { ping, ..Item::new(bytes, fd.map(Arc::new)) });
-        }
-        queue.forget(&found);
-        self.shared.flush_or_wait(&mut queue);
-        found.sort_unstable();
-        Ok(found)
-    }
-
     /// Sends what is queued, then closes: the peer reads an end.
     pub(crate) async fn finish(&self) {
         let (done, written) = oneshot::channel();
@@ -575,34 +503,6 @@ async fn write_on(shared: Arc<Shared>) {
 pub(crate) struct Incoming {
     pub(crate) frame: Frame,
     pub(crate) fd: Option<OwnedFd>,
-}
-
-/// Why nothing more can be received.
-#[derive(Debug)]
-pub(crate) enum Broken {
-    Wire(WireError),
-    /// The peer closed in the middle of a line of which so many bytes had come.
-    Unfinished(usize),
-    TooManyDescriptors,
-    Io(io::Error),
-}
-
-impl std::fmt::Display for Broken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Wire(error) => write!(f, "garbage on its channel: {error}"),
-            Self::Unfinished(bytes) => {
-                write!(f, "its channel ended in the middle of a message, after {bytes} bytes of it")
-            }
-            Self::TooManyDescriptors => {
-                write!(
-                    f,
-                    "more than {MAX_WAITING_FDS} descriptors on its channel without a message"
-                )
-            }
-            Self::Io(error) => write!(f, "its channel failed: {error}"),
-        }
-    }
 }
 
 /// The receiving end.

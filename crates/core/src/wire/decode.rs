@@ -281,7 +281,7 @@ struct RawCluster<'a> {
     index: Option<i64>,
     #[serde(default)]
     address: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "port")]
     port: Option<i64>,
     #[serde(default, deserialize_with = "address_type")]
     address_type: AddressType,
@@ -354,6 +354,42 @@ fn address_type<'de, D: Deserializer<'de>>(d: D) -> Result<AddressType, D::Error
         Value::Number(n) if n.as_i64() == Some(-1) => Ok(AddressType::Unix),
         _ => Err(D::Error::custom("unknown addressType")),
     }
+}
+
+/// Node's own primary takes whatever was given to `bind` (`dgram`; `net` makes a number of it before): text as from
+/// `process.env`, and no port at all. What is no number is 0: any free port.
+fn port<'de, D: Deserializer<'de>>(d: D) -> Result<Option<i64>, D::Error> {
+    Ok(match Value::deserialize(d)? {
+        Value::Null => None,
+        Value::Number(n) => Some(n.as_i64().or_else(|| n.as_f64().map(to_integer)).unwrap_or(0)),
+        Value::String(text) => Some(number_of(&text)),
+        Value::Bool(on) => Some(i64::from(on)),
+        Value::Array(_) | Value::Object(_) => Some(0),
+    })
+}
+
+/// The number in a text, by JavaScript's rules.
+fn number_of(text: &str) -> i64 {
+    let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
+    let digits = |prefixes: [&str; 2]| prefixes.iter().find_map(|prefix| text.strip_prefix(prefix));
+    let bases = [(["0x", "0X"], 16), (["0o", "0O"], 8), (["0b", "0B"], 2)];
+    for (prefixes, base) in bases {
+        if let Some(digits) = digits(prefixes) {
+            let unsigned = digits.starts_with(|c: char| c.is_digit(base));
+            return unsigned.then(|| i64::from_str_radix(digits, base).ok()).flatten().unwrap_or(0);
+        }
+    }
+    // Rust also knows words for what is infinite or no number.
+    let plain =
+        text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E'));
+    let number = plain.then(|| text.parse().ok()).flatten();
+    number.map_or(0, to_integer)
+}
+
+/// Without its fraction; what is beyond the largest is the largest, which is no port either.
+#[expect(clippy::cast_possible_truncation, reason = "it saturates")]
+const fn to_integer(number: f64) -> i64 {
+    number as i64
 }
 
 fn number_or_false<'de, D: Deserializer<'de>>(d: D) -> Result<Option<i64>, D::Error> {
@@ -433,5 +469,61 @@ impl Visitor<'_> for LossyVisitor {
     }
     fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Lossy, E> {
         Ok(Lossy(String::from_utf8_lossy(bytes).into_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What Node v20's own primary makes of them.
+    #[test]
+    fn ports_are_read_as_javascript_does() {
+        for (json, port) in [
+            (r#""41234""#, Some(41_234)),
+            (r#"" 41235\n""#, Some(41_235)),
+            (r#""0xA114""#, Some(41_236)),
+            (r#""0b11""#, Some(3)),
+            (r#""0o17""#, Some(15)),
+            (r#""4.1237e4""#, Some(41_237)),
+            (r#""+80""#, Some(80)),
+            (r#""-1""#, Some(-1)),
+            (r#""1e400""#, Some(i64::MAX)),
+            (r#""0x""#, Some(0)),
+            (r#""0x-1""#, Some(0)),
+            (r#""80a""#, Some(0)),
+            (r#""inf""#, Some(0)),
+            (r#""NaN""#, Some(0)),
+            (r#""""#, Some(0)),
+            ("41238.7", Some(41_238)),
+            ("70000", Some(70_000)),
+            ("1e21", Some(i64::MAX)),
+            ("-1", Some(-1)),
+            ("null", None),
+            ("true", Some(1)),
+            ("false", Some(0)),
+            ("{}", Some(0)),
+            ("[41239]", Some(0)),
+        ] {
+            for act in ["queryServer", "listening"] {
+                let line = alloc::format!(
+                    r#"{{"cmd":"NODE_CLUSTER","act":"{act}","seq":1,"port":{json},"addressType":"udp4"}}"#
+                );
+                let query = match parse(&line) {
+                    Ok(Frame::Cluster(Cluster {
+                        act: Act::QueryServer(query) | Act::Listening(query),
+                        ..
+                    })) => query,
+                    other => panic!("{json}: {other:?}"),
+                };
+                assert_eq!(query.port, port, "{json}");
+            }
+        }
+        let without = r#"{"cmd":"NODE_CLUSTER","act":"queryServer","addressType":"udp4"}"#;
+        let Ok(Frame::Cluster(Cluster { act: Act::QueryServer(query), .. })) = parse(without)
+        else {
+            panic!("no query")
+        };
+        assert_eq!(query.port, None);
     }
 }

@@ -1,8 +1,8 @@
 //! What a primary writes down for the next one, in memory that outlives it.
 //!
 //! There are two pages, written in turn, and each begins with a number: the page with the higher one is whole, as the
-//! number is written last. A third holds one byte after the other of what changes too often to be written down as
-//! a whole: see [`Mark`].
+//! number is written last. A third holds, at a place for each worker, what changes too often to be written down as a
+//! whole: see [`Mark`].
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -24,6 +24,11 @@ const MARKED: u32 = 1 << 16;
 /// Bytes of marks for each.
 const KINDS: usize = 4;
 
+/// Bytes of what a worker last asked.
+pub(crate) const QUESTION: usize = 32;
+/// Where these begin: behind all other marks.
+const QUESTIONS: u64 = MARKED as u64 * KINDS as u64;
+
 /// Both pages and the marks.
 #[derive(Debug)]
 pub(crate) struct Book {
@@ -38,7 +43,7 @@ impl Book {
     pub(crate) fn new() -> io::Result<Self> {
         let page = |name: &str| memfd_create(name, MemfdFlags::CLOEXEC).map(Arc::new);
         let marks = page("phalanx-marks")?;
-        ftruncate(&marks, u64::from(MARKED) * KINDS as u64)?;
+        ftruncate(&marks, QUESTIONS + u64::from(MARKED) * QUESTION as u64)?;
         Ok(Self {
             pages: [page("phalanx-book-0")?, page("phalanx-book-1")?],
             marks,
@@ -91,7 +96,12 @@ impl Book {
 
     /// The marks of a worker.
     pub(crate) fn mark(&self, worker: u32) -> Mark {
-        Mark { marks: Arc::clone(&self.marks), at: u64::from(worker % MARKED) * KINDS as u64 }
+        let number = u64::from(worker % MARKED);
+        Mark {
+            marks: Arc::clone(&self.marks),
+            at: number * KINDS as u64,
+            asked: QUESTIONS + number * QUESTION as u64,
+        }
     }
 }
 
@@ -127,11 +137,13 @@ pub(crate) enum Kind {
     Held,
 }
 
-/// The marks of one worker's channel. They cost a system call when they change, which is rare.
+/// The marks of one worker: what is true of its channel, and which of its system calls was heard last. They cost a system
+/// call when they change, which is rare.
 #[derive(Clone, Debug)]
 pub(crate) struct Mark {
     marks: Arc<OwnedFd>,
     at: u64,
+    asked: u64,
 }
 
 impl Mark {
@@ -145,9 +157,22 @@ impl Mark {
         pread(&self.marks, &mut byte, self.at + kind as u64).is_ok_and(|n| n == 1 && byte[0] != 0)
     }
 
+    /// The kernel told what waits for an answer now. It tells it once only.
+    pub(crate) fn asks(&self, what: &[u8; QUESTION]) {
+        let _ = pwrite(&self.marks, what, self.asked);
+    }
+
+    /// What the kernel told last, answered or not; if it told anything, and that was written down.
+    pub(crate) fn asked(&self) -> Option<[u8; QUESTION]> {
+        let mut what = [0; QUESTION];
+        let got = pread(&self.marks, &mut what, self.asked);
+        (got == Ok(QUESTION) && what != [0; QUESTION]).then_some(what)
+    }
+
     /// As for a new worker.
     pub(crate) fn clear(&self) {
         let _ = pwrite(&self.marks, &[0; KINDS], self.at);
+        let _ = pwrite(&self.marks, &[0; QUESTION], self.asked);
     }
 }
 
@@ -192,5 +217,26 @@ mod tests {
         assert!(!two.is_set(Kind::Pinging));
         one.clear();
         assert!(!one.is_set(Kind::Pinging));
+        let last = book.mark(MARKED - 1);
+        for mark in [&one, &last] {
+            assert_eq!(mark.asked(), None);
+            mark.asks(&[7; QUESTION]);
+            assert_eq!(mark.asked(), Some([7; QUESTION]));
+        }
+        assert_eq!(two.asked(), None);
+        assert!(!one.is_set(Kind::Reading) && !last.is_set(Kind::Held));
+        one.clear();
+        assert_eq!((one.asked(), last.asked()), (None, Some([7; QUESTION])));
+    }
+
+    /// An earlier version had no place for questions.
+    #[test]
+    fn a_shorter_page_of_marks_will_do() {
+        let book = Book::new().expect("a book");
+        ftruncate(&book.marks, QUESTIONS).expect("shorter");
+        let mark = book.mark(3);
+        assert_eq!(mark.asked(), None);
+        mark.asks(&[1; QUESTION]);
+        assert_eq!((mark.asked(), book.mark(2).asked()), (Some([1; QUESTION]), None));
     }
 }

@@ -1,7 +1,9 @@
 //! Taking over from the primary before this one: its workers, its ports, and where it was.
 
 use super::child::Child;
-use super::estate::{Estate, WorkerLeft, binds_of, channel_of, notify_of, pipes_of, process_of};
+use super::estate::{
+    Estate, WorkerLeft, binds_of, channel_of, life_of, notify_of, pipes_of, process_of,
+};
 use super::keeping::Keeping;
 use super::liveness::Ear;
 use super::ports::{Port, PortRules};
@@ -123,6 +125,8 @@ impl Shell {
             Child::inherited(left.pid, take(process_of(id))?, Arc::clone(&self.keeping.ends))?;
         let end = take(channel_of(id))?;
         let binds = take(binds_of(id)).ok();
+        // Those of an earlier version have none.
+        let life = take(life_of(id)).ok().map(Arc::new);
         let notify = take(notify_of(id)).ok().map(Arc::new);
         let pipes = pipes_of(id).map(|name| take(name).ok().map(Arc::new));
         let open = pipes.each_ref().map(|pipe| pipe.as_ref().map(Arc::downgrade));
@@ -166,7 +170,8 @@ impl Shell {
             let listener =
                 Arc::new(Listener { fd: Arc::new(fd), interruptible: left.interruptible });
             let (ports, facts) = (left.intercept.clone(), self.facts.clone());
-            tokio::spawn(super::intercept::watch(id, Arc::clone(&listener), ports, facts));
+            let (heard, mark) = (Arc::clone(&listener), self.keeping.mark(id));
+            tokio::spawn(super::intercept::watch(id, heard, ports, mark, facts));
             listener
         });
         let mut record = Record::new(now, handle.clone(), sender, left.knows, left.intercept);
@@ -183,6 +188,7 @@ impl Shell {
         record._notifications = listening;
         record.notify = notify;
         record.binds = binds;
+        record.life_line = life;
         record.pipes = open;
         if left.answers_as != Runtime::Unknown {
             record.life.answered(now);

@@ -47,8 +47,9 @@ impl Shell {
         }
         let key = key_of(&query);
         if again {
-            // A signal came before the answer did, and the call is made once more.
-            if self.place_of(worker, question.inode).is_some() {
+            // A signal came before the answer did, and the call is made once more; or the last primary died between what it
+            // did and the answer.
+            if question.recalled || self.place_of(worker, question.inode).is_some() {
                 question.answer(Verdict::Done);
             }
             return;

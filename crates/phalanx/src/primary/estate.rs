@@ -20,8 +20,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-/// What this version writes, and the latest it reads.
-const VERSION: u32 = 1;
+/// What this version writes, and the latest it reads. Version 2 has life lines: who closes what it does not know would
+/// end workers.
+const VERSION: u32 = 2;
 
 /// Descriptors, by their names.
 pub(super) type Named = BTreeMap<String, Arc<OwnedFd>>;
@@ -118,6 +119,9 @@ pub(super) fn process_of(worker: WorkerId) -> String {
 pub(super) fn binds_of(worker: WorkerId) -> String {
     format!("{worker}.binds")
 }
+pub(super) fn life_of(worker: WorkerId) -> String {
+    format!("{worker}.life")
+}
 pub(super) fn notify_of(worker: WorkerId) -> String {
     format!("{worker}.notify")
 }
@@ -161,6 +165,9 @@ impl Shell {
         fds.insert(process_of(id), Arc::clone(inner.child.pidfd()));
         if let Some(binds) = &record.binds {
             fds.insert(binds_of(id), Arc::clone(&binds.fd));
+        }
+        if let Some(life) = &record.life_line {
+            fds.insert(life_of(id), Arc::clone(life));
         }
         if let Some(notify) = &record.notify {
             fds.insert(notify_of(id), Arc::clone(notify));

@@ -85,7 +85,8 @@ impl Evidence {
         let since = known.cpu.or_else(|| stat.as_ref().map(|stat| (stat.age(), Duration::ZERO)));
         let used = stat.as_ref().map(|stat| stat.cpu);
         let waits = stat.as_ref().is_some_and(|stat| stat.state != 'R');
-        let sockets = connections::sockets(&connections::processes(pid)).ok();
+        let there = connections::processes(pid);
+        let sockets = connections::sockets(&there).ok().filter(|_| !there.is_empty());
         let words =
             |text: String| Some(text.trim().to_owned()).filter(|t| !t.is_empty() && t != "0");
         Self {

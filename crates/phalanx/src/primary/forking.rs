@@ -94,6 +94,7 @@ impl Shell {
                 #[cfg(target_os = "linux")]
                 {
                     record.binds = binds;
+                    record.life_line = spawned.life.map(Arc::new);
                 }
                 record.program = Some(program);
                 self.workers.insert(worker, record);
@@ -167,8 +168,8 @@ impl Shell {
             Ok(listener) => {
                 let listener = Arc::new(listener);
                 let (ports, facts) = (settings.intercept.clone(), self.facts.clone());
-                let heard = Arc::clone(&listener);
-                tokio::spawn(super::intercept::watch(worker, heard, ports, facts));
+                let (heard, mark) = (Arc::clone(&listener), self.keeping.mark(worker));
+                tokio::spawn(super::intercept::watch(worker, heard, ports, mark, facts));
                 return Some(listener);
             }
             Err(_) if self.said_no_intercept => {}

@@ -474,7 +474,7 @@ mod tests {
             ("HTTP/1.0 503 x\r\nA: b\r\n\r\nbody", Ok(503)),
             ("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", Ok(200)),
             ("", Err("without an answer")),
-            ("HTTP/1.1 200 OK\r\nContent-", Err("closed after 26 bytes")),
+            ("HTTP/1.1 200 OK\r\nContent-", Err("closed after 25 bytes")),
             ("220 mail.example.org ESMTP\r\n", Err("no HTTP")),
         ] {
             let mut bytes = head.as_bytes();

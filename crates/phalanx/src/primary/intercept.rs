@@ -7,6 +7,7 @@
 
 use super::connections::inode_of;
 use super::record::Fact;
+use crate::keeper::Mark;
 use crate::settings::Intercept;
 use crate::sys::seccomp::{self, Call, Listener, Notice, Verdict};
 use crate::sys::{self, options, portable::poll_now};
@@ -33,6 +34,8 @@ const V4_LENGTH: usize = 16;
 const LONGEST: u32 = 128;
 /// `CAP_NET_BIND_SERVICE` (linux/capability.h).
 const BIND_SERVICE: u32 = 10;
+/// So many questions before the last one may wait for an answer of a primary that died: each is of another thread.
+const EARLIER: u64 = 256;
 
 /// A call of a worker's that waits for its answer. Dropped without one, it is let pass.
 pub(super) struct Question {
@@ -46,6 +49,8 @@ pub(super) struct Question {
     number: i32,
     close_on_exec: bool,
     pub(super) nonblocking: bool,
+    /// The last primary heard it, and may have done what was asked before it died.
+    pub(super) recalled: bool,
     answered: bool,
 }
 
@@ -94,6 +99,7 @@ pub(super) async fn watch(
     worker: WorkerId,
     listener: Arc<Listener>,
     ports: Intercept,
+    mark: Option<Mark>,
     facts: mpsc::Sender<Fact>,
 ) {
     let watched = sys::watch(Arc::clone(&listener.fd), Interest::READABLE);
@@ -105,12 +111,18 @@ pub(super) async fn watch(
             return;
         }
     };
-    let (mut said, mut unnamed) = (false, false);
+    let mut ear = Ear { worker, listener, ports, facts, said: false, unnamed: false };
+    if let Some(last) = mark.as_ref().and_then(Mark::asked)
+        && let Some(last) = Notice::from_bytes(&last)
+        && !ear.recall(last).await
+    {
+        return;
+    }
     loop {
         // A worker that does nothing but bind must not keep the loop from its other work.
         tokio::task::consume_budget().await;
         let Ok(mut guard) = watched.readable().await else { return };
-        match poll_now(&listener.fd, PollFlags::IN) {
+        match poll_now(&ear.listener.fd, PollFlags::IN) {
             Ok(ready) if ready.is_empty() => {
                 guard.clear_ready();
                 continue;
@@ -121,17 +133,53 @@ pub(super) async fn watch(
             Err(_) => continue,
         }
         // An error: it was killed before it could be heard.
-        let Ok(notice) = seccomp::receive(&listener.fd) else { continue };
-        match look(&listener, notice, &ports) {
+        let Ok(notice) = seccomp::receive(&ear.listener.fd) else { continue };
+        if let Some(mark) = &mark {
+            mark.asks(&notice.to_bytes());
+        }
+        if !ear.hear(notice, false).await {
+            return;
+        }
+    }
+}
+
+/// Who listens to a worker's processes.
+struct Ear {
+    worker: WorkerId,
+    listener: Arc<Listener>,
+    ports: Intercept,
+    facts: mpsc::Sender<Fact>,
+    /// It was said that it cannot be looked at, and that it has a port that was not named.
+    said: bool,
+    unnamed: bool,
+}
+
+impl Ear {
+    /// Sees to what the last primary heard and did not answer: the kernel does not tell it again (the call waits until it is
+    /// answered or nobody has the listener). False: nobody hears this any more.
+    async fn recall(&mut self, last: Notice) -> bool {
+        // They have numbers in a row. Of all but the last one nothing else is known, so the kernel does what is asked;
+        // one that was not told yet is not answered by this.
+        let earlier = (1..=EARLIER).map(|back| last.id.wrapping_sub(back));
+        for id in earlier.chain([last.id.wrapping_add(1)]) {
+            let _ = seccomp::answer(&self.listener.fd, id, Verdict::Continue);
+        }
+        !seccomp::still_waits(&self.listener.fd, last.id) || self.hear(last, true).await
+    }
+
+    /// Passes a call on, or answers it. False: nobody hears this any more.
+    async fn hear(&mut self, notice: Notice, recalled: bool) -> bool {
+        let Self { worker, listener, ports, facts, .. } = self;
+        match look(listener, notice, ports, recalled) {
             Ok(Looked::Asks(question)) => {
-                if facts.send(Fact::Asks(worker, question)).await.is_err() {
-                    return;
+                if facts.send(Fact::Asks(*worker, question)).await.is_err() {
+                    return false;
                 }
             }
             looked => {
                 let _ = seccomp::answer(&listener.fd, notice.id, Verdict::Continue);
-                if let (Ok(Looked::Unnamed(address)), false) = (&looked, unnamed) {
-                    unnamed = true;
+                if let (Ok(Looked::Unnamed(address)), false) = (&looked, self.unnamed) {
+                    self.unnamed = true;
                     let what = format!(
                         "worker {worker} binds {address}, whose port is not in --port: it is not shared"
                     );
@@ -143,7 +191,7 @@ pub(super) async fn watch(
                     _ => error.kind() != io::ErrorKind::UnexpectedEof,
                 });
                 if let Some(error) = error
-                    && !std::mem::replace(&mut said, true)
+                    && !std::mem::replace(&mut self.said, true)
                 {
                     let what = format!(
                         "worker {worker} binds, but it cannot be looked at (has it other rights than this process?): {error}; its ports are its own"
@@ -152,6 +200,7 @@ pub(super) async fn watch(
                 }
             }
         }
+        true
     }
 }
 
@@ -165,7 +214,12 @@ enum Looked {
 }
 
 /// What a call is about.
-fn look(listener: &Arc<Listener>, notice: Notice, ports: &Intercept) -> io::Result<Looked> {
+fn look(
+    listener: &Arc<Listener>,
+    notice: Notice,
+    ports: &Intercept,
+    recalled: bool,
+) -> io::Result<Looked> {
     let Notice { id, thread, call } = notice;
     let (Call::Bind(number, ..) | Call::Listen(number, _)) = call;
     let status = fs::read_to_string(format!("/proc/{thread}/status"))?;
@@ -209,7 +263,7 @@ fn look(listener: &Arc<Listener>, notice: Notice, ports: &Intercept) -> io::Resu
             }
         }
     };
-    if matches!(what, What::Bind { again: true, .. }) && !listener.interruptible {
+    if matches!(what, What::Bind { again: true, .. }) && !listener.interruptible && !recalled {
         return Ok(Looked::Own);
     }
     if !seccomp::still_waits(&listener.fd, id) {
@@ -224,6 +278,7 @@ fn look(listener: &Arc<Listener>, notice: Notice, ports: &Intercept) -> io::Resu
         number,
         close_on_exec: flags & libc::O_CLOEXEC.cast_unsigned() != 0,
         nonblocking: flags & libc::O_NONBLOCK.cast_unsigned() != 0,
+        recalled,
         answered: false,
     }))
 }

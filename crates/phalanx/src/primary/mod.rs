@@ -11,11 +11,13 @@ mod dispatch;
 mod estate;
 mod evidence;
 mod forking;
+mod handle;
 mod health;
 #[cfg(target_os = "linux")]
 mod intercept;
 #[cfg(target_os = "linux")]
 mod keeping;
+mod leaving;
 mod limits;
 mod liveness;
 mod mute;
@@ -31,6 +33,7 @@ mod scaling;
 mod shell;
 mod shut;
 mod spawn;
+mod status;
 mod stop;
 mod systemd;
 #[cfg(target_os = "linux")]
@@ -41,45 +44,39 @@ mod weigh;
 mod why;
 
 use crate::address::Address;
-use crate::channel::Sender;
 use crate::cluster::cores;
 use crate::error::{Error, Result};
 use crate::event::{Event, Events};
 use crate::fan::Fan;
 use crate::keeper;
-use crate::message::{self, Handle};
 use crate::permissions;
 use crate::policy::{Balance, Policy};
 use crate::settings::Settings;
-use child::Child;
 #[cfg(target_os = "linux")]
 pub(crate) use estate::check_estate;
 pub use evidence::Evidence;
+use handle::Inner;
+pub use handle::WorkerHandle;
 pub use health::{Check, Health, HealthStatus};
 pub use output::WorkerOutput;
-use phalanx_core::cluster::{Event as Wish, ReloadStatus};
+use phalanx_core::cluster::Event as Wish;
 use phalanx_core::ends::Ends;
 use phalanx_core::heartbeat::{Rules as Heartbeat, STALL};
 use phalanx_core::limits::Limits;
 use phalanx_core::scaling::Scaling;
 use phalanx_core::spec::{MAX_WORKERS, Spec};
-use phalanx_core::wire::{DEFAULT_MAX_LINE, Frame, Metrics, Note};
-use phalanx_core::worker::{EndKind, Exit, SlotId, WorkerId};
+use phalanx_core::wire::DEFAULT_MAX_LINE;
 pub(crate) use query::query_for;
+pub use status::{Reloaded, Status, WorkerState, WorkerStatus};
 
-use rustix::fd::OwnedFd;
-use rustix::process::Signal;
-use serde::Serialize;
 #[cfg(target_os = "linux")]
 pub(crate) use spawn::{
     inherited_files, lower_descriptor_limit, raise_descriptor_limit, this_program,
 };
 use std::ffi::OsString;
 use std::fmt;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// All that a primary is told at its start.
@@ -184,98 +181,6 @@ pub(crate) enum Command {
     Upgrade(oneshot::Sender<Result<()>>),
     /// A descriptor is not needed any more.
     Settle,
-}
-
-/// What a finished reload did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reloaded {
-    /// Its number. Old workers may still drain; what that came to is in the [`Receipt`] with this number
-    /// ([`Event::Reloaded`]).
-    pub generation: u64,
-    /// How many workers were replaced.
-    pub replaced: u32,
-    /// How long it took until the last new one was ready.
-    pub took: Duration,
-}
-
-/// A cluster at one moment.
-#[derive(Clone, Debug)]
-pub struct Status {
-    /// The workers, by number.
-    pub workers: Vec<WorkerStatus>,
-    /// Slots that wait for their next worker: how long still, after how many crashes in a row.
-    pub waiting: Vec<(SlotId, Duration, u32)>,
-    /// The ports and their policies.
-    pub ports: Vec<(Address, Policy)>,
-    /// How many workers are wanted.
-    pub wanted: usize,
-    /// The reload that is going on.
-    pub reload: Option<ReloadStatus>,
-    /// How the last worker of a slot ended that was not told to leave.
-    pub last_ends: Vec<(SlotId, EndKind)>,
-}
-
-/// A worker at one moment.
-#[derive(Clone, Debug)]
-pub struct WorkerStatus {
-    /// Its number.
-    pub id: WorkerId,
-    /// Its slot.
-    pub slot: SlotId,
-    /// Its process.
-    pub pid: Option<u32>,
-    /// Where it is in its life.
-    pub state: WorkerState,
-    /// How long its process has been there.
-    pub age: Duration,
-    /// The reload it belongs to; 0 before the first.
-    pub generation: u64,
-    /// The program it runs: the number of the reload that brought it. After a rollback, one that is older than its
-    /// generation.
-    pub version: u64,
-    /// How it does in its checks, if there was one.
-    pub health: Option<HealthStatus>,
-    /// Bytes of memory, its children included; what they share is counted once, if that is cheap to know.
-    pub memory: Option<u64>,
-    /// The part of one processor that it uses, its children included; above 1 with several threads.
-    pub cpu: Option<f32>,
-    /// Threads, its children's included.
-    pub threads: Option<u32>,
-    /// Descriptors that its process has open.
-    pub descriptors: Option<u32>,
-    /// Workers that its slot had before it.
-    pub restarts: u32,
-}
-
-/// Where a worker is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum WorkerState {
-    /// Asked for; there is no process yet.
-    Forking,
-    /// Its process runs.
-    Starting,
-    /// Its channel works.
-    Online,
-    /// It serves.
-    Listening,
-    /// It was told to leave and finishes what it does.
-    Draining,
-    /// It was killed; its end is awaited.
-    Killed,
-}
-
-impl fmt::Display for WorkerState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Forking => "forking",
-            Self::Starting => "starting",
-            Self::Online => "online",
-            Self::Listening => "listening",
-            Self::Draining => "draining",
-            Self::Killed => "killed",
-        })
-    }
 }
 
 impl Primary {
@@ -527,214 +432,6 @@ impl Primary {
 impl fmt::Debug for Primary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Primary").finish_non_exhaustive()
-    }
-}
-
-/// The primary's view of a worker: `cluster.workers[id]`. Clones are the same worker.
-#[derive(Clone)]
-pub struct WorkerHandle {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    id: WorkerId,
-    slot: SlotId,
-    started: Instant,
-    child: Child,
-    channel: Sender,
-    connected: AtomicBool,
-    ear: liveness::Ear,
-    exit: watch::Sender<Option<Exit>>,
-    exited_after_disconnect: AtomicU8,
-    inspector: Option<SocketAddr>,
-    asked: AtomicU64,
-    metrics: watch::Sender<(u64, Metrics)>,
-    stdout: Mutex<Option<Arc<OwnedFd>>>,
-    stderr: Mutex<Option<Arc<OwnedFd>>>,
-    /// The last lines of both, as far as somebody read them.
-    heard: [Arc<output::Heard>; 2],
-    wishes: mpsc::WeakUnboundedSender<Command>,
-    audience: Fan<Event>,
-}
-
-impl Inner {
-    /// A next primary lets it go on.
-    fn marks_held(&self, held: bool) {
-        #[cfg(target_os = "linux")]
-        self.channel.mark_held(held);
-        #[cfg(not(target_os = "linux"))]
-        let _ = held;
-    }
-
-    /// It was told to leave or said so; or it is gone without, if that is not known yet.
-    fn has_left(&self, asked: bool) {
-        let (known, new) = (&self.exited_after_disconnect, if asked { 2 } else { 1 });
-        let _ = known.compare_exchange(0, new, Ordering::Relaxed, Ordering::Relaxed);
-    }
-}
-
-impl WorkerHandle {
-    /// Its number: from 1, never used twice.
-    #[must_use]
-    pub fn id(&self) -> WorkerId {
-        self.inner.id
-    }
-
-    /// Its slot: from 0; a replacement has the same.
-    #[must_use]
-    pub fn slot(&self) -> SlotId {
-        self.inner.slot
-    }
-
-    /// Its process.
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.inner.child.pid()
-    }
-
-    /// Where its inspector listens ([`Settings::inspect`]).
-    #[must_use]
-    pub fn inspector(&self) -> Option<SocketAddr> {
-        self.inner.inspector
-    }
-
-    /// Asks a Node worker for its metrics. It answers from its event loop, so it may take as long as that
-    /// is busy; a worker without the preload ([`Program::preload`](crate::Program::preload)) never answers.
-    ///
-    /// ```no_run
-    /// # async fn f(worker: phalanx::WorkerHandle) -> Result<(), Box<dyn std::error::Error>> {
-    /// use std::time::Duration;
-    /// let metrics = tokio::time::timeout(Duration::from_secs(1), worker.metrics()).await??;
-    /// println!("{} requests, 99 % within {:?}", metrics.requests, metrics.quantile(0.99));
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    /// Its channel is closed, or it ended before it answered.
-    pub async fn metrics(&self) -> Result<Metrics> {
-        if !self.is_connected() {
-            return Err(Error::Disconnected);
-        }
-        let id = self.inner.asked.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut reports = self.inner.metrics.subscribe();
-        self.inner.channel.push(&Frame::Note(Note::Ask { id }));
-        tokio::select! {
-            report = reports.wait_for(|(answers, _)| *answers >= id) => {
-                report.map(|report| report.1.clone()).map_err(|_| Error::Disconnected)
-            }
-            _ = self.exited() => Err(Error::Disconnected),
-        }
-    }
-
-    /// Whether its channel is open.
-    #[must_use]
-    pub fn is_connected(&self) -> bool {
-        self.inner.connected.load(Ordering::Relaxed)
-    }
-
-    /// Whether its process ended.
-    #[must_use]
-    pub fn is_dead(&self) -> bool {
-        self.inner.exit.borrow().is_some()
-    }
-
-    /// Waits for the end of its process, and says how it ended.
-    ///
-    /// ```no_run
-    /// # async fn f(worker: phalanx::WorkerHandle) -> phalanx::Result<()> {
-    /// use std::time::Duration;
-    /// worker.disconnect();
-    /// if tokio::time::timeout(Duration::from_secs(5), worker.exited()).await.is_err() {
-    ///     worker.kill(phalanx::Signal::KILL)?;
-    /// }
-    /// # Ok(()) }
-    /// ```
-    pub async fn exited(&self) -> Exit {
-        let mut exit = self.inner.exit.subscribe();
-        let told = exit.wait_for(Option::is_some).await.ok().and_then(|exit| *exit);
-        told.unwrap_or(Exit::Code(-1))
-    }
-
-    /// `Some(true)`: it was told to leave, or said that it leaves. `Some(false)`: its channel or itself ended otherwise.
-    /// `None`: neither yet.
-    #[must_use]
-    pub fn exited_after_disconnect(&self) -> Option<bool> {
-        match self.inner.exited_after_disconnect.load(Ordering::Relaxed) {
-            0 => None,
-            n => Some(n == 2),
-        }
-    }
-
-    /// Sends a message. Returns when the kernel has it; waits while the worker does not read.
-    ///
-    /// # Errors
-    /// The channel is closed, the message is too long, no JSON, or has a `cmd` that is the channel's.
-    pub async fn send<T: Serialize + ?Sized>(&self, message: &T) -> Result<()> {
-        message::send(&self.inner.channel, message, None).await
-    }
-
-    /// Sends a message with a handle.
-    ///
-    /// # Errors
-    /// As [`WorkerHandle::send`].
-    pub async fn send_handle<T: Serialize + ?Sized>(
-        &self,
-        message: &T,
-        handle: Handle,
-    ) -> Result<()> {
-        message::send(&self.inner.channel, message, Some(handle)).await
-    }
-
-    /// Tells it to finish and leave. The guard replaces it at once, if it is guarded.
-    pub fn disconnect(&self) {
-        if let Some(wishes) = self.inner.wishes.upgrade() {
-            let _ = wishes.send(Command::Wish(Wish::Disconnect { worker: self.id() }));
-        }
-    }
-
-    /// Sends it a signal.
-    ///
-    /// # Errors
-    /// It has ended, or may not be signalled.
-    pub fn kill(&self, signal: Signal) -> Result<()> {
-        self.inner.child.signal(signal).map_err(Error::os("cannot signal a worker"))
-    }
-
-    /// What happens to this worker from now on.
-    #[must_use]
-    pub fn events(&self) -> Events {
-        let id = self.id();
-        let mine = move |event: &Event| event.worker().is_some_and(|worker| worker.id() == id);
-        Events { queue: self.inner.audience.join(mine) }
-    }
-
-    /// Its standard output, once, if it was started with [`Stdio::Piped`](crate::Stdio::Piped).
-    #[must_use]
-    pub fn take_stdout(&self) -> Option<WorkerOutput> {
-        let pipe = lock(&self.inner.stdout).take()?;
-        let [heard, _] = &self.inner.heard;
-        WorkerOutput::new(pipe, self.inner.wishes.clone(), Arc::clone(heard)).ok()
-    }
-
-    /// Its standard error, as [`WorkerHandle::take_stdout`].
-    #[must_use]
-    pub fn take_stderr(&self) -> Option<WorkerOutput> {
-        let pipe = lock(&self.inner.stderr).take()?;
-        let [_, heard] = &self.inner.heard;
-        WorkerOutput::new(pipe, self.inner.wishes.clone(), Arc::clone(heard)).ok()
-    }
-}
-
-impl PartialEq for WorkerHandle {
-    fn eq(&self, other: &Self) -> bool {
-        self.id() == other.id()
-    }
-}
-
-impl fmt::Debug for WorkerHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { id, slot, .. } = &*self.inner;
-        write!(f, "Worker {{ id: {id}, slot: {slot}, pid: {} }}", self.pid())
     }
 }
 

@@ -185,6 +185,9 @@ pub(super) struct Record {
     /// What tells of its bind(2) calls.
     #[cfg(target_os = "linux")]
     pub(super) binds: Option<Arc<crate::sys::seccomp::Listener>>,
+    /// The kernel ends it when this is closed and nobody has a duplicate. Nothing is ever written to it.
+    #[cfg(target_os = "linux")]
+    pub(super) life_line: Option<Arc<OwnedFd>>,
     /// It is held still, or will be.
     pub(super) paused: Option<Paused>,
     /// Its end, until the end of its channel was seen too.
@@ -234,6 +237,8 @@ impl Record {
             pipes: [None, None],
             #[cfg(target_os = "linux")]
             binds: None,
+            #[cfg(target_os = "linux")]
+            life_line: None,
             exit: None,
             closed: false,
         }

@@ -20,7 +20,9 @@ impl Shell {
     pub(super) fn report(&mut self, report: Report) {
         log(&report);
         match &report {
-            Report::Ended { worker, exit, asked, .. } => self.note_end(*worker, *exit, *asked),
+            Report::Ended { worker, exit, asked, kind, .. } => {
+                self.note_end(*worker, *exit, *asked, *kind);
+            }
             Report::NotStarted { worker, slot, why } => self.note_not_started(*worker, *slot, why),
             Report::ReloadDone { generation, replaced, took } => {
                 let done = Reloaded { generation: *generation, replaced: *replaced, took: *took };

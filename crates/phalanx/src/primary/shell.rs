@@ -9,16 +9,13 @@ use super::keeping::Keeping;
 use super::liveness::Liveness;
 use super::oom::OomWatch;
 use super::ports::Port;
-use super::record::{Fact, Record, Runtime, Trouble};
+use super::record::{Fact, Record, Trouble};
 use super::rescue::Sampling;
 use super::shut::ShutWatch;
 use super::stop::Stopping;
 use super::usage::Upkeep;
 use super::version::{Before, Version};
-use super::{
-    Command, Options, Over, Primary, Reloaded, Status, WorkerHandle, WorkerState, WorkerStatus,
-    lock,
-};
+use super::{Command, Options, Over, Primary, Reloaded, WorkerHandle, lock};
 use crate::address::printable;
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -29,7 +26,7 @@ use phalanx_core::limits::Judge;
 use phalanx_core::scaling::Scaler;
 use phalanx_core::time::Time;
 use phalanx_core::wire::{Act, Cluster as ClusterFrame, Frame, Note};
-use phalanx_core::worker::{Exit, Phase, WorkerId};
+use phalanx_core::worker::WorkerId;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::sync::atomic::Ordering;
@@ -39,12 +36,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// Facts that may wait for the loop; beyond it their reporters wait.
 const FACTS: usize = 1024;
-/// How long the end of a dead worker's channel is waited for before its exit is told: a process it left
-/// behind may hold the channel open.
-const CHANNEL_LINGER: Duration = Duration::from_secs(1);
-
 /// How long a socket is kept that no worker has: a handshake may be under way to it.
-const VACANT: Duration = Duration::from_secs(10);
+pub(super) const VACANT: Duration = Duration::from_secs(10);
 
 /// No patience is shorter: it would be no patience but a busy loop.
 const SHORTEST_PATIENCE: Duration = Duration::from_millis(1);
@@ -410,69 +403,6 @@ impl Shell {
         }
     }
 
-    fn closed(&mut self, now: Time, worker: WorkerId, why: Option<&str>) {
-        let Some(record) = self.workers.get_mut(&worker) else { return };
-        record.handle.inner.connected.store(false, Ordering::Relaxed);
-        let knows_it = why.is_some() && record.knows == Knows::Perhaps;
-        if record.is_mute() && record.exit.is_none() && !knows_it {
-            // It closed a descriptor that it knows nothing of. Its end is its process's.
-            record.channel.close();
-            return;
-        }
-        record.closed = true;
-        record.handle.inner.has_left(false);
-        let handle = record.handle.clone();
-        if why.is_none() {
-            record.channel.close();
-        }
-        // A worker that dies in the middle of a message is only dead.
-        if let (Some(why), None) = (why, record.exit) {
-            self.audience.tell(&Event::Error(handle.clone(), why.into()));
-            self.core.observe(now, CoreEvent::Broken { worker, why: why.to_owned() });
-        } else {
-            self.core.observe(now, CoreEvent::ChannelClosed { worker });
-        }
-        self.later(CHANNEL_LINGER, Fact::Outlived(worker));
-        self.goes_on_unknowing(now, worker);
-        self.withdraw(now, worker);
-        self.audience.tell(&Event::Disconnect(handle));
-        self.bury(now, worker);
-    }
-
-    /// Somebody may wait in vain for it.
-    fn slow(&mut self, now: Time, worker: WorkerId) {
-        let starting =
-            |w: &&phalanx_core::worker::Worker| matches!(w.phase, Phase::Starting { .. });
-        let Some(slot) = self.core.worker(worker).filter(starting).map(|w| w.slot) else { return };
-        if self.workers.get(&worker).is_some_and(|record| record.proves_since.is_some()) {
-            tracing::warn!(
-                "worker {worker} in slot {slot} listens, but takes nothing: the one before it goes on until it does"
-            );
-        } else if !self.never_listens(now, worker) {
-            tracing::info!(
-                "worker {worker} in slot {slot} runs, but does not listen yet, and is waited for (a program that never listens is ready when it is online: `--ready online`)"
-            );
-        }
-    }
-
-    /// It closed its channel and is still there.
-    fn outlived(&self, worker: WorkerId) {
-        let Some(record) = self.workers.get(&worker).filter(|r| r.exit.is_none()) else { return };
-        let slot = record.handle.slot();
-        if record.drain.is_some() {
-            // It is waited for until its connections are finished.
-        } else if matches!(record.runtime(), Runtime::Deno | Runtime::Bun) {
-            // Only a signal ends servers of their own.
-            tracing::info!("worker {worker} in slot {slot} goes on without its channel: SIGTERM");
-            // It may have ended in the meantime.
-            let _ = record.handle.inner.child.signal(rustix::process::Signal::TERM);
-        } else if !record.leaving {
-            tracing::warn!(
-                "worker {worker} in slot {slot} closed its channel but goes on: it serves no more, and is killed if it does not end in its grace time"
-            );
-        }
-    }
-
     /// A fact of its own making, after a while.
     pub(super) fn later(&self, wait: Duration, fact: Fact) {
         let facts = self.facts.clone();
@@ -480,101 +410,6 @@ impl Shell {
             tokio::time::sleep(wait).await;
             let _ = facts.send(fact).await;
         });
-    }
-
-    fn exited(&mut self, now: Time, worker: WorkerId, exit: Exit) {
-        let Some(record) = self.workers.get_mut(&worker) else { return };
-        record.exit = Some(exit);
-        record.handle.inner.has_left(false);
-        if record.is_mute() && !std::mem::replace(&mut record.closed, true) {
-            // It has said nothing, and there is nothing to wait for.
-            record.handle.inner.connected.store(false, Ordering::Relaxed);
-            self.audience.tell(&Event::Disconnect(record.handle.clone()));
-        }
-        if exit == Exit::Signal(rustix::process::Signal::KILL.as_raw())
-            && !record.handle.inner.child.was_killed()
-            && let Some(certain) = self.oom.explains()
-        {
-            self.core.observe(now, CoreEvent::OutOfMemory { worker, certain });
-        }
-        self.look_at_end(now, worker, exit);
-        self.core.observe(now, CoreEvent::Exited { worker, exit });
-        self.serves_no_more(worker);
-        // What the dead worker still said is read first: late acknowledgements count.
-        if self.workers.get(&worker).is_some_and(|r| !r.closed) {
-            self.later(CHANNEL_LINGER, Fact::Lingered(worker));
-        }
-        self.bury(now, worker);
-    }
-
-    /// When both the process and its channel have ended, the end is told and the record dropped.
-    fn bury(&mut self, now: Time, worker: WorkerId) {
-        let Some(Record { closed: true, exit: Some(exit), handle, open, .. }) =
-            self.workers.get(&worker)
-        else {
-            return;
-        };
-        let (exit, handle, open) = (*exit, handle.clone(), *open);
-        self.withdraw(now, worker);
-        self.workers.remove(&worker);
-        handle.inner.channel.close();
-        handle.inner.exit.send_replace(Some(exit));
-        self.audience.tell(&Event::Exit(handle, exit));
-        self.buried(worker, open);
-    }
-
-    /// A worker serves no more: its slots are steered around and emptied, its connections go on.
-    fn withdraw(&mut self, now: Time, worker: WorkerId) {
-        let lives = self.workers.get(&worker).is_some_and(|record| record.exit.is_none());
-        let mut vacated = false;
-        for port in self.ports.values_mut() {
-            // What it has beside its channel is its own until its end.
-            let left = port.users.get(&worker).is_some_and(|user| !(user.unasked && lives));
-            if left && let Some(user) = port.users.remove(&worker) {
-                if user.unasked {
-                    port.vacate(now, user.place);
-                    vacated = true;
-                }
-                port.steer();
-            }
-        }
-        if vacated {
-            self.later(VACANT, Fact::Vacant);
-        }
-        self.take_back(now, worker);
-        if !matches!(self.sampling, Sampling::Off) {
-            self.sample(now);
-        }
-        self.idle_ports = true;
-    }
-
-    /// Closes the ports that no worker listens on any more, once every worker is back that might.
-    fn close_idle_ports(&mut self) {
-        let all_back = self.core.wanted() > 0 && self.core.is_settled();
-        if !self.idle_ports || !(all_back || self.core.is_stopping()) {
-            return;
-        }
-        self.idle_ports = false;
-        let before = self.ports.len();
-        self.ports.retain(|_, port| {
-            if !port.users.is_empty() {
-                return true;
-            }
-            let address = &port.address;
-            if port.pinned && all_back {
-                tracing::warn!(
-                    "{address} is open, but no worker listens there: its clients wait for nobody (a program on the crate finds the address with `Address::from_env`; a Node program listens where it says itself, without --listen)"
-                );
-                return true;
-            }
-            tracing::info!("closed {address}: no worker listens there any more");
-            false
-        });
-        if self.ports.len() < before {
-            // What was watched for the next connection held their sockets open.
-            let now = self.now();
-            self.watch_queues(now);
-        }
     }
 
     /// Does what the core decides. What that leads to (a fork that fails) is decided on at once.
@@ -647,43 +482,6 @@ impl Shell {
             record.channel.push(&Frame::Note(Note::Leave { grace, upgraded }));
             let frame = ClusterFrame { seq: Some(seq), ack: None, act: Act::Disconnect };
             record.channel.push(&Frame::Cluster(frame));
-        }
-    }
-
-    pub(super) fn status(&self, now: Time) -> Status {
-        let usage = |id| self.upkeep.lives.get(id).and_then(|life| life.usage);
-        let workers = self.core.workers().map(|worker| WorkerStatus {
-            id: worker.id,
-            slot: worker.slot,
-            pid: worker.pid,
-            state: match worker.phase {
-                Phase::Forking => WorkerState::Forking,
-                Phase::Starting { online: false, .. } => WorkerState::Starting,
-                Phase::Starting { online: true, .. } => WorkerState::Online,
-                Phase::Ready { .. } => WorkerState::Listening,
-                Phase::Draining { .. } => WorkerState::Draining,
-                Phase::Killed { .. } => WorkerState::Killed,
-            },
-            age: self
-                .workers
-                .get(&worker.id)
-                .map_or(Duration::ZERO, |r| r.handle.inner.started.elapsed()),
-            generation: worker.generation,
-            version: worker.version,
-            health: self.workers.get(&worker.id).and_then(|r| r.life.checkup.status.clone()),
-            memory: usage(&worker.id).map(|usage| usage.memory),
-            cpu: self.upkeep.lives.get(&worker.id).and_then(|life| life.share(now)),
-            threads: usage(&worker.id).map(|usage| usage.threads),
-            descriptors: usage(&worker.id).and_then(|usage| usage.descriptors),
-            restarts: self.upkeep.forks.get(&worker.slot).map_or(0, |n| n.saturating_sub(1)),
-        });
-        Status {
-            workers: workers.collect(),
-            waiting: self.core.waiting().map(|(slot, at, n)| (slot, at.since(now), n)).collect(),
-            ports: self.ports.values().map(|p| (p.address.clone(), p.policy)).collect(),
-            wanted: self.core.wanted(),
-            reload: self.core.reloading(),
-            last_ends: self.core.last_ends().collect(),
         }
     }
 }

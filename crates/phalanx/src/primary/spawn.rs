@@ -9,7 +9,10 @@ use crate::sys::launch::{FIRST_FD, Image, Inheritance, bequeath};
 use crate::sys::permit::Step;
 use crate::sys::portable::{cookie, new_pair};
 #[cfg(target_os = "linux")]
-use crate::sys::{launch::receive_listener, seccomp::Listener};
+use crate::sys::{
+    launch::{life_fd, receive_listener},
+    seccomp::Listener,
+};
 use phalanx_core::worker::{SlotId, WorkerId};
 use rustix::fd::OwnedFd;
 use std::collections::BTreeMap;
@@ -42,7 +45,7 @@ pub(crate) struct Given<'a> {
 }
 
 /// Variables of a service manager for this process, and of a primary that this one may be a worker of.
-const NOT_INHERITED: [&str; 15] = [
+const NOT_INHERITED: [&str; 16] = [
     "PHALANX_KEEPER",
     "PHALANX_INHERIT",
     "PHALANX_REHEARSE",
@@ -58,6 +61,7 @@ const NOT_INHERITED: [&str; 15] = [
     "NODE_CHANNEL_SERIALIZATION_MODE",
     "PHALANX_UNIQUE_ID",
     "PHALANX_CHANNEL_FD",
+    "PHALANX_LIFE_FD",
 ];
 
 pub(crate) struct Spawned {
@@ -67,6 +71,9 @@ pub(crate) struct Spawned {
     /// What tells of its bind(2) calls, or why nothing does.
     #[cfg(target_os = "linux")]
     pub(crate) listener: Option<io::Result<Listener>>,
+    /// It ends when this is closed, if it may know nothing: see [`Knows`].
+    #[cfg(target_os = "linux")]
+    pub(crate) life: Option<OwnedFd>,
     /// What tells the other side's socket from any other.
     pub(crate) peer_cookie: u64,
     pub(crate) inspector: Option<SocketAddr>,
@@ -121,6 +128,13 @@ pub(crate) fn spawn(settings: &Settings, given: Given<'_>) -> Result<(OwnedFd, S
         Intercept::Off => (None, None),
         _ => new_pair().map(|(a, b)| (Some(a), Some(b))).map_err(|e| failed(e.into()))?,
     };
+    #[cfg(target_os = "linux")]
+    let (life, its_life) = if settings.knows == Knows::Channel {
+        (None, None)
+    } else {
+        let (ours, theirs) = new_pair().map_err(|e| failed(e.into()))?;
+        (Some(ours), Some((theirs, life_fd())))
+    };
     // An unmodified program begins with what it has without a primary: some cannot bear more (select(2)).
     let files = FILES
         .get()
@@ -133,6 +147,8 @@ pub(crate) fn spawn(settings: &Settings, given: Given<'_>) -> Result<(OwnedFd, S
         image: image.map_err(failed)?,
         #[cfg(target_os = "linux")]
         filter,
+        #[cfg(target_os = "linux")]
+        life: its_life,
     };
     bequeath(&mut command, inheritance).map_err(failed)?;
     let mut process = command.spawn().map_err(|error| match Step::of(&error) {
@@ -166,6 +182,8 @@ pub(crate) fn spawn(settings: &Settings, given: Given<'_>) -> Result<(OwnedFd, S
         channel_fd,
         #[cfg(target_os = "linux")]
         listener,
+        #[cfg(target_os = "linux")]
+        life,
         peer_cookie,
         inspector: inspect.filter(|at| at.port() != 0),
         stdout: process.stdout.take().map(OwnedFd::from),
@@ -207,6 +225,10 @@ fn environment(
         set("NODE_UNIQUE_ID", given.worker.to_string());
         set("NODE_CHANNEL_FD", channel_fd.to_string());
         set("NODE_CHANNEL_SERIALIZATION_MODE", "json".into());
+    }
+    #[cfg(target_os = "linux")]
+    if settings.knows != Knows::Channel {
+        set("PHALANX_LIFE_FD", life_fd().to_string());
     }
     if let Some(base) = settings.port_base {
         set("PORT", (u32::from(base) + given.slot.0).to_string());

@@ -46,8 +46,6 @@ pub(super) struct Upkeep {
     pub(super) cgroups: Option<Cgroups>,
     /// Records that wait for the last words of their workers.
     pub(super) awaiting: usize,
-    /// Processes that the kernel ended for want of memory, when that was last looked at.
-    pub(super) oom_kills: u64,
     looking: bool,
     /// Who wants to know the state of the cluster.
     asking: Vec<oneshot::Sender<Status>>,
@@ -66,7 +64,6 @@ impl Upkeep {
             forks: BTreeMap::new(),
             cgroups: None,
             awaiting: 0,
-            oom_kills: super::why::oom_kills(),
             looking: false,
             asking: Vec::new(),
         }

@@ -10,7 +10,7 @@ use crate::settings::Settings;
 use phalanx_core::cluster::Event as CoreEvent;
 use phalanx_core::ends::{Cause, Curve, EndRecord, LastLines, Wall, Words};
 use phalanx_core::time::Time;
-use phalanx_core::worker::{Exit, Leave, Phase, SlotId, WorkerId};
+use phalanx_core::worker::{EndKind, Exit, Leave, Phase, SlotId, WorkerId};
 use rustix::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -47,8 +47,7 @@ pub(super) struct Life {
     pub(super) lag: Option<f64>,
     /// More about why it goes.
     pub(super) detail: Option<String>,
-    out_of_memory: bool,
-    end: Option<(Exit, Option<Leave>)>,
+    end: Option<(Exit, Cause)>,
     /// Both its process and its channel are gone: connections that it had then.
     buried: Option<u32>,
     handle: WorkerHandle,
@@ -171,7 +170,6 @@ impl Shell {
             open: None,
             lag: None,
             detail: None,
-            out_of_memory: false,
             end: None,
             buried: None,
             handle: handle.clone(),
@@ -192,28 +190,43 @@ impl Shell {
 
     /// A process ended; before anybody draws conclusions: was it the kernel, for want of memory?
     pub(super) fn look_at_end(&mut self, now: Time, worker: WorkerId, exit: Exit) {
-        if exit != KILLED {
+        let killed = self.workers.get(&worker).is_some_and(|r| r.handle.inner.child.was_killed());
+        if exit != KILLED || killed {
             return;
         }
-        let before = std::mem::replace(&mut self.upkeep.oom_kills, oom_kills());
+        let oom = self.oom.explains();
         let by_limit = self.upkeep.cgroups.as_ref().is_some_and(|groups| groups.ran_out(worker));
-        let Some(life) = self.upkeep.lives.get_mut(&worker) else { return };
-        if by_limit {
-            life.detail = Some("the kernel ended it at the hard memory limit (memory.max)".into());
-            self.core.observe(now, CoreEvent::Lost { worker, why: Leave::Memory });
-        } else if self.upkeep.oom_kills > before && life.detail.is_none() {
-            life.out_of_memory = true;
-            life.detail = Some(
-                "killed while the kernel was ending processes for want of memory: probably by it"
-                    .into(),
-            );
+        let (event, detail) = match oom {
+            _ if by_limit => (
+                CoreEvent::Lost { worker, why: Leave::Memory },
+                "the kernel ended it at the hard memory limit (memory.max)",
+            ),
+            Some(true) => (
+                CoreEvent::OutOfMemory { worker, certain: true },
+                "ended by the kernel, for want of memory in its control group",
+            ),
+            Some(false) => (
+                CoreEvent::OutOfMemory { worker, certain: false },
+                "killed while the kernel was ending processes for want of memory: probably by it",
+            ),
+            None => return,
+        };
+        if let Some(life) = self.upkeep.lives.get_mut(&worker) {
+            life.detail = Some(detail.into());
         }
+        self.core.observe(now, event);
     }
 
     /// The core says how and why a worker ended.
-    pub(super) fn note_end(&mut self, worker: WorkerId, exit: Exit, asked: Option<Leave>) {
+    pub(super) fn note_end(
+        &mut self,
+        worker: WorkerId,
+        exit: Exit,
+        asked: Option<Leave>,
+        kind: EndKind,
+    ) {
         if let Some(life) = self.upkeep.lives.get_mut(&worker) {
-            life.end = Some((exit, asked));
+            life.end = Some((exit, cause_of(exit, asked, kind)));
         }
         self.write_down(worker);
     }
@@ -293,13 +306,7 @@ impl Shell {
 
 impl Life {
     fn record(self, worker: WorkerId, open: u32) -> EndRecord {
-        let (exit, asked) = self.end.unzip();
-        let cause = match (asked.flatten(), exit) {
-            (None, _) if self.out_of_memory => Cause::OutOfMemory,
-            (Some(why), _) => Cause::Told(why),
-            (None, Some(Exit::Code(0))) => Cause::Finished,
-            (None, _) => Cause::Crashed,
-        };
+        let (exit, cause) = self.end.unzip();
         EndRecord {
             worker,
             slot: self.slot,
@@ -310,7 +317,7 @@ impl Life {
             ready: self.ready,
             ended: wall(),
             exit,
-            cause,
+            cause: cause.unwrap_or(Cause::Crashed),
             detail: self.detail,
             curve: self.curve,
             connections: self.open.or((open > 0).then_some(open)),
@@ -331,9 +338,12 @@ fn program(settings: &Settings) -> String {
     all.chars().take(MAX_PROGRAM).collect()
 }
 
-/// How many processes the kernel has ended for want of memory, since it began.
-pub(super) fn oom_kills() -> u64 {
-    let text = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
-    let count = text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok());
-    count.unwrap_or(0)
+/// What the record says of an end.
+const fn cause_of(exit: Exit, asked: Option<Leave>, kind: EndKind) -> Cause {
+    match (kind, asked, exit) {
+        (EndKind::OutOfMemory { .. }, ..) => Cause::OutOfMemory,
+        (_, Some(why), _) => Cause::Told(why),
+        (_, None, Exit::Code(0)) => Cause::Finished,
+        (_, None, _) => Cause::Crashed,
+    }
 }

@@ -16,6 +16,19 @@ use std::process::Command;
 /// descriptors close-on-exec for the contiguous run from 0 only, so its channel must be here too.
 pub(crate) const FIRST_FD: i32 = 3;
 
+/// The number of a worker's life line, where a process may have as many descriptors: programs that count on low
+/// numbers (select(2), systemd's protocol, a limit of 1024) do not notice it.
+#[cfg(target_os = "linux")]
+const LIFE_FD: i32 = 1024;
+
+/// The number that a life line gets.
+#[cfg(target_os = "linux")]
+pub(crate) fn life_fd() -> i32 {
+    let most = rustix::process::getrlimit(Resource::Nofile).current;
+    let most = most.and_then(|most| i32::try_from(most).ok()).unwrap_or(i32::MAX);
+    LIFE_FD.min(most.saturating_sub(1))
+}
+
 /// A process's program, arguments and environment, some of whose variables are its own number.
 pub(crate) struct Image {
     program: CString,
@@ -113,6 +126,9 @@ pub(crate) struct Inheritance {
     /// It is put under the filter, whose listener is sent here.
     #[cfg(target_os = "linux")]
     pub(crate) filter: Option<OwnedFd>,
+    /// It ends when nobody holds the other end of this any more; and its number there.
+    #[cfg(target_os = "linux")]
+    pub(crate) life: Option<(OwnedFd, i32)>,
 }
 
 /// Lets the child of `command` inherit that.
@@ -124,6 +140,15 @@ pub(crate) fn bequeath(command: &mut Command, inheritance: Inheritance) -> io::R
     for number in FIRST_FD..end {
         reserve(number)?;
     }
+    // And nothing that is needed in the child may be where its life line is to be.
+    #[cfg(target_os = "linux")]
+    let life = match inheritance.life {
+        None => None,
+        Some((life, number)) => {
+            reserve(number)?;
+            Some((rustix::io::fcntl_dupfd_cloexec(life, end)?, number))
+        }
+    };
     let Inheritance { descriptors, image, files, mut permit, .. } = inheritance;
     permit.above(end)?;
     #[cfg(target_os = "linux")]
@@ -159,7 +184,18 @@ pub(crate) fn bequeath(command: &mut Command, inheritance: Inheritance) -> io::R
             {
                 return Err(io::Error::last_os_error());
             }
+            // While it may have such a number, and with the rights that it keeps.
+            #[cfg(target_os = "linux")]
+            if let Some((end, number)) = &life
+                && libc::dup2(end.as_raw_fd(), *number) < 0
+            {
+                return Err(io::Error::last_os_error());
+            }
             permit.apply()?;
+            #[cfg(target_os = "linux")]
+            if let Some((_, number)) = &life {
+                ends_with(*number)?;
+            }
             // At last: until the program runs, this process has all that the primary has.
             if let Some(files) = files {
                 let hard = rustix::process::getrlimit(Resource::Nofile).maximum;
@@ -177,6 +213,34 @@ pub(crate) fn bequeath(command: &mut Command, inheritance: Inheritance) -> io::R
             }
             Ok(())
         });
+    }
+    Ok(())
+}
+
+/// Lets the kernel send SIGTERM to this process, and to those of its group, when nobody holds the other end of this
+/// socket any more (`F_SETSIG`, fcntl(2)). That stays so through execve(2). Only makes system calls: for a child between
+/// fork and exec.
+#[cfg(target_os = "linux")]
+fn ends_with(life: std::os::fd::RawFd) -> io::Result<()> {
+    /// linux/fcntl.h
+    const F_SETSIG: libc::c_int = 10;
+    let set = |what: libc::c_int, to: libc::c_int| {
+        // SAFETY: these change an open descriptor's flags, owner and signal, and take a number each.
+        if unsafe { libc::fcntl(life, what, to) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    };
+    // It leads its group, whose other members are what it started.
+    let group = rustix::process::getpgrp().as_raw_nonzero().get();
+    set(libc::F_SETOWN, -group)?;
+    set(F_SETSIG, libc::SIGTERM)?;
+    set(libc::F_SETFL, libc::O_ASYNC)?;
+    let mut end = libc::pollfd { fd: life, events: 0, revents: 0 };
+    // SAFETY: it is told of one structure, which it writes into. It does not wait.
+    if unsafe { libc::poll(&raw mut end, 1, 0) } > 0 {
+        // The primary has died since the fork, before there was anything to tell of it.
+        return Err(io::Error::from_raw_os_error(libc::EPIPE));
     }
     Ok(())
 }

@@ -51,13 +51,13 @@ pub(crate) fn is_unix_stream(number: i32) -> bool {
         })
 }
 
-/// Takes the channel that the process was started with. The caller takes it at most once.
+/// Takes the channel, or the life line, that the process was started with. The caller takes each at most once.
 pub(crate) fn take_inherited_channel(number: i32) -> io::Result<OwnedFd> {
     if !is_unix_stream(number) {
         return Err(io::Error::from_raw_os_error(libc::ENOTSOCK));
     }
     // SAFETY: the descriptor is open, it was inherited for this purpose (the environment names
-    // it), and the one caller, `Worker::connect`, takes it once per process.
+    // it), and the one caller, `Worker::connect`, takes each once per process.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
     Ok(portable::mark(fd)?)
 }

@@ -113,6 +113,41 @@ pub(crate) enum Call {
     Listen(i32, i32),
 }
 
+impl Notice {
+    /// As it is written down.
+    pub(crate) fn to_bytes(self) -> [u8; 32] {
+        let (kind, number, place, last) = match self.call {
+            Call::Bind(number, place, length) => (0, number, place, length),
+            Call::Listen(number, backlog) => (1, number, 0, backlog.cast_unsigned()),
+        };
+        let mut bytes = [0; 32];
+        let words = [self.thread, kind, number.cast_unsigned(), last];
+        let words = words.into_iter().flat_map(u32::to_ne_bytes);
+        let all = self.id.to_ne_bytes().into_iter().chain(place.to_ne_bytes()).chain(words);
+        for (to, from) in bytes.iter_mut().zip(all) {
+            *to = from;
+        }
+        bytes
+    }
+
+    /// As it was written down.
+    pub(crate) fn from_bytes(bytes: &[u8; 32]) -> Option<Self> {
+        let (id, rest) = bytes.split_first_chunk()?;
+        let (place, rest) = rest.split_first_chunk()?;
+        let place = u64::from_ne_bytes(*place);
+        let mut words =
+            rest.chunks_exact(4).filter_map(|word| Some(u32::from_ne_bytes(*word.first_chunk()?)));
+        let (thread, kind) = (words.next()?, words.next()?);
+        let (number, last) = (words.next()?.cast_signed(), words.next()?);
+        let call = match kind {
+            0 => Call::Bind(number, place, last),
+            1 => Call::Listen(number, last.cast_signed()),
+            _ => return None,
+        };
+        Some(Self { id: u64::from_ne_bytes(*id), thread, call })
+    }
+}
+
 /// The next call that waits. An error [`Errno::NOENT`]: it does not wait any more.
 pub(crate) fn receive(listener: &OwnedFd) -> io::Result<Notice> {
     /// Room for what later kernels add.
@@ -252,6 +287,15 @@ mod tests {
         for (at, insn) in FILTER.iter().enumerate() {
             assert!(at + usize::from(insn.jf) < FILTER.len() - 1 || insn.jf == 0, "{at}");
         }
+    }
+
+    #[test]
+    fn a_notice_is_read_as_it_was_written() {
+        for call in [Call::Bind(-1, u64::MAX - 7, 28), Call::Listen(70_000, -128)] {
+            let notice = Notice { id: 0x0123_4567_89ab_cdef, thread: 4711, call };
+            assert_eq!(Notice::from_bytes(&notice.to_bytes()), Some(notice));
+        }
+        assert_eq!(Notice::from_bytes(&[9; 32]), None, "of a later version");
     }
 
     #[test]

@@ -54,15 +54,18 @@ struct Identity {
     id: u32,
     slot: u32,
     channel: i32,
+    /// By which the kernel would end it with its primary, as if it knew nothing.
+    life: Option<i32>,
 }
 
 static IDENTITY: OnceLock<Identity> = OnceLock::new();
 
 /// The variables that make a process a worker. They are this process's alone. Node's names are for Node, and for
 /// what may become Node; a program that may be anything finds the others.
-const OURS: [&str; 5] = [
+const OURS: [&str; 6] = [
     "PHALANX_UNIQUE_ID",
     "PHALANX_CHANNEL_FD",
+    "PHALANX_LIFE_FD",
     "NODE_UNIQUE_ID",
     "NODE_CHANNEL_FD",
     "NODE_CHANNEL_SERIALIZATION_MODE",
@@ -80,6 +83,7 @@ fn identity() -> Option<Identity> {
         id: number(id).unwrap_or(0),
         slot: number("NODE_APP_INSTANCE").unwrap_or(0),
         channel: i32::try_from(number(channel)?).ok()?,
+        life: number("PHALANX_LIFE_FD").and_then(|number| i32::try_from(number).ok()),
     })
 }
 
@@ -154,6 +158,10 @@ impl Worker {
         let socket = sys::take_inherited_channel(me.channel).map_err(|_| Error::NotAWorker)?;
         let (sender, receiver) = channel::open(socket, DEFAULT_MAX_LINE)
             .map_err(Error::os("cannot open the channel to the primary"))?;
+        // It hears of its primary's end on the channel, and drains.
+        if let Some(number) = me.life {
+            drop(sys::take_inherited_channel(number));
+        }
         let worker = Self::new(me.id, me.slot, Some(sender));
         worker.tell(Act::Online, None);
         tokio::spawn(listen_to(worker.clone(), receiver));
