@@ -229,11 +229,12 @@ mod tests {
             assert!(mark.asked().is_empty());
             // Around and around.
             for number in u64::MAX - 2 * LAST as u64..=u64::MAX {
-                mark.asks(number, &[number as u8; QUESTION]);
+                mark.asks(number, &[number.to_le_bytes()[0]; QUESTION]);
             }
             let mut asked = mark.asked();
             asked.sort_unstable();
-            let last: Vec<_> = (256 - LAST..256).map(|number| [number as u8; QUESTION]).collect();
+            let last: Vec<_> =
+                (256 - LAST..256).map(|number| [number.to_le_bytes()[0]; QUESTION]).collect();
             assert_eq!(asked, last);
         }
         assert!(two.asked().is_empty());
