@@ -299,7 +299,7 @@ impl Shell {
         standing.retain(|place| port.has_healthy(*place));
         for (worker, slot, waiting) in to_say {
             let elsewhere =
-                |(id, u): (&WorkerId, &User)| *id != worker && port.has_healthy(u.place);
+                |(id, u): (&WorkerId, &User)| *id != worker && u.serves && !port.is_stuck_for(*id);
             let then = if port.users.iter().any(elsewhere) {
                 "what waits goes to other workers until it does"
             } else {
