@@ -24,7 +24,8 @@ impl Cluster {
             .map(|w| w.id)
             .collect();
         for id in unready {
-            self.kill(now, id, Leave::Orphaned);
+            // That it listens may have been the last thing the other heard: it may serve somebody already.
+            self.drain(now, id, Leave::Orphaned, true);
         }
         let killed: Vec<WorkerId> = self
             .workers
