@@ -1,6 +1,7 @@
 //! Timelines of rolling reloads in odd circumstances.
 
 use super::*;
+use crate::spec::{Canary, ReloadRules};
 
 /// One that has ended is started again by the reload; one that ends during it is not.
 #[test]
@@ -131,6 +132,67 @@ fn does_not_care_about_manual_workers_that_fail() {
                  gone 0#1 (reload)
         t=161    look
                  = 0#2 ready; 1 wanted, settled
+        ",
+    );
+}
+
+fn trying(workers: usize) -> Spec {
+    let canary = Canary { slots: 1, time: Duration::from_secs(2), share: None };
+    let reload = ReloadRules { canary: Some(canary), ..ReloadRules::default() };
+    Spec { reload, ..rules(workers) }
+}
+
+/// The program is not given to everybody because nobody is left who could have shown that it is bad.
+#[test]
+fn whose_canary_is_scaled_away_has_another_one() {
+    story(
+        trying(3),
+        "
+        t=0      fork 0#1, 1#2, 2#3
+        t=10     ready 2#3
+        t=100    reload
+                 begins: reload 1 of 3
+                 fork 2#4
+        t=200    ready 2#4
+                 canary in 1 for 2s
+        t=300    ready 0#1, 1#2
+        t=1000   scale 2
+                 tell 2#3, 2#4
+                 fork 0#5
+        t=1100   ready 0#5
+                 canary in 1 for 2s
+        t=1200   exit 2#3 code 0
+                 gone 2#3 (scale)
+        t=1210   exit 2#4 code 0
+                 gone 2#4 (scale)
+        t=2500   look
+                 = 0#1 ready, 1#2 ready, 0#5 ready; 2 wanted, not settled
+        t=3100   canary passed after 2s
+                 tell 0#1
+                 fork 1#6
+        ",
+    );
+}
+
+#[test]
+fn whose_canary_is_scaled_away_with_all_others_fails() {
+    story(
+        trying(2),
+        "
+        t=0      fork 0#1, 1#2
+        t=10     ready 0#1, 1#2
+        t=100    reload
+                 begins: reload 1 of 2
+                 fork 0#3
+        t=200    ready 0#3
+                 canary in 1 for 2s
+        t=1000   scale 0
+                 tell 0#1, 1#2, 0#3
+                 FAILED: reload 1 in slot 0: it was ended (scale); 0 replaced, 0 kept
+        t=1100   scale 1
+                 fork 0#4
+        t=1101   look
+                 = 0#1 leaves until 2000 (scale), 1#2 leaves until 2000 (scale), 0#3 leaves until 2000 (scale), 0#4 starting; 1 wanted, not settled
         ",
     );
 }
