@@ -1,6 +1,7 @@
 //! Timelines of rolling reloads in odd circumstances.
 
 use super::*;
+use crate::limits::{Judge, Limits, Seen};
 use crate::spec::{Canary, ReloadRules};
 
 /// One that has ended is started again by the reload; one that ends during it is not.
@@ -195,4 +196,56 @@ fn whose_canary_is_scaled_away_with_all_others_fails() {
                  = 0#1 leaves until 2000 (scale), 1#2 leaves until 2000 (scale), 0#3 leaves until 2000 (scale), 0#4 starting; 1 wanted, not settled
         ",
     );
+}
+
+/// It leaves when its time has come, and that says nothing about its program.
+#[test]
+fn whose_canary_is_old_goes_on() {
+    story(
+        trying(1),
+        "
+        t=0      fork 0#1
+        t=10     ready 0#1
+        t=100    reload
+                 begins: reload 1 of 1
+                 fork 0#2
+        t=200    ready 0#2
+                 canary in 1 for 2s
+        t=300    ages 0#2
+        t=2200   canary passed after 2s
+                 tell 0#1
+                 done: reload 1, 1 replaced in 2.1s
+        t=2300   look
+                 = 0#1 leaves until 3200 (reload), 0#2 ready; 1 wanted, settled
+        ",
+    );
+}
+
+/// The old worker beside a canary leaves when the canary has passed: until then others have limits all the same.
+#[test]
+fn others_keep_their_limits_during_a_canary() {
+    let mut cluster = Cluster::new(trying(3));
+    let arrive = |cluster: &mut Cluster, at: Time| {
+        for action in cluster.plan(at) {
+            if let Action::Fork { worker, .. } = action {
+                cluster.observe(at, Event::Forked { worker, pid: 100 + worker.0 });
+                cluster.observe(at, Event::Listening { worker });
+            }
+        }
+    };
+    arrive(&mut cluster, Time::ZERO);
+    let (reload, now) = (Time::from_millis(59_000), Time::from_millis(60_500));
+    cluster.observe(reload, Event::Reload);
+    arrive(&mut cluster, reload);
+    cluster.observe(reload, Event::Replace { worker: WorkerId(1), why: Leave::Age });
+    let _ = cluster.plan(now);
+    let limits = Limits { age: Some(Duration::from_secs(30)), ..Limits::default() };
+    let seen = Seen { memory: None, age: Duration::from_secs(60), connections: None };
+    let mut over = Judge::new(limits).judge(now, &cluster, |_| Some(seen));
+    let first = over.pop().map(|over| (over.worker, over.why));
+    assert_eq!(first, Some((WorkerId(2), Leave::Age)), "and besides {over:?}");
+    let limits = Limits { age: Some(Duration::from_secs(1)), ..Limits::default() };
+    let only = |id| (id == WorkerId(4)).then_some(seen);
+    let over = Judge::new(limits).judge(now, &cluster, only);
+    assert_eq!(over, [], "a canary does not get old");
 }
