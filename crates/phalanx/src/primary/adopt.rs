@@ -55,6 +55,7 @@ impl Shell {
         self.keeping.ends.send_modify(|ends| ends.extend(exits));
         self.keeping.has(fds.keys().cloned());
         self.start = estate.start();
+        self.upkeep.by_hand = estate.by_hand;
         self.seq = estate.seq.saturating_add(BEGUN);
         let now = self.now();
         let told: Vec<WorkerId> = estate.core.told().collect();
