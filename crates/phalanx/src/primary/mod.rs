@@ -233,7 +233,7 @@ impl Primary {
             Err(error) => return Err(error),
         }
         limits::check(&options)?;
-        let cgroups = limits::open_cgroups(&options.limits)?;
+        let cgroups = limits::open_cgroups(&options.limits, keeper::parent())?;
         spawn::note_this_program();
         raise_descriptor_limit();
         let (wishes, commands) = mpsc::unbounded_channel();
