@@ -16,6 +16,10 @@ test:
 sim seeds="100000" seed="":
     PHALANX_SIM_SEEDS="{{ seeds }}" PHALANX_SEED="{{ if seed == '' { `date +%s` } else { seed } }}" cargo test --release -p phalanx-core --test simulation
 
+# Chaos under load for so many seconds, from a fresh seed or a given one.
+chaos seconds="180" seed="":
+    PHALANX_CHAOS_SECONDS="{{ seconds }}" PHALANX_SEED="{{ seed }}" cargo test -p phalanx-cli --test chaos -- --nocapture
+
 # What it costs, beside what it costs to do without; `just bench --quick` for a first look.
 bench *args:
     cargo run --release -p bench -- "$@"

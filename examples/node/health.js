@@ -1,7 +1,7 @@
 // Health checks by message: the primary asks each worker how it is, and replaces one that is late or not well.
 //
-// Under phalanx: nobody asks; phalanx watches that each worker runs, answers pings and takes its connections, and
-// logs load and memory with `--stats`. `/health` is for a load balancer in front, and the same with both.
+// Under phalanx: it watches that each worker runs, answers pings and takes its connections, and logs load and memory
+// with `--stats`. `--health-path /health` asks each worker; so may a load balancer in front.
 
 'use strict';
 

@@ -1,7 +1,8 @@
 // A heartbeat: the primary pings, the workers pong; who misses three is killed and replaced. `/hang` hangs one.
 //
 // Under phalanx: it pings over the channel by itself (Node's core answers, not the program), and gives a worker
-// that hangs no connections; what already waited for it is handed to others.
+// that hangs no connections; what already waited for it is handed to others. After three misses (30 s, `--heartbeat`)
+// it is ended and replaced.
 
 'use strict';
 

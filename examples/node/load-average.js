@@ -1,7 +1,7 @@
 // As many workers as there is load: the primary looks at the load average and forks or retires one at a time.
 //
-// Under phalanx: the number is what `-i` says (default: one per core) and stays so; a worker that waits costs
-// no CPU, and the kernel spreads connections over all of them, so there is little to follow the load for.
+// Under phalanx: the number is what `-i` says (default: one per core) and stays so, or follows the load with
+// `--min 1 --max 8 --scale-on load`. A worker that waits costs no CPU.
 
 'use strict';
 

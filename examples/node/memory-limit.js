@@ -1,7 +1,7 @@
 // A worker that holds more than 700 MB exits, and a fresh one takes its place. `/leak` leaks 20 MB.
 //
 // Under phalanx: the worker looks at itself as before; phalanx forks the fresh one. `LIMIT_MB` sets another
-// limit. Only the requests in progress in that worker are lost.
+// limit. Only the requests in progress in that worker are lost. With `--max-memory 700M` phalanx does the looking, and none is.
 
 'use strict';
 

@@ -8,7 +8,7 @@ mod tool;
 
 pub(crate) use tool::{Delete, Describe, Detached, List, Named, Scale, Start, Stop, Target, Why};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Arg, Args, Parser, Subcommand};
 pub(crate) use limits::LimitArgs;
 use liveness::Liveness;
 use phalanx::{Address, Balance, MAX_WORKERS, Policy, ReadyWhen, cores};
@@ -23,7 +23,7 @@ use std::time::Duration;
 /// of that name runs
 ///
 /// Signals to the primary: TERM, INT drain and stop (twice: at once) · QUIT stop at once ·
-/// USR2 rolling reload · HUP the same, or, started in a terminal, drain and stop
+/// USR2 rolling reload · USR1 upgrade in place · HUP rolling reload, or, started in a terminal, drain and stop
 #[derive(Debug, Parser)]
 #[command(name = "phalanx", version, arg_required_else_help = true)]
 pub(crate) struct Arguments {
@@ -81,40 +81,30 @@ pub(crate) struct Demo {
 
 #[derive(Args, Debug)]
 #[command(
-    override_usage = "phalanx run [OPTIONS] PROGRAM [ARGS]... [-- ARGS...]\n       phalanx run [OPTIONS] -- PROGRAM [ARGS]..."
+    override_usage = "phalanx run [OPTIONS] PROGRAM [ARGS]... [-- ARGS...]\n       phalanx run [OPTIONS] -- PROGRAM [ARGS]...",
+    next_line_help = true,
+    mut_args(signed)
 )]
 pub(crate) struct Run {
     /// A script (.js .mjs, .ts where Node can, .py .rb .php .pl .sh .bash .lua .jar .java), a program, `npm start`; then
     /// its arguments. What begins with a dash is this program's, before `--`
     #[arg(value_name = "PROGRAM", required_unless_present = "args")]
     pub(crate) program: Vec<OsString>,
+    /// The program's own arguments, or all of it
+    #[arg(last = true)]
+    pub(crate) args: Vec<OsString>,
     /// How many workers: a number; max or 0 for one per core, as without it; -1 for one less than that
     #[arg(short = 'i', long, value_name = "N|max|-N", value_parser = count_or_max, allow_negative_numbers = true)]
     pub(crate) instances: Option<usize>,
+    /// What it is called in the log; else the program's name
+    #[arg(long)]
+    pub(crate) name: Option<String>,
     /// How connections get to workers: direct, round-robin or shared
     #[arg(long, value_name = "POLICY")]
     pub(crate) policy: Option<Policy>,
     /// Who gets a connection: even, or sticky (by source address)
     #[arg(long, value_name = "BALANCE", default_value = "even", value_parser = balance)]
     pub(crate) balance: Balance,
-    /// Run the script with this: a name, a path, or none
-    #[arg(long, value_name = "NAME|PATH|none")]
-    pub(crate) interpreter: Option<OsString>,
-    /// Flags for the interpreter, split at spaces; may be given several times
-    #[arg(long, visible_alias = "node-args", value_name = "FLAGS", allow_hyphen_values = true)]
-    pub(crate) interpreter_args: Vec<String>,
-    /// Node workers run without the preload: keep-alive connections are cut when a worker leaves
-    #[arg(long)]
-    pub(crate) no_preload: bool,
-    /// Each worker opens an inspector, on this port plus its slot or the next free one; PORT or HOST:PORT
-    #[arg(long, value_name = "PORT", num_args = 0..=1, require_equals = true, default_missing_value = "9229", value_parser = inspect)]
-    pub(crate) inspect: Option<SocketAddr>,
-    /// Print each message of a worker on stdout
-    #[arg(long)]
-    pub(crate) print_messages: bool,
-    /// Log a line for each Node worker every so often: requests, latency, event loop, memory
-    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "10s", value_parser = time)]
-    pub(crate) stats: Option<Duration>,
     /// When a worker is ready: when it is listening; already online, for programs that never listen (one without
     /// a channel: when it has run for a second); or notify, when it says READY=1 (`sd_notify`)
     #[arg(long, value_name = "listening|online|notify", default_value = "listening", value_parser = ready)]
@@ -125,49 +115,79 @@ pub(crate) struct Run {
     /// How long a worker that was told to leave may take to finish; 0: as long as it likes
     #[arg(long, visible_alias = "kill-timeout", value_name = "TIME", default_value = "30s", value_parser = time)]
     pub(crate) grace: Duration,
+    /// Survive: this process becomes a small keeper, which starts the primary, and another one if that is killed; workers
+    /// and clients do not notice. As the first process of a container, and with `start`, it does so by itself
+    #[arg(long)]
+    pub(crate) keeper: bool,
+    /// `start` only, which has a keeper by itself: without it; a primary that is killed ends its workers
+    #[arg(long, conflicts_with = "keeper")]
+    pub(crate) no_keeper: bool,
+    /// Print each message of a worker on stdout
+    #[arg(long)]
+    pub(crate) print_messages: bool,
+    #[command(flatten)]
+    pub(crate) detached: Detached,
+    /// Run the script with this: a name, a path, or none
+    #[arg(help_heading = "Scripts", long, value_name = "NAME|PATH|none")]
+    pub(crate) interpreter: Option<OsString>,
+    /// Flags for the interpreter, split at spaces; may be given several times
+    #[arg(
+        help_heading = "Scripts",
+        long,
+        visible_alias = "node-args",
+        value_name = "FLAGS",
+        allow_hyphen_values = true
+    )]
+    pub(crate) interpreter_args: Vec<String>,
+    /// Node workers run without the preload: keep-alive connections are cut when a worker leaves
+    #[arg(help_heading = "Scripts", long)]
+    pub(crate) no_preload: bool,
+    /// Each worker opens an inspector, on this port plus its slot or the next free one; PORT or HOST:PORT
+    #[arg(help_heading = "Scripts", long, value_name = "PORT", num_args = 0..=1, require_equals = true, default_missing_value = "9229", value_parser = inspect)]
+    pub(crate) inspect: Option<SocketAddr>,
+    /// Log a line for each Node worker every so often: requests, latency, event loop, memory
+    #[arg(help_heading = "Scripts", long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "10s", value_parser = time)]
+    pub(crate) stats: Option<Duration>,
     /// Open this address before any worker runs, and pass it on: its socket as systemd does (`LISTEN_FDS`, with NAME
     /// in `LISTEN_FDNAMES`), and for programs on the crate in `PHALANX_LISTEN`, where `Address::from_env` finds it; may
     /// be given several times. A Node program listens where it says itself
-    #[arg(long, value_name = "[NAME=]ADDR", value_parser = listen)]
+    #[arg(help_heading = "Ports", long, value_name = "[NAME=]ADDR", value_parser = listen)]
     pub(crate) listen: Vec<(String, Address)>,
     /// Only these ports, of those that the program binds itself, are shared; else all with a fixed number
-    #[arg(long, value_name = "PORT,…", value_delimiter = ',', value_parser = port, conflicts_with = "no_intercept")]
+    #[arg(help_heading = "Ports", long, value_name = "PORT,…", value_delimiter = ',', value_parser = port, conflicts_with = "no_intercept")]
     pub(crate) port: Vec<u16>,
     /// What the program binds is its own: workers are not watched for bind(2)
-    #[arg(long)]
+    #[arg(help_heading = "Ports", long)]
     pub(crate) no_intercept: bool,
     /// Each worker gets a port of its own in PORT: this one plus its slot
-    #[arg(long, value_name = "PORT", value_parser = port)]
+    #[arg(help_heading = "Ports", long, value_name = "PORT", value_parser = port)]
     pub(crate) port_base: Option<u16>,
     /// How long connections must have been idle before a worker that knows nothing of draining is ended
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = time)]
+    #[arg(help_heading = "Ports", long, value_name = "TIME", default_value = "5s", value_parser = time)]
     pub(crate) drain_idle: Duration,
-    /// Replace a worker that says nothing for so long (`sd_notify`, WATCHDOG=1); it finds `WATCHDOG_USEC`
-    #[arg(long, value_name = "TIME", value_parser = watchdog)]
-    pub(crate) watchdog: Option<Duration>,
-    #[command(flatten)]
-    pub(crate) liveness: Liveness,
-    /// `start`: without a keeper; a primary that is killed ends its workers
-    #[arg(long, conflicts_with = "keeper")]
-    pub(crate) no_keeper: bool,
-    /// Survive: this process becomes a small keeper, which starts the primary, and another one if that is killed; workers
-    /// and clients do not notice
-    #[arg(long)]
-    pub(crate) keeper: bool,
     #[command(flatten)]
     pub(crate) guard: guard::Guard,
-    /// What it is called in the log; else the program's name
-    #[arg(long)]
-    pub(crate) name: Option<String>,
     #[command(flatten)]
-    pub(crate) detached: Detached,
+    pub(crate) liveness: Liveness,
+    /// Replace a worker that says nothing for so long (`sd_notify`, WATCHDOG=1); it finds `WATCHDOG_USEC`
+    #[arg(help_heading = "Liveness", long, value_name = "TIME", value_parser = watchdog)]
+    pub(crate) watchdog: Option<Duration>,
     #[command(flatten)]
     pub(crate) limits: LimitArgs,
-    /// The program's own arguments, or all of it
-    #[arg(last = true)]
-    pub(crate) args: Vec<OsString>,
     #[command(flatten)]
     pub(crate) rights: permissions::Rights,
+}
+
+/// Lets options have a number below zero, or a time, for their value: what is wrong with it is their own to say, and clap
+/// would take it for an option that it does not know.
+fn signed(arg: Arg) -> Arg {
+    if arg.is_positional() || !arg.get_action().takes_values() {
+        return arg;
+    }
+    let is_time = arg
+        .get_value_names()
+        .is_some_and(|names| names.first().is_some_and(|name| name.as_str().starts_with("TIME")));
+    if is_time { arg.allow_hyphen_values(true) } else { arg.allow_negative_numbers(true) }
 }
 
 fn count(text: &str) -> Result<usize, String> {
@@ -244,6 +264,11 @@ fn inspect(text: &str) -> Result<SocketAddr, String> {
     address.ok().filter(|address| !(1..1024).contains(&address.port())).ok_or_else(|| {
         "expected PORT or ADDRESS:PORT, with a port from 1024 on, or 0 for any".into()
     })
+}
+
+/// Whether this is a time.
+pub(crate) fn is_time(text: &str) -> bool {
+    time(text).is_ok()
 }
 
 /// A time, as pm2's users and others write it.

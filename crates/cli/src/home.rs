@@ -10,7 +10,6 @@ pub(crate) use lock::Lock;
 use crate::failure::{Failure, USAGE};
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
-use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -22,6 +21,17 @@ const LONGEST_NAME: usize = 64;
 /// Bytes of a socket's path, with the zero at its end (unix(7)).
 const LONGEST_SOCKET: usize = 108;
 
+/// What an application's directory has in it but the lock; `.new` is what is being written.
+const FILES: [&str; 7] = [
+    "control.sock",
+    "control.new",
+    "spec.json",
+    "spec.new",
+    "workers.json",
+    "workers.new",
+    "primary.log",
+];
+
 /// The directories of a user's applications.
 pub(crate) struct Home {
     runtime: PathBuf,
@@ -31,8 +41,14 @@ pub(crate) struct Home {
 }
 
 impl Home {
-    /// As the environment has it.
+    /// As the environment has it, and nobody else's: what others put there is neither read nor removed.
     pub(crate) fn find() -> Result<Self, Failure> {
+        let home = Self::locate()?;
+        home.check()?;
+        Ok(home)
+    }
+
+    fn locate() -> Result<Self, Failure> {
         let named = variable("PHALANX_HOME").map(std::path::absolute).transpose();
         let named = named.map_err(Failure::os("find the directory that PHALANX_HOME names"))?;
         if let Some(home) = named {
@@ -63,6 +79,21 @@ impl Home {
 
     fn apps(&self) -> PathBuf {
         self.runtime.join("apps")
+    }
+
+    /// That all directories that are there already are this user's.
+    fn check(&self) -> Result<(), Failure> {
+        let check = |place: &Path, kind| match checked(place, kind) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            checked => checked.map(drop).map_err(unusable(place)),
+        };
+        check(&self.runtime, self.base())?;
+        check(&self.apps(), Kind::Found)?;
+        self.names()?.iter().try_for_each(|name| check(&self.apps().join(name), Kind::Found))
+    }
+
+    const fn base(&self) -> Kind {
+        if self.named { Kind::Named } else { Kind::Found }
     }
 
     /// An application, whether or not there is one.
@@ -103,12 +134,14 @@ impl Home {
 
     /// Makes the directories, so that nobody else can look into them.
     pub(crate) fn prepare(&self) -> Result<(), Failure> {
-        let failed = |place: &Path| Failure::os(format!("use the directory {}", place.display()));
-        let base = if self.named { Kind::Named } else { Kind::Found };
-        private(&self.runtime, base).map_err(failed(&self.runtime))?;
-        private(&self.apps(), Kind::Closed).map_err(failed(&self.apps()))?;
-        private(&self.logs, Kind::Named).map_err(failed(&self.logs))
+        private(&self.runtime, self.base()).map_err(unusable(&self.runtime))?;
+        private(&self.apps(), Kind::Closed).map_err(unusable(&self.apps()))?;
+        private(&self.logs, Kind::Named).map_err(unusable(&self.logs))
     }
+}
+
+fn unusable(place: &Path) -> impl FnOnce(io::Error) -> Failure + use<> {
+    Failure::os(format!("use the directory {}", place.display()))
 }
 
 fn variable(name: &str) -> Option<std::ffi::OsString> {
@@ -132,8 +165,17 @@ enum Kind {
 
 /// Makes sure of a directory that is this user's, and in which nobody else can put anything in another's place.
 fn private(place: &Path, kind: Kind) -> io::Result<()> {
-    let refused = |why: &str| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     DirBuilder::new().recursive(true).mode(0o700).create(place)?;
+    let about = checked(place, kind)?;
+    if kind == Kind::Closed && about.mode() & 0o077 != 0 {
+        fs::set_permissions(place, PermissionsExt::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+/// Refuses a directory that is somebody else's, or in which others can put something in another's place.
+fn checked(place: &Path, kind: Kind) -> io::Result<Metadata> {
+    let refused = |why: &str| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     let about = match kind {
         Kind::Named => fs::metadata(place),
         Kind::Found | Kind::Closed => fs::symlink_metadata(place),
@@ -144,13 +186,13 @@ fn private(place: &Path, kind: Kind) -> io::Result<()> {
     if !is_mine(&about) {
         return refused("it belongs to somebody else");
     }
-    if kind == Kind::Closed && about.mode() & 0o077 != 0 {
-        fs::set_permissions(place, PermissionsExt::from_mode(0o700))?;
-    } else if about.mode() & 0o022 != 0 && about.mode() & 0o1000 == 0 {
+    // In a sticky one they can only add, and what is in it is checked as well.
+    let shared = kind == Kind::Named && about.mode() & 0o1000 != 0;
+    if kind != Kind::Closed && about.mode() & 0o022 != 0 && !shared {
         // Not changed here: it may have its reasons.
         return refused("others may write to it; `chmod go-w` keeps them out");
     }
-    Ok(())
+    Ok(about)
 }
 
 /// A name that can be a directory, and typed.
@@ -276,20 +318,25 @@ impl App {
         Err(Failure::tool(USAGE, message).hint("choose a shorter PHALANX_HOME or --name"))
     }
 
-    /// Removes its directory; whoever does has the lock, so nobody begins to use it meanwhile.
+    /// Removes its directory; whoever does has the lock, so nobody begins to use it meanwhile. What is not phalanx's is
+    /// not removed.
     pub(crate) fn remove(&self, lock: Lock) -> io::Result<()> {
-        for entry in fs::read_dir(&self.directory)? {
-            let path = entry?.path();
-            if path.file_name() != Some(OsStr::new(lock::FILE)) {
-                fs::remove_file(path)?;
+        for file in FILES.into_iter().chain([lock::FILE]) {
+            match fs::remove_file(self.directory.join(file)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
             }
         }
-        fs::remove_file(self.directory.join(lock::FILE))?;
         let gone = fs::remove_dir(&self.directory);
         drop(lock);
         match gone {
             // Somebody else begins: it is theirs.
-            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+            Err(error)
+                if error.kind() == io::ErrorKind::DirectoryNotEmpty
+                    && self.directory.join(lock::FILE).exists() =>
+            {
+                Ok(())
+            }
             gone => gone,
         }
     }
@@ -365,5 +412,74 @@ mod tests {
         let file = directory.path().join("file");
         fs::write(&file, "").expect("written");
         assert!(private(&file, Kind::Found).is_err());
+    }
+
+    #[test]
+    fn a_home_that_others_made_is_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let runtime = directory.path().join("runtime");
+        let home = Home { runtime, logs: directory.path().join("logs"), named: false };
+        let app = home.apps().join("app");
+        home.check().expect("what is missing is made later");
+        fs::create_dir_all(&app).expect("made");
+        home.check().expect("this user's");
+        for place in [&home.runtime, &home.apps(), &app] {
+            for mode in [0o720, 0o702, 0o1777] {
+                fs::set_permissions(place, PermissionsExt::from_mode(mode)).expect("changed");
+                assert!(home.check().is_err(), "{} with {mode:o}", place.display());
+            }
+            fs::set_permissions(place, PermissionsExt::from_mode(0o700)).expect("changed");
+            let aside = directory.path().join("aside");
+            fs::rename(place, &aside).expect("moved");
+            std::os::unix::fs::symlink(&aside, place).expect("linked");
+            assert!(home.check().is_err(), "{} is a link", place.display());
+            fs::remove_file(place).expect("removed");
+            fs::rename(&aside, place).expect("moved back");
+            if geteuid().is_root() {
+                std::os::unix::fs::chown(place, Some(1), None).expect("given away");
+                assert!(home.check().is_err(), "{} is another user's", place.display());
+                std::os::unix::fs::chown(place, Some(0), None).expect("taken back");
+            }
+        }
+        home.check().expect("this user's again");
+    }
+
+    #[test]
+    fn what_is_not_an_applications_stays() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let app = App {
+            name: "app".into(),
+            directory: directory.path().join("app"),
+            logs: directory.path().into(),
+        };
+        let take = || Lock::take(&app, std::time::Duration::ZERO);
+        let lock = take().expect("made").expect("free");
+        let other = app.directory.join("other");
+        fs::write(&other, "").expect("written");
+        assert!(app.remove(lock).is_err(), "said to be gone");
+        assert!(other.exists(), "it was removed");
+        fs::remove_file(other).expect("there");
+        let lock = take().expect("made").expect("free");
+        fs::write(app.register(), "").expect("written");
+        app.remove(lock).expect("removed");
+        assert!(!app.directory.exists());
+    }
+
+    /// Opening a pipe would wait for somebody who writes.
+    #[test]
+    fn a_lock_is_a_file() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let app =
+            App { name: "app".into(), directory: directory.path().into(), logs: PathBuf::new() };
+        let file = app.directory.join(lock::FILE);
+        let made = std::process::Command::new("mkfifo").arg(&file).status().expect("mkfifo");
+        assert!(made.success(), "{made}");
+        assert!(!Lock::is_held(&app));
+        assert!(Lock::take(&app, std::time::Duration::ZERO).is_err(), "a pipe was locked");
+        fs::remove_file(&file).expect("there");
+        let aim = app.directory.join("aim");
+        std::os::unix::fs::symlink(&aim, &file).expect("linked");
+        assert!(Lock::take(&app, std::time::Duration::ZERO).is_err(), "a link was followed");
+        assert!(!aim.exists(), "made by way of a link");
     }
 }

@@ -174,6 +174,7 @@ pub(crate) fn why(name: &str, number: usize, as_json: bool) -> Result<(), Failur
     let texts = list("texts");
     if texts.is_empty() {
         show::say(&format!("{name}: no worker has ended since this primary began"));
+        return Ok(());
     }
     let last = texts.iter().skip(texts.len().saturating_sub(number));
     let texts: Vec<&str> = last.filter_map(Value::as_str).collect();
@@ -276,7 +277,7 @@ fn delete_one(app: &App, now: bool) -> Result<(), Failure> {
         return Err(Failure::tool(UNEXPECTED, format!("{name} is just being started again")));
     };
     if let Some(register) = Register::read(app) {
-        for words in register.end_leftovers() {
+        for words in register.end_leftovers(app) {
             show::say(&format!("{name}: {words}"));
         }
     }
@@ -286,15 +287,17 @@ fn delete_one(app: &App, now: bool) -> Result<(), Failure> {
 /// Kills a primary that does not answer. Its workers are ended afterwards, as any that are left.
 fn kill(app: &App) -> Result<(), Failure> {
     let name = &app.name;
-    let (leader, primary) = match Register::read(app) {
-        Some(register) => (register.leader, register.primary),
-        None => (None, None),
-    };
-    // A keeper first: it would start another primary.
-    if let Some(leader) = leader.filter(|leader| Some(*leader) != primary)
-        && leader.kill()
-    {
-        show::say(&format!("{name}: its keeper, process {}: killed", leader.pid));
+    let register = Register::read(app).unwrap_or_default();
+    let (leader, keeper, primary) = (register.leader, register.keeper, register.primary);
+    // Each would replace the other: the primary does nothing more, and the keeper is killed first.
+    if let Some(primary) = primary {
+        primary.freeze();
+    }
+    let others = [keeper, leader.filter(|_| keeper != leader)];
+    for keeper in others.into_iter().flatten().filter(|keeper| Some(*keeper) != primary) {
+        if keeper.kill() {
+            show::say(&format!("{name}: its keeper, process {}: killed", keeper.pid));
+        }
     }
     if let Some(primary) = primary.filter(|primary| primary.kill()) {
         show::say(&format!("{name}: its primary, process {}, did not answer: killed", primary.pid));

@@ -2,7 +2,8 @@
 //!
 //! A pid alone may be a stranger's by now; with the time of its start it is one process. And the primary, or its keeper,
 //! is the leader of a session: the kernel gives its number to nobody as long as one of the session is left, so all that the
-//! primary's workers started, and that did not make itself independent, is found as well.
+//! primary's workers started, and that did not make itself independent, is found as well. When none is left the number
+//! may be another session's: without its leader, one is believed to be the application's only if something in it proves it.
 
 use crate::home::{App, write_json};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -22,10 +24,14 @@ const KILL: Duration = Duration::from_secs(10);
 /// While some end, others may begin: so often is looked again.
 const ROUNDS: usize = 5;
 
+/// In the environment of all that an application starts: its directory.
+pub(crate) const MARK: &str = "PHALANX_APP_DIRECTORY";
+
 /// What `/proc/PID/stat` says.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stat {
     state: char,
+    parent: u32,
     session: u32,
     /// Clock ticks since the machine's start.
     started: u64,
@@ -47,6 +53,7 @@ impl Stat {
         let ticks = number(11)?.saturating_add(number(12)?);
         Some(Self {
             state: fields.first()?.chars().next()?,
+            parent: u32::try_from(number(1)?).ok()?,
             session: u32::try_from(number(3)?).ok()?,
             started: number(19)?,
             cpu: Duration::from_millis(ticks.saturating_mul(1000) / per_second),
@@ -78,6 +85,13 @@ impl Process {
         self.open().is_some()
     }
 
+    /// Stops it, so that it does nothing more before it is killed.
+    pub(crate) fn freeze(self) {
+        if let Some(held) = self.open() {
+            let _ = signal(&held, Signal::STOP);
+        }
+    }
+
     /// Kills it, and waits for its end. Whether it ran.
     pub(crate) fn kill(self) -> bool {
         let Some(held) = self.open() else { return false };
@@ -97,6 +111,9 @@ pub(crate) struct Register {
     /// Of the session: a keeper, or the primary itself.
     pub(crate) leader: Option<Process>,
     pub(crate) primary: Option<Process>,
+    /// Who would start another primary: the leader, or, after that was killed, what was the primary then.
+    #[serde(default)]
+    pub(crate) keeper: Option<Process>,
     pub(crate) workers: Vec<Process>,
 }
 
@@ -105,13 +122,17 @@ impl Register {
     pub(crate) fn of_this_primary(app: &App) -> Self {
         let pid = std::process::id();
         // Somebody's shell, if this is no session of the application's: then it is none of its business.
-        let leads = |leader: &u32| app.is_lock(Path::new(&format!("/proc/{leader}/fd/0")));
-        let session = Stat::of(pid).map(|stat| stat.session).filter(leads);
+        let leads = |pid: &u32| app.is_lock(Path::new(&format!("/proc/{pid}/fd/0")));
+        let stat = Stat::of(pid);
+        let session = stat.map(|stat| stat.session).filter(leads);
+        // So has a keeper; who only started this primary has not.
+        let keeper = stat.map(|stat| stat.parent).filter(leads);
         Self {
             v: 1,
             place: place(),
             leader: session.and_then(Process::of),
             primary: Process::of(pid),
+            keeper: keeper.and_then(Process::of),
             workers: Vec::new(),
         }
     }
@@ -126,8 +147,8 @@ impl Register {
         write_json(&app.register(), self)
     }
 
-    /// What still runs.
-    fn left(&self) -> BTreeMap<u32, Process> {
+    /// What still runs. `proven`: the session was found to be the application's before; it is told if it is now.
+    fn left(&self, directory: &Path, proven: &mut bool) -> BTreeMap<u32, Process> {
         let alive = |process: &Process| process.is_alive();
         let mut left: BTreeMap<u32, Process> = self
             .workers
@@ -137,27 +158,31 @@ impl Register {
             .map(|process| (process.pid, process))
             .collect();
         let Some(leader) = self.leader else { return left };
-        // Another process with its number: the session is long gone, and this one's is its own.
-        if Stat::of(leader.pid).is_some_and(|stat| stat.started != leader.started) {
-            return left;
-        }
-        let Ok(entries) = fs::read_dir("/proc") else { return left };
-        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        for pid in pids {
-            let Some(stat) = Stat::of(pid) else { continue };
-            let member = stat.session == leader.pid && stat.started >= leader.started;
-            if member && !matches!(stat.state, 'Z' | 'X') {
-                left.insert(pid, Process { pid, started: stat.started });
-            }
+        let members = members(leader);
+        // One proves it for all: a session is of one origin.
+        let known = |process: &Process| {
+            self.known().any(|known| known == *process) || is_marked(process.pid, directory)
+        };
+        *proven = *proven || members.iter().any(known);
+        if *proven {
+            left.extend(members.into_iter().map(|process| (process.pid, process)));
         }
         left
     }
 
+    /// All that the primary wrote down.
+    fn known(&self) -> impl Iterator<Item = Process> {
+        let others = [self.leader, self.primary, self.keeper];
+        others.into_iter().flatten().chain(self.workers.iter().copied())
+    }
+
     /// Ends what a primary that is gone has left behind. What that was, in words.
-    pub(crate) fn end_leftovers(&self) -> Vec<String> {
+    pub(crate) fn end_leftovers(&self, app: &App) -> Vec<String> {
         let mut words = Vec::new();
+        // What proved it may end in the first round.
+        let mut proven = false;
         for _ in 0..ROUNDS {
-            let left = self.left();
+            let left = self.left(&app.directory, &mut proven);
             if left.is_empty() {
                 break;
             }
@@ -165,6 +190,30 @@ impl Register {
         }
         words
     }
+}
+
+/// Who is in the session with that leader's number now.
+fn members(leader: Process) -> Vec<Process> {
+    // Another process with its number: the session is long gone, and this one's is its own.
+    if Stat::of(leader.pid).is_some_and(|stat| stat.started != leader.started) {
+        return Vec::new();
+    }
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid| {
+        let stat = Stat::of(pid)?;
+        let member = stat.session == leader.pid && stat.started >= leader.started;
+        let runs = !matches!(stat.state, 'Z' | 'X');
+        (member && runs).then_some(Process { pid, started: stat.started })
+    })
+    .collect()
+}
+
+/// Whether the application with that directory, or something of it, started it.
+fn is_marked(pid: u32, directory: &Path) -> bool {
+    let mark = [MARK.as_bytes(), b"=", directory.as_os_str().as_bytes()].concat();
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    environment.split(|byte| *byte == 0).any(|variable| variable == mark)
 }
 
 fn end<'a>(left: impl Iterator<Item = &'a Process>, words: &mut Vec<String>) {
@@ -258,6 +307,52 @@ mod tests {
         assert!(process.kill());
         child.wait().expect("mine");
         assert!(!process.is_alive());
+    }
+
+    /// A session whose leader is gone, and of which only a child is left: `mark` is in its environment.
+    fn orphan(mark: &Path) -> (Register, Process) {
+        let child = Command::new("setsid")
+            .args([
+                "--fork",
+                "sh",
+                "-c",
+                "sleep 60 >/dev/null & echo $$ $(cut -d' ' -f22 /proc/$$/stat) $!",
+            ])
+            .env(MARK, mark)
+            .output()
+            .expect("setsid");
+        let text = String::from_utf8_lossy(&child.stdout);
+        let numbers: Vec<u64> =
+            text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let [leader, started, child] = numbers[..] else { panic!("{text:?}") };
+        let pid = |number: u64| u32::try_from(number).expect("a pid");
+        let leader = Process { pid: pid(leader), started };
+        let child = Process::of(pid(child)).expect("it runs");
+        // It ends by itself after its line.
+        if let Some(held) = leader.open() {
+            assert!(wait(&held, KILL), "it does not end");
+        }
+        (Register { leader: Some(leader), ..Register::default() }, child)
+    }
+
+    #[test]
+    fn a_session_without_its_leader_has_to_be_proven() {
+        let (ours, others) = (Path::new("/nowhere/ours"), Path::new("/nowhere/others"));
+        let left = |register: &Register| register.left(ours, &mut false).into_values().collect();
+        let (register, stranger) = orphan(others);
+        let found: Vec<Process> = left(&register);
+        let known = Register { workers: vec![stranger], ..register.clone() };
+        let other = Process { started: stranger.started + 1, ..stranger };
+        let reused = Register { workers: vec![other], ..register };
+        let (by_worker, by_number): (Vec<_>, Vec<_>) = (left(&known), left(&reused));
+        assert!(stranger.kill(), "it ran all the time");
+        assert_eq!(found, [], "by the number alone");
+        assert_eq!(by_number, [], "by a pid alone");
+        assert_eq!(by_worker, [stranger]);
+        let (register, child) = orphan(ours);
+        let found: Vec<Process> = left(&register);
+        assert!(child.kill(), "it ran all the time");
+        assert_eq!(found, [child]);
     }
 
     #[test]

@@ -1,12 +1,10 @@
 //! `phalanx run`: a program, N times, in the foreground.
 
-use crate::args::{Arguments, Run};
+use crate::args::{Run, is_time};
 use crate::control::{Detached, lead};
-use crate::failure::Failure;
+use crate::failure::{Failure, USAGE};
 use crate::home::{App, append};
 use crate::{log, output, watch};
-use clap::CommandFactory;
-use clap::error::ErrorKind;
 use phalanx::{Cluster, Error, Intercept, LISTEN_VARIABLE, Policy, Program, Settings};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -14,12 +12,12 @@ use std::time::Duration;
 
 pub(crate) fn run(options: Run) -> Result<(), Failure> {
     if let Err(why) = options.guard.check() {
-        // As clap says what it finds wrong itself.
-        Arguments::command().error(ErrorKind::ValueValidation, why).exit();
+        return Err(Failure::tool(USAGE, why));
     }
     let app = options.detached.app_dir.as_deref();
     // One that is only asked whether it could take over leads nothing.
     phalanx::keep(false)?;
+    let app = app.filter(|_| !phalanx::rehearses());
     app.map(lead).transpose()?;
     // As the first process of a container it has to reap strangers: that is what keepers do.
     let keeper = options.keeper || app.is_some() && !options.no_keeper;
@@ -139,11 +137,26 @@ pub(crate) fn settings(options: &Run) -> Result<Settings, Failure> {
     } else if !options.port.is_empty() {
         program = program.intercept(Intercept::Ports(options.port.iter().copied().collect()));
     }
-    let mut settings = program.settings()?;
+    let mut settings = match program.settings() {
+        Err(_) if is_astray(options, &name) => return Err(astray(&name)),
+        settings => settings?,
+    };
     if let Some(root) = root {
         as_seen_inside(root, &mut settings);
     }
     Ok(settings)
+}
+
+/// Whether the program's name is the time of an option that wants an equals sign before it.
+fn is_astray(options: &Run, name: &OsStr) -> bool {
+    (options.guard.canary.is_some() || options.stats.is_some())
+        && name.to_str().is_some_and(is_time)
+}
+
+fn astray(name: &OsStr) -> Failure {
+    let name = name.to_string_lossy();
+    Failure::tool(USAGE, format!("`{name}` is a time, and stands where the program is named"))
+        .hint(format!("--canary and --stats have their time after an equals sign: --canary={name}"))
 }
 
 /// Where a program is that is named as it is seen in the root; its bare name is looked for in $PATH.

@@ -4,7 +4,7 @@ use crate::args::Run;
 use crate::control::{Description, Unanswered, Word, ask_within};
 use crate::failure::{Failure, RUNS, UNEXPECTED, USAGE};
 use crate::home::{App, Home, Lock, append, check_name, name_of};
-use crate::processes::Register;
+use crate::processes::{MARK, Register};
 use crate::{run, show};
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -87,7 +87,7 @@ fn runs(app: &App) -> Failure {
 /// What an earlier primary of this name left.
 fn clean(app: &App) -> Result<(), Failure> {
     if let Some(register) = Register::read(app) {
-        for words in register.end_leftovers() {
+        for words in register.end_leftovers(app) {
             show::say(&format!("{}: {words}", app.name));
         }
     }
@@ -116,6 +116,7 @@ fn begin(app: &App, options: &Run, lock: Lock) -> Result<Child, Failure> {
     if options.name.is_none() {
         command.arg("--name").arg(&app.name);
     }
+    command.env(MARK, &app.directory);
     command.args(given).stdin(lock.pass()).stdout(stdout).stderr(stderr);
     command.spawn().map_err(Failure::os(format!("start {}", this.display())))
 }
@@ -242,7 +243,7 @@ fn failure(name: &str, status: ExitStatus, (said, lines): &(String, Vec<String>)
 fn forget(app: &App) {
     if let Ok(Some(lock)) = Lock::take(app, LOCK) {
         if let Some(register) = Register::read(app) {
-            let _ = register.end_leftovers();
+            let _ = register.end_leftovers(app);
         }
         let _ = app.remove(lock);
     }

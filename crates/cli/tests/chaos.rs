@@ -157,7 +157,7 @@ fn whatever_happens() {
     chaos.calm();
     scale(&site, &WORKERS.to_string());
     let pair = settle(&chaos, &site, WORKERS);
-    chaos.note("settled".into());
+    chaos.note("settled");
     let marks: Vec<u64> = loads.iter().map(|one| one.load.progress().answered()).collect();
     wait::until(LONG, "every load to go on", || {
         let on =

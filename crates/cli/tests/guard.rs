@@ -95,6 +95,11 @@ fn usage_error(args: &[&str], words: &str) {
 fn options_that_make_no_sense() {
     usage_error(&["--restart-delay", "10s", "--max-restart-delay", "1s"], "is longer than");
     usage_error(&["--min-uptime", "25h"], "more than a day");
+    usage_error(&["--min-uptime", "-5"], "expected a number of milliseconds");
+    usage_error(&["--max-age", "-5s"], "expected a number of milliseconds");
+    usage_error(&["--min", "-1"], "invalid");
+    usage_error(&["--canary", "5s"], "--canary=5s");
+    usage_error(&["--health-tcp", "--health-status", "200"], "cannot be used with");
     usage_error(&["--stop-exit-codes", "300"], "0 to 255");
     usage_error(&["--stop-exit-codes", "SIGFOO"], "names of signals");
     usage_error(&["--reload-parallel", "0"], "a number from 1 on");

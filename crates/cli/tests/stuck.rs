@@ -4,8 +4,9 @@
 mod common;
 
 use bench::load::{Load, Phase};
+use bench::process;
 use bench::spawned::Signal;
-use common::{Blocked, Cluster, LONG, accepted, get, signal, stop_process, tail};
+use common::{Blocked, Cluster, LONG, accepted, get, node, signal, stop_process, tail};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::thread;
@@ -88,4 +89,34 @@ fn a_busy_worker_delays_nobody_else() {
         cluster.wait_serving(4);
         cluster.stop();
     }
+}
+
+/// All workers die, and the first one is back before the second: what waits in the second one's slot is handed to it, and not
+/// carried by the primary for as long as it is open.
+#[test]
+fn what_waited_for_dead_workers_is_handed_over() {
+    let cluster = Cluster::run(&node("server.js"), 2, &["--policy=direct", "--parallel-starts=1"]);
+    for round in 0..3 {
+        let workers = cluster.wait_workers(2);
+        for pid in &workers {
+            signal(*pid, Signal::KILL);
+        }
+        cluster.until("their end", || {
+            (!workers.iter().any(|pid| process::is_alive(*pid))).then_some(())
+        });
+        let asked: Vec<_> = (0..24)
+            .map(|_| {
+                thread::spawn({
+                    let address = cluster.address;
+                    move || get(address, "/", LONG)
+                })
+            })
+            .collect();
+        let failed = asked.into_iter().filter_map(|one| one.join().unwrap().err()).count();
+        assert_eq!(failed, 0, "round {round}: {}", tail(&cluster.process.output()));
+        cluster.wait_serving(2);
+    }
+    let output = cluster.process.output();
+    assert!(!output.contains("are carried"), "{output}");
+    cluster.stop();
 }

@@ -12,6 +12,8 @@ mod kept;
 mod adopted;
 #[path = "survival/kills.rs"]
 mod kills;
+#[path = "survival/lines.rs"]
+mod lines;
 #[path = "survival/moments.rs"]
 mod moments;
 #[path = "survival/stops.rs"]

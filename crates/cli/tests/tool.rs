@@ -53,7 +53,8 @@ fn the_whole_story() {
 
     // A session of its own, and nothing of the terminal.
     let session = rustix::process::getsid(rustix::process::Pid::from_raw(primary.cast_signed()));
-    assert_eq!(session.unwrap().as_raw_pid().cast_unsigned(), primary);
+    let keeper = process::stat(primary).unwrap().parent;
+    assert_eq!(session.unwrap().as_raw_pid().cast_unsigned(), keeper);
     let stdin = fs::read_link(format!("/proc/{primary}/fd/0")).unwrap();
     assert_eq!(stdin, tool.app("bar").canonicalize().unwrap().join("lock"));
     for worker in &workers {

@@ -78,6 +78,11 @@ impl Primaries {
         self.ever_ready = true;
     }
 
+    /// It is about to become another program, which has not taken over yet.
+    pub const fn changing(&mut self) {
+        self.is_ready = false;
+    }
+
     /// Whether signals may be passed on to it.
     #[must_use]
     pub const fn is_ready(&self) -> bool {
@@ -128,6 +133,17 @@ mod tests {
             primaries.started(at(0));
             assert_eq!(primaries.ended(at(10), exit), Then::End(code));
         }
+    }
+
+    #[test]
+    fn a_program_that_a_primary_became_has_to_take_over() {
+        let mut primaries = Primaries::default();
+        primaries.started(at(0));
+        primaries.ready();
+        primaries.changing();
+        assert!(!primaries.is_ready());
+        let failed = primaries.ended(at(60_000), Exit::Code(3));
+        assert_eq!(failed, Then::Again { after: Duration::ZERO, own_program: false });
     }
 
     #[test]

@@ -148,6 +148,13 @@ pub fn keep(keeper: bool) -> Result<()> {
     if is_worker() { Ok(()) } else { keeper::begin(keeper) }
 }
 
+/// Whether this process was started by [`Primary::upgrade`] only to find out whether it could take over: it ends where its
+/// primary would begin. A program asks before it changes anything that others see (files, locks, sockets).
+#[must_use]
+pub fn rehearses() -> bool {
+    keeper::rehearses()
+}
+
 pub use address::Address;
 pub use cluster::{Cluster, cores};
 pub use error::{Error, Result};
@@ -178,3 +185,8 @@ pub use worker::{
     IntoAddress, ListenOptions, Listener, Messages, Stream, TcpListener, UnixListener, Worker,
     is_primary, is_worker,
 };
+
+/// The Rust of `docs/practices.md`, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/practices.md")]
+mod practices {}

@@ -33,6 +33,7 @@ pub enum Knows {
     Perhaps,
     /// Perhaps nothing. It finds a channel if it is a program on this crate; it may speak systemd's protocol;
     /// else it binds for itself. It is drained by steering around it, and ended by SIGTERM.
+    /// When its primary, and its keeper if there is one, are killed, the kernel sends that (Linux).
     Nothing,
 }
 

@@ -10,14 +10,14 @@ use std::time::Duration;
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Args, Debug)]
-#[command(next_help_heading = "Restarts, starts and reloads")]
+#[command(next_help_heading = "Guard")]
 pub(crate) struct Guard {
     /// The wait after the second crash in a row; doubled with each further one. A number is milliseconds; ms, s, m, h
     #[arg(long, visible_alias = "exp-backoff-restart-delay", value_name = "TIME", default_value = "100ms", value_parser = sane)]
     pub(crate) restart_delay: Duration,
-    /// The longest wait, and how often a crash loop is tried again
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = sane)]
-    pub(crate) max_restart_delay: Duration,
+    /// The longest wait, and how often a crash loop is tried again; else 5s, or --restart-delay if that is longer
+    #[arg(long, value_name = "TIME", value_parser = sane)]
+    pub(crate) max_restart_delay: Option<Duration>,
     /// So many crashes in a row, or within a minute, are a crash loop, and before any worker was ready the end; 0: never
     #[arg(long, value_name = "N", default_value = "6", value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub(crate) max_restarts: u32,
@@ -36,24 +36,24 @@ pub(crate) struct Guard {
     /// A new worker gets its part of the connections little by little, for so long (`direct` only)
     #[arg(long, value_name = "TIME", value_parser = sane)]
     pub(crate) slow_start: Option<Duration>,
-    /// How many workers a reload replaces at the same time: a number, or a part of them
-    #[arg(long, value_name = "N|P%", default_value = "1", value_parser = share)]
-    pub(crate) reload_parallel: Share,
-    /// In a reload, a new worker must have been ready for so long before the old one leaves
-    #[arg(long, value_name = "TIME", default_value = "0", value_parser = sane)]
-    pub(crate) healthy_for: Duration,
-    /// When a reload fails, what was replaced goes back to the program before: an executable, or other files
-    #[arg(long)]
-    pub(crate) rollback: bool,
-    /// A reload first tries the new program in one slot, beside the old one, for so long
-    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "30s", value_parser = positive)]
-    pub(crate) canary: Option<Duration>,
-    /// How much of the new connections that gets (`direct` only); else as much as any other
-    #[arg(long, value_name = "P%", requires = "canary", value_parser = canary_share)]
-    pub(crate) canary_share: Option<u8>,
     /// How long a worker may take from SIGTERM to its end when its grace is over, until it is killed; 0: without SIGTERM
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = sane)]
     pub(crate) kill_after: Duration,
+    /// How many workers a reload replaces at the same time: a number, or a part of them
+    #[arg(help_heading = "Reload", long, value_name = "N|P%", default_value = "1", value_parser = share)]
+    pub(crate) reload_parallel: Share,
+    /// In a reload, a new worker must have been ready for so long before the old one leaves
+    #[arg(help_heading = "Reload", long, value_name = "TIME", default_value = "0", value_parser = sane)]
+    pub(crate) healthy_for: Duration,
+    /// When a reload fails, what was replaced goes back to the program before: an executable, or other files
+    #[arg(help_heading = "Reload", long)]
+    pub(crate) rollback: bool,
+    /// A reload first tries the new program in one slot, beside the old one, for so long
+    #[arg(help_heading = "Reload", long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "30s", value_parser = positive)]
+    pub(crate) canary: Option<Duration>,
+    /// How much of the new connections that gets (`direct` only); else as much as any other
+    #[arg(help_heading = "Reload", long, value_name = "P%", requires = "canary", value_parser = canary_share)]
+    pub(crate) canary_share: Option<u8>,
 }
 
 /// An end that is not followed by another worker.
@@ -66,13 +66,13 @@ pub(crate) enum Ending {
 impl Guard {
     /// What two options say that cannot both be.
     pub(crate) fn check(&self) -> Result<(), String> {
-        if self.restart_delay > self.max_restart_delay {
-            return Err(format!(
-                "--restart-delay {:?} is longer than --max-restart-delay {:?}: make the first shorter, or the second longer",
-                self.restart_delay, self.max_restart_delay
-            ));
+        match self.max_restart_delay {
+            Some(most) if self.restart_delay > most => Err(format!(
+                "--restart-delay {:?} is longer than --max-restart-delay {most:?}: make the first shorter, or the second longer",
+                self.restart_delay
+            )),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// The cluster by these rules.
@@ -94,15 +94,16 @@ impl Guard {
             Ending::Code(_) => None,
             Ending::Signal(number) => Some(*number),
         };
+        let usual = Restart::default();
         Restart {
             enabled: !self.no_autorestart,
             base: self.restart_delay,
-            cap: self.max_restart_delay,
+            cap: self.max_restart_delay.unwrap_or(usual.cap.max(self.restart_delay)),
             stable: self.min_uptime,
             limit: self.max_restarts,
             stop_codes: self.stop_exit_codes.iter().filter_map(codes).collect::<BTreeSet<_>>(),
             stop_signals: self.stop_exit_codes.iter().filter_map(signals).collect::<BTreeSet<_>>(),
-            ..Restart::default()
+            ..usual
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// What workers may have, and how their number follows the load.
 #[derive(Args, Debug)]
-#[command(next_help_heading = "Limits and scaling")]
+#[command(next_help_heading = "Limits")]
 pub(crate) struct LimitArgs {
     /// Replace a worker, without losing a request, when it and its children have more memory: 150M, 1G
     #[arg(long, visible_alias = "max-memory-restart", value_name = "SIZE", value_parser = size, allow_hyphen_values = true)]
@@ -26,23 +26,23 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "WEIGHT")]
     cpu_weight: Option<u32>,
     /// At least so many workers; with --max their number follows the load
-    #[arg(long, value_name = "N")]
+    #[arg(help_heading = "Scaling", long, value_name = "N")]
     min: Option<usize>,
     /// At most so many workers, or max for one per core; with --min their number follows the load
-    #[arg(long, value_name = "N|max", value_parser = super::count)]
+    #[arg(help_heading = "Scaling", long, value_name = "N|max", value_parser = super::count)]
     max: Option<usize>,
     /// What tells how busy workers are: cpu (per cent of one processor), lag (of Node's event loop, in ms), queue
     /// (connections that wait, per worker) or load (the machine's load average, per worker)
-    #[arg(long, value_name = "cpu|lag|queue|load", value_parser = signal)]
+    #[arg(help_heading = "Scaling", long, value_name = "cpu|lag|queue|load", value_parser = signal)]
     scale_on: Option<Signal>,
     /// What that should be: 70 for cpu, 50 for lag, 4 for queue, 1 for load
-    #[arg(long, value_name = "X", value_parser = target, allow_negative_numbers = true)]
+    #[arg(help_heading = "Scaling", long, value_name = "X", value_parser = target, allow_negative_numbers = true)]
     scale_target: Option<f64>,
     /// How long no worker is added after a change; 5s
-    #[arg(long, value_name = "TIME", value_parser = super::time)]
+    #[arg(help_heading = "Scaling", long, value_name = "TIME", value_parser = super::time)]
     scale_up_after: Option<Duration>,
     /// How long fewer workers must have been enough; 60s
-    #[arg(long, value_name = "TIME", value_parser = super::time)]
+    #[arg(help_heading = "Scaling", long, value_name = "TIME", value_parser = super::time)]
     scale_down_after: Option<Duration>,
 }
 

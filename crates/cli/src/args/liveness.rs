@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Liveness")]
 pub(crate) struct Liveness {
     /// How often a worker on a channel is asked for a sign of life; off: never
     #[arg(long, value_name = "TIME|off", default_value = "10s", value_parser = beat)]
@@ -40,10 +41,10 @@ pub(crate) struct Liveness {
     #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..=1000), requires = "health")]
     health_misses: u32,
     /// Which statuses are good ones: one, or two with a dash
-    #[arg(long, value_name = "N[-N]", default_value = "200-399", value_parser = statuses, requires = "health_path")]
+    #[arg(long, value_name = "N[-N]", default_value = "200-399", value_parser = statuses, requires = "health_path", conflicts_with_all = ["health_tcp", "health_command"])]
     health_status: RangeInclusive<u16>,
     /// The field Host of the request
-    #[arg(long, value_name = "HOST", default_value = "localhost", value_parser = host, requires = "health_path")]
+    #[arg(long, value_name = "HOST", default_value = "localhost", value_parser = host, requires = "health_path", conflicts_with_all = ["health_tcp", "health_command"])]
     health_host: String,
     /// How long a worker that was told to leave may go on as long as it has upgraded connections (WebSocket); 0: as
     /// long as it likes
@@ -101,7 +102,10 @@ fn some_time(text: &str) -> Result<Duration, String> {
 }
 
 fn path(text: &str) -> Result<String, String> {
-    Check::http(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+    match Check::http(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err("a path begins with a slash and has no blanks, as /healthz".into()),
+    }
 }
 
 fn host(text: &str) -> Result<String, String> {

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 #[derive(Args, Debug)]
-#[command(next_help_heading = "What workers may do")]
+#[command(next_help_heading = "Permissions")]
 pub(crate) struct Rights {
     /// Workers run as this user, with its group and its supplementary groups; the primary keeps its rights and opens
     /// the ports

@@ -105,6 +105,23 @@ fn open(app: &App) -> Result<UnixStream, Unanswered> {
         Err(Errno::NOENT | Errno::CONNREFUSED) => return Err(Unanswered::Nobody),
         Err(error) => return Err(Unanswered::Silent(error.into())),
     }
+    if !is_trusted(&stream) {
+        let message = "another user's process listens in its place";
+        return Err(Unanswered::Silent(io::Error::new(io::ErrorKind::PermissionDenied, message)));
+    }
     stream.set_nonblocking(false).map_err(Unanswered::Silent)?;
     Ok(stream)
+}
+
+/// Whether it was this user, or root, who began to listen.
+#[cfg(target_os = "linux")]
+fn is_trusted(server: &UnixStream) -> bool {
+    rustix::net::sockopt::socket_peercred(server)
+        .is_ok_and(|peer| peer.uid.is_root() || peer.uid == rustix::process::geteuid())
+}
+
+/// Elsewhere the directory's owner has to do.
+#[cfg(not(target_os = "linux"))]
+const fn is_trusted(_server: &UnixStream) -> bool {
+    true
 }

@@ -2,7 +2,7 @@
 //! processes are used again; locks are not.
 
 use super::App;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io;
@@ -35,6 +35,7 @@ impl Lock {
                 .create(true)
                 .truncate(false)
                 .mode(0o600)
+                .custom_flags(flags())
                 .open(&path);
             let file = match opened {
                 // Removed in between.
@@ -45,6 +46,10 @@ impl Lock {
                 }
                 file => file?,
             };
+            if !file.metadata()?.is_file() {
+                let message = format!("{} is no regular file", path.display());
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+            }
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 // It may have been removed, and made anew, before it was locked.
                 Ok(()) if is_file(&file.metadata()?, app) => return Ok(Some(Self(file))),
@@ -59,7 +64,9 @@ impl Lock {
 
     /// Whether somebody has it.
     pub(crate) fn is_held(app: &App) -> bool {
-        let Ok(file) = File::open(path(app)) else { return false };
+        let opened = OpenOptions::new().read(true).custom_flags(flags()).open(path(app));
+        let is_file = |file: &File| file.metadata().is_ok_and(|about| about.is_file());
+        let Some(file) = opened.ok().filter(is_file) else { return false };
         // Shared, so that those who look do not see each other; given back at once.
         flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
     }
@@ -101,7 +108,12 @@ fn path(app: &App) -> PathBuf {
     app.directory.join(FILE)
 }
 
+/// No link is followed, and a pipe is not waited for.
+fn flags() -> i32 {
+    (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed()
+}
+
 fn is_file(about: &Metadata, app: &App) -> bool {
-    std::fs::metadata(path(app))
+    std::fs::symlink_metadata(path(app))
         .is_ok_and(|there| (there.dev(), there.ino()) == (about.dev(), about.ino()))
 }

@@ -1,11 +1,13 @@
 //! What is done to the application: one random deed after the other, all of them written down.
 
-use crate::ledger::{Ledger, Loss};
+use crate::ledger::{Carried, Ledger, Loss};
 use crate::site::{NAME, Site, Target};
 use crate::support::{Done, finish};
 use bench::spawned::Signal;
 use bench::wait;
+use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::fmt::{self, Display};
 use std::net::SocketAddr;
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -99,6 +101,7 @@ struct Hanging {
     who: Target,
     from: Instant,
     held: BTreeSet<SocketAddr>,
+    carried: Carried,
 }
 
 /// The tormentor.
@@ -148,7 +151,7 @@ impl<'a> Chaos<'a> {
 
     /// Nothing is done any more, and what was done is over.
     pub(crate) fn calm(&mut self) {
-        self.note("calm".into());
+        self.note("calm");
         for (name, _) in std::mem::take(&mut self.switches) {
             self.site.switch_off(name);
         }
@@ -178,7 +181,7 @@ impl<'a> Chaos<'a> {
         }
     }
 
-    pub(crate) fn note(&mut self, what: String) {
+    pub(crate) fn note(&mut self, what: impl Display) {
         self.history.push(format!("{:9.3} s {what}", self.zero.elapsed().as_secs_f64()));
     }
 
@@ -240,9 +243,10 @@ impl<'a> Chaos<'a> {
         let (over, on): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.hanging).into_iter().partition(|one| !one.who.is_alive());
         self.hanging = on;
-        for Hanging { who, from, held } in over {
+        for Hanging { who, from, held, carried } in over {
             self.note(format!("{who}, which was stopped, has been ended"));
-            self.lose(format!("stopped {who}"), from, held, true);
+            let (what, until) = (format!("stopped {who}"), Instant::now());
+            self.ledger.add(Loss { what, from, until, held, worker: true, carried });
         }
         let (over, on): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.switches).into_iter().partition(|(_, until)| *until <= now);
@@ -263,8 +267,18 @@ impl<'a> Chaos<'a> {
         }
     }
 
-    fn lose(&mut self, what: String, from: Instant, held: BTreeSet<SocketAddr>, worker: bool) {
-        self.ledger.add(Loss { what, from, until: Instant::now(), held, worker });
+    /// What a primary held that is gone.
+    fn lose(&mut self, what: String, from: Instant, held: BTreeSet<SocketAddr>) {
+        let (until, carried) = (Instant::now(), Carried::default());
+        self.ledger.add(Loss { what, from, until, held, worker: false, carried });
+    }
+
+    /// What of the connections of a worker that is stopped comes by way of the primary.
+    fn carried(&self, held: &BTreeSet<SocketAddr>) -> Carried {
+        let primary = self.site.pair().filter(|_| !held.is_empty());
+        let Some((primary, _)) = primary else { return Carried::default() };
+        let (among, own) = primary.ends(self.site.tool.address);
+        Carried { count: Cell::new(own.intersection(held).count()), among }
     }
 
     /// A worker that runs: not one that is stopped.
@@ -276,13 +290,16 @@ impl<'a> Chaos<'a> {
     }
 
     fn kill_worker(&mut self) {
-        let Some(who) = self.victim() else { return self.note("nobody to kill".into()) };
+        let Some(who) = self.victim() else { return self.note("nobody to kill") };
         self.paused.retain(|one| one.who != who);
         let from = Instant::now();
         let Some(held) = who.stop() else { return self.note(format!("{who} was gone")) };
-        self.note(format!("kill {who}, which holds {}", held.len()));
+        let carried = self.carried(&held);
+        let (count, by) = (held.len(), carried.count.get());
+        self.note(format!("kill {who}, which holds {count}, {by} of them carried"));
         who.kill();
-        self.lose(format!("killed {who}"), from, held, true);
+        let (what, until) = (format!("killed {who}"), Instant::now());
+        self.ledger.add(Loss { what, from, until, held, worker: true, carried });
     }
 
     fn pause_worker(&mut self) {
@@ -304,7 +321,8 @@ impl<'a> Chaos<'a> {
         let from = Instant::now();
         let Some(held) = who.stop() else { return };
         self.note(format!("stop {who} for good, which holds {}", held.len()));
-        self.hanging.push(Hanging { who, from, held });
+        let carried = self.carried(&held);
+        self.hanging.push(Hanging { who, from, held, carried });
     }
 
     fn turn_on(&mut self, name: &'static str, value: &str, millis: (u64, u64)) {
@@ -362,7 +380,7 @@ impl<'a> Chaos<'a> {
         let Some(held) = primary.stop() else { return };
         self.note(format!("kill the primary, {}, which holds {}", primary.pid, held.len()));
         primary.kill();
-        self.lose(format!("killed primary {}", primary.pid), from, held, false);
+        self.lose(format!("killed primary {}", primary.pid), from, held);
     }
 
     fn pause_primary(&mut self) {
@@ -388,7 +406,7 @@ impl<'a> Chaos<'a> {
         keeper.kill();
         primary.signal(Signal::CONT);
         // It begins anew as another program: what it held is lost.
-        self.lose(format!("keeper {} of {}", keeper.pid, primary.pid), from, held, false);
+        self.lose(format!("keeper {} of {}", keeper.pid, primary.pid), from, held);
         let next = wait::until(TAKEOVER, "the next primary", || {
             self.site.serving_pair().filter(|(next, keeper)| *next != primary && *keeper == primary)
         });
@@ -399,8 +417,8 @@ impl<'a> Chaos<'a> {
     }
 }
 
-impl std::fmt::Display for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.slot {
             Some(slot) => write!(f, "worker {} in slot {slot}", self.pid),
             None => write!(f, "process {}", self.pid),

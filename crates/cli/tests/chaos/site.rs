@@ -4,6 +4,8 @@ use crate::common::{LONG, clean, is_free, slot_of, try_accepted};
 use crate::support::{Tool, begin, finish};
 use bench::spawned::Signal;
 use bench::{process, wait};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -226,18 +228,23 @@ impl Target {
         names
     }
 
-    /// Whether this very process runs.
+    /// A hold on this very process: what is held cannot become another one.
+    fn hold(self) -> Option<OwnedFd> {
+        let held = pidfd_open(Pid::from_raw(self.pid.cast_signed())?, PidfdFlags::empty()).ok()?;
+        let same = process::stat(self.pid).is_ok_and(|stat| stat.started == self.started);
+        same.then_some(held)
+    }
+
+    /// Whether any thread of it runs. Its first thread may have ended long before, and the connections are still open.
     pub(crate) fn is_alive(self) -> bool {
-        process::stat(self.pid)
-            .is_ok_and(|stat| stat.started == self.started && !matches!(stat.state, 'Z' | 'X'))
+        let Some(held) = self.hold() else { return false };
+        let mut fds = [PollFd::new(&held, PollFlags::IN)];
+        matches!(poll(&mut fds, Some(&Timespec::default())), Ok(0))
     }
 
     /// Whether it was still there to be signalled.
     pub(crate) fn signal(self, signal: Signal) -> bool {
-        let Some(pid) = Pid::from_raw(self.pid.cast_signed()) else { return false };
-        // What is held now cannot become another one.
-        let Ok(held) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
-        self.is_alive() && pidfd_send_signal(held, signal).is_ok()
+        self.hold().is_some_and(|held| pidfd_send_signal(held, signal).is_ok()) && self.is_alive()
     }
 
     /// Stops it; the clients' ends of the connections that it has accepted. `None`: it ended.
@@ -251,6 +258,32 @@ impl Target {
         .unwrap_or_else(|error| panic!("{self:?}: {error}"));
         let held = try_accepted(self.pid).ok()?;
         self.is_alive().then_some(held)
+    }
+
+    /// The other ends of its connections: of those to the server's address its own ends are second.
+    pub(crate) fn ends(self, server: SocketAddr) -> (BTreeSet<SocketAddr>, BTreeSet<SocketAddr>) {
+        let inodes = process::socket_inodes(self.pid).unwrap_or_default();
+        let table = fs::read_to_string("/proc/self/net/tcp").unwrap_or_default();
+        let (mut clients, mut own) = (BTreeSet::new(), BTreeSet::new());
+        for line in table.lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let inode = fields.get(9).and_then(|text| text.parse::<u64>().ok());
+            let end = |index: usize| {
+                // Address and port in hexadecimal digits, as `0100007F:1F90`; all is on one address here.
+                let (_, port) = fields.get(index)?.split_once(':')?;
+                let port = u16::from_str_radix(port, 16).ok()?;
+                Some(SocketAddr::new(server.ip(), port))
+            };
+            if inode.is_none_or(|inode| !inodes.contains(&inode)) {
+                continue;
+            }
+            match (end(1), end(2)) {
+                (Some(here), Some(there)) if here == server => drop(clients.insert(there)),
+                (Some(here), Some(there)) if there == server => drop(own.insert(here)),
+                _ => {}
+            }
+        }
+        (clients, own)
     }
 
     /// Kills it, and waits for its end.

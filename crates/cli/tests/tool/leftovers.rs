@@ -149,3 +149,28 @@ fn a_keeper_and_its_next_primary() {
     assert!(is_free(tool.address));
     assert!(!tool.app("app").exists());
 }
+
+/// What was the primary is the keeper then, and leads no session.
+#[test]
+fn a_hung_primary_whose_keeper_was_killed_before() {
+    let tool = Tool::new();
+    let server = node("server.js");
+    tool.run(&["start", path(&server), "-i", "1", "--name", "app"]).expect(0, &["listening"]);
+    let primary = tool.primary("app");
+    signal(process::stat(primary).unwrap().parent, Signal::KILL);
+    let next = wait::until(LONG, "the next primary", || {
+        let about = tool.about("app");
+        let pid = about["primary_pid"].as_u64().filter(|_| about["state"] == "running")?;
+        u32::try_from(pid).ok().filter(|pid| *pid != primary)
+    })
+    .unwrap_or_else(|error| panic!("{error}: {:#}", tool.about("app")));
+    let keeper = process::stat(next).unwrap().parent;
+    assert_eq!(keeper, primary, "it keeps what it was");
+    stop_process(next);
+    let words = format!("its keeper, process {keeper}: killed");
+    tool.run(&["delete", "app", "--now"]).expect(0, &[&words]);
+    gone(keeper, LONG);
+    gone(next, LONG);
+    assert!(is_free(tool.address));
+    assert!(!tool.app("app").exists());
+}

@@ -24,8 +24,12 @@ const MARKED: u32 = 1 << 16;
 /// Bytes of marks for each.
 const KINDS: usize = 4;
 
-/// Bytes of what a worker last asked.
+/// Bytes of what a worker asked.
 pub(crate) const QUESTION: usize = 32;
+/// So many of its last questions there is room for. They may be of several processes and threads of its.
+const LAST: usize = 8;
+/// Bytes of all of them.
+const ASKED: usize = LAST * QUESTION;
 /// Where these begin: behind all other marks.
 const QUESTIONS: u64 = MARKED as u64 * KINDS as u64;
 
@@ -43,7 +47,7 @@ impl Book {
     pub(crate) fn new() -> io::Result<Self> {
         let page = |name: &str| memfd_create(name, MemfdFlags::CLOEXEC).map(Arc::new);
         let marks = page("phalanx-marks")?;
-        ftruncate(&marks, QUESTIONS + u64::from(MARKED) * QUESTION as u64)?;
+        ftruncate(&marks, QUESTIONS + u64::from(MARKED) * ASKED as u64)?;
         Ok(Self {
             pages: [page("phalanx-book-0")?, page("phalanx-book-1")?],
             marks,
@@ -100,7 +104,7 @@ impl Book {
         Mark {
             marks: Arc::clone(&self.marks),
             at: number * KINDS as u64,
-            asked: QUESTIONS + number * QUESTION as u64,
+            asked: QUESTIONS + number * ASKED as u64,
         }
     }
 }
@@ -137,7 +141,7 @@ pub(crate) enum Kind {
     Held,
 }
 
-/// The marks of one worker: what is true of its channel, and which of its system calls was heard last. They cost a system
+/// The marks of one worker: what is true of its channel, and which of its system calls were heard last. They cost a system
 /// call when they change, which is rare.
 #[derive(Clone, Debug)]
 pub(crate) struct Mark {
@@ -157,22 +161,25 @@ impl Mark {
         pread(&self.marks, &mut byte, self.at + kind as u64).is_ok_and(|n| n == 1 && byte[0] != 0)
     }
 
-    /// The kernel told what waits for an answer now. It tells it once only.
-    pub(crate) fn asks(&self, what: &[u8; QUESTION]) {
-        let _ = pwrite(&self.marks, what, self.asked);
+    /// The kernel told what waits for an answer now, by a number that is one more than the last one. It tells it once only.
+    pub(crate) fn asks(&self, number: u64, what: &[u8; QUESTION]) {
+        let place = number % LAST as u64 * QUESTION as u64;
+        let _ = pwrite(&self.marks, what, self.asked + place);
     }
 
-    /// What the kernel told last, answered or not; if it told anything, and that was written down.
-    pub(crate) fn asked(&self) -> Option<[u8; QUESTION]> {
-        let mut what = [0; QUESTION];
-        let got = pread(&self.marks, &mut what, self.asked);
-        (got == Ok(QUESTION) && what != [0; QUESTION]).then_some(what)
+    /// What the kernel told last, answered or not, in no order.
+    pub(crate) fn asked(&self) -> Vec<[u8; QUESTION]> {
+        let mut all = [0; ASKED];
+        let got = pread(&self.marks, &mut all, self.asked).unwrap_or(0);
+        let parts = all.get(..got).unwrap_or_default().chunks_exact(QUESTION);
+        let questions = parts.filter_map(|part| part.first_chunk().copied());
+        questions.filter(|question| *question != [0; QUESTION]).collect()
     }
 
     /// As for a new worker.
     pub(crate) fn clear(&self) {
         let _ = pwrite(&self.marks, &[0; KINDS], self.at);
-        let _ = pwrite(&self.marks, &[0; QUESTION], self.asked);
+        let _ = pwrite(&self.marks, &[0; ASKED], self.asked);
     }
 }
 
@@ -219,14 +226,21 @@ mod tests {
         assert!(!one.is_set(Kind::Pinging));
         let last = book.mark(MARKED - 1);
         for mark in [&one, &last] {
-            assert_eq!(mark.asked(), None);
-            mark.asks(&[7; QUESTION]);
-            assert_eq!(mark.asked(), Some([7; QUESTION]));
+            assert!(mark.asked().is_empty());
+            // Around and around.
+            for number in u64::MAX - 2 * LAST as u64..=u64::MAX {
+                mark.asks(number, &[number.to_le_bytes()[0]; QUESTION]);
+            }
+            let mut asked = mark.asked();
+            asked.sort_unstable();
+            let last: Vec<_> =
+                (256 - LAST..256).map(|number| [number.to_le_bytes()[0]; QUESTION]).collect();
+            assert_eq!(asked, last);
         }
-        assert_eq!(two.asked(), None);
+        assert!(two.asked().is_empty());
         assert!(!one.is_set(Kind::Reading) && !last.is_set(Kind::Held));
         one.clear();
-        assert_eq!((one.asked(), last.asked()), (None, Some([7; QUESTION])));
+        assert_eq!((one.asked().len(), last.asked().len()), (0, LAST));
     }
 
     /// An earlier version had no place for questions.
@@ -235,8 +249,9 @@ mod tests {
         let book = Book::new().expect("a book");
         ftruncate(&book.marks, QUESTIONS).expect("shorter");
         let mark = book.mark(3);
-        assert_eq!(mark.asked(), None);
-        mark.asks(&[1; QUESTION]);
-        assert_eq!((mark.asked(), book.mark(2).asked()), (Some([1; QUESTION]), None));
+        assert!(mark.asked().is_empty());
+        mark.asks(5, &[1; QUESTION]);
+        assert_eq!(mark.asked(), [[1; QUESTION]]);
+        assert!(book.mark(2).asked().is_empty());
     }
 }

@@ -115,6 +115,7 @@ pub(crate) fn begin(keep: bool) -> Result<()> {
     let failed = Error::os("cannot take over from the last primary");
     if let Some(estate) = number(REHEARSE) {
         rehearse(estate);
+        return Ok(());
     }
     // What these variables name is taken once; they may be still there.
     static TAKEN: AtomicBool = AtomicBool::new(false);
@@ -132,8 +133,27 @@ pub(crate) fn begin(keep: bool) -> Result<()> {
     Ok(())
 }
 
-/// Says whether this program could take over, and ends.
-fn rehearse(number: i32) -> ! {
+/// This process is only asked whether it could take over.
+static REHEARSES: AtomicBool = AtomicBool::new(false);
+
+/// Whether this process is only asked whether it could take over.
+pub(crate) fn rehearses() -> bool {
+    REHEARSES.load(Ordering::Relaxed)
+}
+
+/// All that comes before the first deed went well: says so, and ends, if that is all that was asked.
+pub(crate) fn end_rehearsal() {
+    if rehearses() {
+        let _ = writeln!(io::stdout(), "{COULD}");
+        std::process::exit(0);
+    }
+}
+
+/// Reads the estate, if that was not done; ends if it cannot be read.
+fn rehearse(number: i32) {
+    if REHEARSES.swap(true, Ordering::Relaxed) {
+        return;
+    }
     let read = take_inherited(number).and_then(|fd| {
         let mut text = Vec::new();
         let mut file = std::fs::File::from(fd);
@@ -144,12 +164,10 @@ fn rehearse(number: i32) -> ! {
     let checked = read
         .map_err(|error| error.to_string())
         .and_then(|text| crate::primary::check_estate(&text));
-    let (text, code) = match checked {
-        Ok(()) => (COULD.to_owned(), 0),
-        Err(why) => (format!("phalanx: cannot take over: {why}"), 1),
-    };
-    let _ = writeln!(io::stdout(), "{text}");
-    std::process::exit(code);
+    if let Err(why) = checked {
+        let _ = writeln!(io::stdout(), "phalanx: cannot take over: {why}");
+        std::process::exit(1);
+    }
 }
 
 /// This process was another program before.

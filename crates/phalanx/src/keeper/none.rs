@@ -26,6 +26,16 @@ pub(crate) const fn has_left() -> bool {
     false
 }
 
+pub(crate) const fn parent() -> Option<u32> {
+    None
+}
+
+pub(crate) fn rehearses() -> bool {
+    false
+}
+
+pub(crate) fn end_rehearsal() {}
+
 pub(crate) fn begin(keep: bool) -> Result<()> {
     if keep {
         tracing::warn!(

@@ -24,6 +24,8 @@ pub(crate) enum Word {
     Keep(String),
     /// The descriptor of this name is not kept any more.
     Drop(String),
+    /// From the primary: it is about to become another program, which has not taken over yet.
+    Changing,
     /// From the primary: it has taken over, and hears signals. From the keeper: that was all.
     Ready,
     /// From the keeper: a process that was no child of this primary has ended.

@@ -37,11 +37,17 @@ struct Keeper {
     ends: VecDeque<(u32, Exit)>,
     /// Signals that came while nobody heard them: as in the kernel, one of each kind.
     waiting: Vec<i32>,
-    /// What last told the cluster to stop.
+    /// What last told the cluster to stop, and when that was first.
     stop: Option<i32>,
+    told_to_stop: Option<Instant>,
     /// When the next primary is started, and with which program.
     again: Option<(Instant, bool)>,
 }
+
+/// How long after it was told to stop a keeper waits for a primary that can.
+const ALONE_AFTER: Duration = Duration::from_secs(5);
+/// How long the workers may take then, until they are killed.
+const GRACE_ALONE: Duration = Duration::from_secs(10);
 
 /// Is a keeper until its primary has ended in order; then this process ends as that did.
 pub(super) fn keep<T>(kept: BTreeMap<String, OwnedFd>) -> io::Result<T> {
@@ -70,6 +76,7 @@ pub(super) fn keep<T>(kept: BTreeMap<String, OwnedFd>) -> io::Result<T> {
         ends: VecDeque::new(),
         waiting: Vec::new(),
         stop: None,
+        told_to_stop: None,
         again: None,
     };
     if let Err(error) = keeper.start(false)
@@ -91,6 +98,10 @@ pub(super) fn keep<T>(kept: BTreeMap<String, OwnedFd>) -> io::Result<T> {
             std::process::exit(code);
         }
         keeper.speak();
+        if keeper.stops_alone().is_some_and(|at| at <= Instant::now()) {
+            keeper.stop_workers();
+            std::process::exit(1);
+        }
         if let Some((at, own)) = keeper.again
             && at <= Instant::now()
         {
@@ -126,7 +137,8 @@ impl Keeper {
                 if self.words.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
             polled.push(PollFd::new(post, wanted));
         }
-        let wait = self.again.map(|(at, _)| at.saturating_duration_since(Instant::now()));
+        let next = self.again.map(|(at, _)| at).into_iter().chain(self.stops_alone()).min();
+        let wait = next.map(|at| at.saturating_duration_since(Instant::now()));
         let wait = wait.map(|wait| (wait + Duration::from_millis(1)).min(Duration::from_secs(60)));
         let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
         match poll(&mut polled, wait.as_ref()) {
@@ -191,6 +203,7 @@ impl Keeper {
             match post::receive(post) {
                 Ok(Some((Word::Keep(name), Some(fd)))) => drop(self.kept.insert(name, fd)),
                 Ok(Some((Word::Drop(name), _))) => drop(self.kept.remove(&name)),
+                Ok(Some((Word::Changing, _))) => self.primaries.changing(),
                 Ok(Some((Word::Ready, _))) => {
                     self.primaries.ready();
                     for signal in std::mem::take(&mut self.waiting) {
@@ -212,6 +225,7 @@ impl Keeper {
     fn pass_on(&mut self, signal: i32) {
         if STOPS.contains(&signal) && self.stop != Some(libc::SIGQUIT) {
             self.stop = Some(signal);
+            self.told_to_stop.get_or_insert_with(Instant::now);
         }
         match (&self.primary, Signal::from_named_raw(signal)) {
             (Some((pid, _)), Some(signal)) if self.primaries.is_ready() => {
@@ -221,6 +235,35 @@ impl Keeper {
             _ if !self.waiting.contains(&signal) => self.waiting.push(signal),
             _ => {}
         }
+    }
+
+    /// When it is over without a primary: told to stop, and there is none that could.
+    fn stops_alone(&self) -> Option<Instant> {
+        self.told_to_stop.filter(|_| !self.primaries.is_ready()).map(|since| since + ALONE_AFTER)
+    }
+
+    /// Ends the workers, and the primary that does not come up.
+    fn stop_workers(&mut self) {
+        self.say("told to stop, and no primary comes up: the workers are ended");
+        if let Some((pid, _)) = self.primary.take() {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        let processes = self.kept.iter().filter(|(name, _)| name.ends_with(".process"));
+        let processes: Vec<&OwnedFd> = processes.map(|(_, pidfd)| pidfd).collect();
+        let end = |signal| {
+            for process in &processes {
+                // It may have ended.
+                let _ = rustix::process::pidfd_send_signal(process, signal);
+            }
+        };
+        end(Signal::TERM);
+        let deadline = Instant::now() + GRACE_ALONE;
+        for process in &processes {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = Timespec::try_from(left).ok();
+            let _ = poll(&mut [PollFd::new(process, PollFlags::IN)], left.as_ref());
+        }
+        end(Signal::KILL);
     }
 
     /// Takes note of all that ended; the exit code if it is over.

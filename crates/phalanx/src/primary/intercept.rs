@@ -112,10 +112,8 @@ pub(super) async fn watch(
         }
     };
     let mut ear = Ear { worker, listener, ports, facts, said: false, unnamed: false };
-    if let Some(last) = mark.as_ref().and_then(Mark::asked)
-        && let Some(last) = Notice::from_bytes(&last)
-        && !ear.recall(last).await
-    {
+    let asked = mark.as_ref().map(Mark::asked).unwrap_or_default();
+    if !ear.recall(asked.iter().filter_map(Notice::from_bytes).collect()).await {
         return;
     }
     loop {
@@ -135,7 +133,7 @@ pub(super) async fn watch(
         // An error: it was killed before it could be heard.
         let Ok(notice) = seccomp::receive(&ear.listener.fd) else { continue };
         if let Some(mark) = &mark {
-            mark.asks(&notice.to_bytes());
+            mark.asks(notice.id, &notice.to_bytes());
         }
         if !ear.hear(notice, false).await {
             return;
@@ -157,14 +155,25 @@ struct Ear {
 impl Ear {
     /// Sees to what the last primary heard and did not answer: the kernel does not tell it again (the call waits until it is
     /// answered or nobody has the listener). False: nobody hears this any more.
-    async fn recall(&mut self, last: Notice) -> bool {
-        // They have numbers in a row. Of all but the last one nothing else is known, so the kernel does what is asked;
-        // one that was not told yet is not answered by this.
-        let earlier = (1..=EARLIER).map(|back| last.id.wrapping_sub(back));
-        for id in earlier.chain([last.id.wrapping_add(1)]) {
+    async fn recall(&mut self, mut asked: Vec<Notice>) -> bool {
+        // Their numbers are in a row, from any one on.
+        let Some(newest) = asked.first().copied() else { return true };
+        asked.sort_unstable_by_key(|notice| notice.id.wrapping_sub(newest.id).cast_signed());
+        let newest = asked.last().map_or(newest.id, |last| last.id);
+        for notice in &asked {
+            if seccomp::still_waits(&self.listener.fd, notice.id) && !self.hear(*notice, true).await
+            {
+                return false;
+            }
+        }
+        // Of others nothing is known but their numbers, so the kernel does what is asked. One that was not told yet is
+        // not answered by this.
+        let known = |id: &u64| asked.iter().any(|notice| notice.id == *id);
+        let earlier = (1..=EARLIER).map(|back| newest.wrapping_sub(back));
+        for id in earlier.chain([newest.wrapping_add(1)]).filter(|id| !known(id)) {
             let _ = seccomp::answer(&self.listener.fd, id, Verdict::Continue);
         }
-        !seccomp::still_waits(&self.listener.fd, last.id) || self.hear(last, true).await
+        true
     }
 
     /// Passes a call on, or answers it. False: nobody hears this any more.

@@ -75,6 +75,14 @@ impl Keeping {
         self.post.is_some()
     }
 
+    /// Tells the keeper something that has no descriptor.
+    pub(super) fn tell(&self, word: &Word) {
+        if let Some(post) = &self.post {
+            // One that has no room for it does without.
+            let _ = post::send(post, word, None::<&OwnedFd>);
+        }
+    }
+
     pub(super) fn post(&self) -> Option<&Arc<OwnedFd>> {
         self.post.as_ref()
     }

@@ -233,6 +233,8 @@ impl Primary {
             Err(error) => return Err(error),
         }
         limits::check(&options)?;
+        // Up to here nothing was done that anybody could see.
+        keeper::end_rehearsal();
         let cgroups = limits::open_cgroups(&options.limits, keeper::parent())?;
         spawn::note_this_program();
         raise_descriptor_limit();

@@ -57,6 +57,8 @@ pub(crate) struct Port {
     pub(crate) scheduler: Box<dyn Scheduler>,
     /// Connections that wait for a worker with room.
     pub(crate) parked: VecDeque<Parked>,
+    /// Since when the only workers that may take connections over the channel are being asked whether they do.
+    pub(super) asked_since: Option<Time>,
     /// The first worker's `data`, for all.
     pub(crate) data: Value,
     /// What its one socket is called, where it has one.
@@ -179,6 +181,7 @@ impl Port {
             users: BTreeMap::new(),
             scheduler: rules.balance.scheduler(),
             parked: VecDeque::new(),
+            asked_since: None,
             data: query.data.clone(),
             name: left::new_name(),
             steered: Vec::new(),

@@ -37,6 +37,9 @@ const WORTH_A_WORD: Duration = Duration::from_secs(1);
 /// How often it is said that the primary carries connections.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
+/// How long connections wait for a worker that has been asked what it is: handing one over is better than carrying it.
+const ASKED: Duration = Duration::from_secs(1);
+
 /// How long every queue must have been empty before sampling pauses.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -129,14 +132,33 @@ impl Shell {
             .collect();
         for key in keys {
             let Some(mut port) = self.ports.remove(&key) else { continue };
-            let standing = self.sample_port(now, &mut port, &mut busy);
+            let mut standing = self.sample_port(now, &mut port, &mut busy);
             port.steer();
+            if self.knows_soon(now, &mut port) {
+                standing.clear();
+            }
             let taken: Vec<_> =
                 standing.into_iter().flat_map(|place| self.take(&mut port, place)).collect();
             self.ports.insert(key.clone(), port);
             self.rehome(now, &key, taken);
         }
         busy
+    }
+
+    /// Whether nobody can be handed a connection of this port yet, but somebody is about to say that it can: a worker that
+    /// has just begun to listen. What is carried until then would be carried for as long as it is open.
+    fn knows_soon(&self, now: Time, port: &mut Port) -> bool {
+        let asked = |(id, user): (&WorkerId, &User)| {
+            let record =
+                self.workers.get(id).filter(|_| user.serves && !user.slot_only && !user.unasked);
+            record.is_some_and(|r| r.pinged && !r.is_mute() && r.runtime() == Runtime::Unknown)
+        };
+        let handed = port.users.iter().any(|(id, user)| self.can_be_handed(port, *id, user));
+        if handed || !port.users.iter().any(asked) {
+            port.asked_since = None;
+            return false;
+        }
+        now.since(*port.asked_since.get_or_insert(now)) < ASKED
     }
 
     /// Takes what waits in a queue, or has a thread take it.

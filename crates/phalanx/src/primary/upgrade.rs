@@ -7,6 +7,7 @@ use super::ports::Sockets;
 use super::record::Fact;
 use super::shell::Shell;
 use crate::error::{Error, Result};
+use crate::keeper::post::Word;
 use crate::keeper::{COULD, Role, become_anew, rehearsal};
 use crate::sys::portable::poll_now;
 use phalanx_core::time::Time;
@@ -183,7 +184,11 @@ impl Shell {
         let error = match role {
             Role::Primary => {
                 fds.extend(self.keeping.pages());
-                become_anew(role, &fds, self.keeping.post(), Some(&text))
+                // If the new one fails before it has taken over, the keeper starts another.
+                self.keeping.tell(&Word::Changing);
+                let error = become_anew(role, &fds, self.keeping.post(), Some(&text));
+                self.keeping.tell(&Word::Ready);
+                error
             }
             Role::Keeper => match self.keeping.write(text) {
                 Ok(()) => {

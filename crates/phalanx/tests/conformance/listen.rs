@@ -28,6 +28,7 @@ scenarios!(
     udp_on_ipv4,
     udp_on_ipv6,
     udp_without_a_port,
+    udp_on_a_port_that_is_text,
     udp_closed_and_bound_again,
     udp_exclusive,
     udp_options,
@@ -390,6 +391,24 @@ fn udp_without_a_port(kind: Kind) {
     assert_eq!(first, second);
     assert_eq!(first["address"], json!(Ipv4Addr::UNSPECIFIED));
     answers(local(port_of(&first)));
+}
+
+/// As from `process.env`: it is the port of that number.
+fn udp_on_a_port_that_is_text(kind: Kind) {
+    let mut subject = Subject::start(kind);
+    let port = free_port();
+    for wish in [json!(port.to_string()), json!(port)] {
+        let (id, address) = udp(&mut subject, "udp4", &json!([wish, "127.0.0.1"]));
+        assert_eq!(port_of(&address), port, "{wish}");
+        subject.event(id, "listening");
+    }
+    for _ in 0..10 {
+        answers(local(port));
+    }
+    for wish in [json!(null), json!(""), json!("http"), json!(false)] {
+        let (_, address) = udp(&mut subject, "udp4", &json!([wish, "127.0.0.1"]));
+        assert!(![0, port].contains(&port_of(&address)), "{wish}: {address}");
+    }
 }
 
 fn udp_closed_and_bound_again(kind: Kind) {

@@ -35,7 +35,10 @@ fn main() {
     trials.extend(handles::trials());
     trials.extend(life::trials());
     trials.extend(flaws::trials());
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    let mut arguments = Arguments::from_args();
+    // Most of them wait most of the time.
+    arguments.test_threads = arguments.test_threads.map(|threads| threads * 2);
+    libtest_mimic::run(&arguments, trials).exit();
 }
 
 /// A scenario against each of some primaries.

@@ -85,7 +85,9 @@ const faults = {
   close: () => fs.closeSync(CHANNEL),
   // A child keeps the channel open when its parent is gone.
   heir() {
-    const child = spawn('sleep', ['60'], { stdio: ['ignore', 'ignore', 'ignore', CHANNEL] });
+    // In a group of its own, or it would go with its parent.
+    const stdio = ['ignore', 'ignore', 'ignore', CHANNEL];
+    const child = spawn('sleep', ['60'], { stdio, detached: true });
     child.on('spawn', () => {
       console.log(`heir ${child.pid}`);
       process.kill(process.pid, 'SIGKILL');

@@ -159,6 +159,7 @@ impl Port {
             users: left.users.into_iter().collect(),
             scheduler: rules.balance.scheduler(),
             parked: VecDeque::new(),
+            asked_since: None,
             data: left.data,
             name,
             // The kernel knows; it is told again when something changes.
