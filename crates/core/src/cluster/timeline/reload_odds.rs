@@ -171,6 +171,9 @@ fn whose_canary_is_scaled_away_has_another_one() {
         t=3100   canary passed after 2s
                  tell 0#1
                  fork 1#6
+        t=3200   ready 1#6
+                 tell 1#2
+                 done: reload 1, 2 replaced in 3.1s
         ",
     );
 }
