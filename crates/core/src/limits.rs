@@ -197,7 +197,7 @@ impl Judge {
         let mut over = Vec::new();
         let mut busy: Vec<Leave> = cluster
             .workers()
-            .filter(|w| w.is_live())
+            .filter(|w| w.is_live() && !beside(cluster, w, |other| other > w.id))
             .filter_map(|w| Some(w.retire.as_ref()?.why))
             .collect();
         for worker in cluster.workers() {
@@ -213,6 +213,10 @@ impl Judge {
             }
             for found in self.exceeded(worker, seen) {
                 let memory = found.why == Leave::Memory;
+                // On trial: it may not stay at all.
+                if !memory && beside(cluster, worker, |other| other < worker.id) {
+                    continue;
+                }
                 let urgent = memory && at_least(found.has, found.limit, URGENT);
                 let held = memory && self.holds(now, worker, ready_for);
                 if held || busy.contains(&found.why) && !urgent {
@@ -287,6 +291,12 @@ impl Judge {
             (has >= limit).then_some(Over { worker: id, slot, why, has, limit, kill: false })
         })
     }
+}
+
+/// Whether a worker that serves shares its slot with another one that does: a new program is on trial there.
+fn beside(cluster: &Cluster, worker: &Worker, is_it: impl Fn(WorkerId) -> bool) -> bool {
+    let mut all = cluster.workers().filter(|w| w.guarded && w.slot == worker.slot && w.is_ready());
+    all.any(|w| is_it(w.id))
 }
 
 /// A worker's own limit: within [`JITTER`] of the one that was set, and always the same for this worker.

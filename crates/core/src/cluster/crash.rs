@@ -4,7 +4,7 @@ use super::{Cluster, Mode};
 use crate::report::Report;
 use crate::restart::{PROVEN, Restart};
 use crate::time::Time;
-use crate::worker::{End, EndKind, Exit, SlotId, Worker, WorkerId};
+use crate::worker::{End, EndKind, Exit, Phase, SlotId, Worker, WorkerId};
 use alloc::vec::Vec;
 use core::time::Duration;
 use serde::{Deserialize, Serialize};
@@ -127,7 +127,8 @@ impl Cluster {
     ) -> bool {
         self.start_failures = self.start_failures.saturating_add(1);
         let rule = &self.spec.restart;
-        let over = rule.is_loop(self.start_failures) && !self.anyone_ready();
+        let over =
+            rule.is_loop(self.start_failures) && !self.anyone_ready() && !self.anyone_hopes();
         let wait = rule.spread(rule.delay(self.start_failures), slot, worker);
         self.start_hold = Some(now.after(wait));
         if over {
@@ -140,6 +141,13 @@ impl Cluster {
         self.report(Report::NeverReady { why });
         self.failed_start = true;
         self.stop(now);
+    }
+
+    /// Whether a slot in which nobody crashed yet is only slow to start. It has no longer for that than every start.
+    fn anyone_hopes(&self) -> bool {
+        let crashed = |slot| self.slots.get(&slot).is_some_and(|slot: &Slot| slot.crashes > 0);
+        let starts = |w: &Worker| w.guarded && matches!(w.phase, Phase::Starting { .. });
+        self.workers.values().any(|w| starts(w) && !crashed(w.slot))
     }
 
     /// Whether anybody that is guarded serves.

@@ -232,6 +232,10 @@ impl Cluster {
         };
         // A successor that still has to show that it is any good is none.
         if self.reload.is_some() && !self.has_arrived(worker) {
+            if matches!(why, Leave::Age | Leave::Connections) {
+                // That says nothing about the program.
+                return;
+            }
             let failed = worker.clone();
             self.reload_failed(now, &failed, End::Lost(why), None);
             return;

@@ -184,8 +184,18 @@ impl Cluster {
         let Some(mut trial) = self.reload.as_mut().and_then(|reload| reload.trial.take()) else {
             return;
         };
+        let lost = trial.slots.first().copied();
         trial.slots.retain(|slot| self.wanted.contains(slot));
-        if trial.slots.is_empty() {
+        if let (true, Some(slot)) = (trial.slots.is_empty(), lost) {
+            // Scaled away without a verdict: it is tried elsewhere, or not at all.
+            let next = self.draw_trial();
+            let none_left = next.is_none();
+            if let Some(reload) = &mut self.reload {
+                reload.trial = Some(next.unwrap_or(trial));
+            }
+            if none_left {
+                self.reload_failed_in(now, (generation, slot), End::Lost(Leave::Scale), None);
+            }
             return;
         }
         let has_it = |slot: &SlotId| {
@@ -345,7 +355,17 @@ impl Cluster {
         why: End,
         dying: Option<WorkerId>,
     ) {
-        if failed.generation < self.generation {
+        self.reload_failed_in(now, (failed.generation, failed.slot), why, dying);
+    }
+
+    fn reload_failed_in(
+        &mut self,
+        now: Time,
+        (failed, slot): (u64, SlotId),
+        why: End,
+        dying: Option<WorkerId>,
+    ) {
+        if failed < self.generation {
             return;
         }
         let Some(reload) = self.reload.clone() else { return };
@@ -359,7 +379,7 @@ impl Cluster {
             true if self.can_go_back => Then::GoesBack,
             true => Then::NothingToGoBackTo,
         };
-        let (generation, slot, replaced) = (self.generation, failed.slot, reload.replaced);
+        let (generation, replaced) = (self.generation, reload.replaced);
         self.report(Report::ReloadFailed {
             generation,
             slot,

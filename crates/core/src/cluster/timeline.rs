@@ -9,7 +9,7 @@
 //! | `online`, `ready`, `leaving`, `closed`, `broken` | what a worker says or does |
 //! | `exit 0#1 SIGSEGV` | its process ended |
 //! | `listens_and_exits` | both, before there was time to plan |
-//! | `leaks`, `ails`, `hangs` | it has too much memory; it fails its health check; it gives no sign of life |
+//! | `leaks`, `ages`, `ails`, `hangs` | it has too much memory; it is too old; it fails its health check; it gives no sign of life |
 //! | `oom`, `cut` | before its end: the kernel killed it for want of memory; connections were in use |
 //! | `terminated` | the shell sent it SIGTERM |
 //! | `forked`, `unforkable`, `impossible` | the process could (not, never) be made; see [`by_hand`] |
@@ -168,6 +168,7 @@ impl Stage {
             "disconnect" => |worker| Event::Disconnect { worker },
             "broken" => |worker| Event::Broken { worker, why: "not JSON".into() },
             "leaks" => |worker| Event::Replace { worker, why: Leave::Memory },
+            "ages" => |worker| Event::Replace { worker, why: Leave::Age },
             "ails" => |worker| Event::Replace { worker, why: Leave::Unhealthy },
             "cut" => |worker| Event::Cut { worker, connections: 2 },
             "oom" => |worker| Event::OutOfMemory { worker, certain: false },

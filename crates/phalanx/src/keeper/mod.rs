@@ -97,6 +97,13 @@ pub(crate) fn has_left() -> bool {
     past.as_ref().is_some_and(|past| past.left.is_some())
 }
 
+/// The keeper of this process, which is its parent, until [`take_past`].
+pub(crate) fn parent() -> Option<u32> {
+    let past = PAST.lock().unwrap_or_else(PoisonError::into_inner);
+    past.as_ref()?.post.as_ref()?;
+    rustix::process::getppid().map(|parent| parent.as_raw_nonzero().get().unsigned_abs())
+}
+
 /// Finds out where this process comes from; `keep`: makes it a keeper, if it has none and comes from nowhere.
 /// Returns in a primary only.
 pub(crate) fn begin(keep: bool) -> Result<()> {

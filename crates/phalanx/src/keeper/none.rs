@@ -26,6 +26,10 @@ pub(crate) const fn has_left() -> bool {
     false
 }
 
+pub(crate) const fn parent() -> Option<u32> {
+    None
+}
+
 pub(crate) fn rehearses() -> bool {
     false
 }

@@ -1,6 +1,6 @@
 //! Taking over from the primary before this one: its workers, its ports, and where it was.
 
-use super::child::Child;
+use super::child::{self, Child};
 use super::estate::{
     Estate, WorkerLeft, binds_of, channel_of, life_of, notify_of, pipes_of, process_of,
 };
@@ -55,6 +55,7 @@ impl Shell {
         self.keeping.ends.send_modify(|ends| ends.extend(exits));
         self.keeping.has(fds.keys().cloned());
         self.start = estate.start();
+        self.upkeep.by_hand = estate.by_hand;
         self.seq = estate.seq.saturating_add(BEGUN);
         let now = self.now();
         let told: Vec<WorkerId> = estate.core.told().collect();
@@ -71,9 +72,18 @@ impl Shell {
             }
         }
         for worker in estate.workers {
-            let id = worker.id;
-            if let Err(error) = self.adopt_worker(now, worker, &mut fds) {
-                tracing::error!("worker {id} cannot be taken over: {error}");
+            let (id, pid) = (worker.id, worker.pid);
+            let process = fds.remove(&process_of(id)).map(Arc::new);
+            let begun = self.start.checked_add(worker.started.since_start());
+            if let Err(error) = self.adopt_worker(now, worker, process.clone(), &mut fds) {
+                // Nobody would ever end it, and another one gets its place.
+                let killed = match child::kill_lost(pid, process.as_deref(), begun) {
+                    Ok(()) => "it is killed".to_owned(),
+                    Err(why) => format!("it was not killed: {why}"),
+                };
+                tracing::error!(
+                    "worker {id} (process {pid}) cannot be taken over: {error}; {killed}"
+                );
             }
         }
         // Whose end the last primary had seen, and had not written down.
@@ -115,14 +125,14 @@ impl Shell {
         &mut self,
         now: Time,
         left: WorkerLeft,
+        process: Option<Arc<OwnedFd>>,
         fds: &mut BTreeMap<String, OwnedFd>,
     ) -> io::Result<()> {
         let id = left.id;
-        let mut take = |name: String| {
-            fds.remove(&name).ok_or_else(|| io::Error::other(format!("{name} was not inherited")))
-        };
-        let child =
-            Child::inherited(left.pid, take(process_of(id))?, Arc::clone(&self.keeping.ends))?;
+        let missing = |name: &str| io::Error::other(format!("{name} was not inherited"));
+        let process = process.ok_or_else(|| missing(&process_of(id)))?;
+        let mut take = |name: String| fds.remove(&name).ok_or_else(|| missing(&name));
+        let child = Child::inherited(left.pid, process, Arc::clone(&self.keeping.ends))?;
         let end = take(channel_of(id))?;
         let binds = take(binds_of(id)).ok();
         // Those of an earlier version have none.

@@ -96,10 +96,10 @@ impl Child {
     /// One that another primary forked.
     pub(super) fn inherited(
         pid: u32,
-        pidfd: rustix::fd::OwnedFd,
+        pidfd: std::sync::Arc<rustix::fd::OwnedFd>,
         ends: std::sync::Arc<super::keeping::Ends>,
     ) -> io::Result<Self> {
-        let pidfd = crate::sys::watch(pidfd.into(), tokio::io::Interest::READABLE)?;
+        let pidfd = crate::sys::watch(pidfd, tokio::io::Interest::READABLE)?;
         Ok(Self { pid: to_pid(pid)?, killed: AtomicBool::new(false), pidfd, ends: Some(ends) })
     }
 
@@ -294,6 +294,58 @@ impl Child {
     }
 }
 
+/// How far what /proc says of a process's beginning may be from what was noted of it: it was noted after the fork.
+#[cfg(target_os = "linux")]
+const NOTED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Kills a process that another primary forked and this one cannot hold, and its group. Without its pidfd, only if
+/// /proc says that it began when the worker did: its number may be another process's by now.
+#[cfg(target_os = "linux")]
+pub(super) fn kill_lost(
+    pid: u32,
+    pidfd: Option<&rustix::fd::OwnedFd>,
+    begun: Option<Instant>,
+) -> io::Result<()> {
+    use rustix::process::{kill_process, kill_process_group, pidfd_send_signal};
+    let number = to_pid(pid)?;
+    let sent = match pidfd {
+        Some(pidfd) => pidfd_send_signal(pidfd, Signal::KILL),
+        None => {
+            let there = age_of(pid)?;
+            let noted = begun.ok_or_else(|| io::Error::other("its age is not known"))?.elapsed();
+            if there.abs_diff(noted) > NOTED_WITHIN {
+                return Err(io::Error::other("its number is another process's"));
+            }
+            kill_process(number, Signal::KILL)
+        }
+    };
+    match sent {
+        Ok(()) => {
+            // It may have made itself another group.
+            let _ = kill_process_group(number, Signal::KILL);
+            Ok(())
+        }
+        // It has ended: that is as good.
+        Err(Errno::SRCH) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// How long ago a process began, by /proc (proc(5)).
+#[cfg(target_os = "linux")]
+fn age_of(pid: u32) -> io::Result<Duration> {
+    use rustix::time::{ClockId, clock_gettime};
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let ticks = stat
+        .rsplit_once(')')
+        .and_then(|(_, fields)| fields.split_whitespace().nth(19)?.parse::<u64>().ok())
+        .ok_or_else(|| io::Error::other("/proc does not say when it began"))?;
+    let hertz = rustix::param::clock_ticks_per_second().max(1);
+    let began = Duration::from_millis(ticks.saturating_mul(1000) / hertz);
+    let now = Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default();
+    Ok(now.saturating_sub(began))
+}
+
 /// What wait(2) calls a status.
 #[cfg(target_os = "linux")]
 fn of_status(status: i32) -> Exit {
@@ -365,4 +417,32 @@ fn to_pid(pid: u32) -> io::Result<Pid> {
         .ok()
         .and_then(Pid::from_raw)
         .ok_or_else(|| io::Error::other("the process has no valid number"))
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_cannot_be_held_is_killed_but_no_stranger() {
+        use std::os::unix::process::ExitStatusExt;
+        for held in [true, false] {
+            let begun = Instant::now();
+            let mut lost = std::process::Command::new("sleep").arg("60").spawn().expect("forked");
+            let pidfd = rustix::process::pidfd_open(
+                to_pid(lost.id()).expect("a number"),
+                rustix::process::PidfdFlags::empty(),
+            );
+            let pidfd = pidfd.ok().filter(|_| held);
+            let hour = begun.checked_sub(Duration::from_secs(3600));
+            if !held {
+                kill_lost(lost.id(), None, hour).expect_err("an older one had this number");
+                assert!(lost.try_wait().expect("a child").is_none(), "a stranger was killed");
+            }
+            let killed = kill_lost(lost.id(), pidfd.as_ref(), Some(begun));
+            let seen = killed.map(|()| lost.wait().map(|status| status.signal()).ok().flatten());
+            let _ = lost.kill();
+            assert_eq!(seen.expect("killed"), Some(9), "held: {held}");
+        }
+    }
 }

@@ -40,6 +40,9 @@ pub(super) struct Estate {
     /// It was to stop; the core may not know it yet.
     #[serde(default)]
     pub(super) stops: bool,
+    /// Somebody said how many workers there shall be: the load does not.
+    #[serde(default)]
+    pub(super) by_hand: bool,
 }
 
 /// A worker, as the next primary has to know it.
@@ -150,6 +153,7 @@ impl Shell {
             workers,
             ports,
             stops: self.stops(),
+            by_hand: self.upkeep.by_hand,
         };
         // What cannot be written (a path that is no text) is said where it is missed: the next primary has no workers.
         let text = serde_json::to_vec(&estate).unwrap_or_else(|error| {
@@ -220,5 +224,28 @@ mod tests {
             let error = Estate::read(text.as_bytes()).expect_err(text);
             assert!(error.contains(word), "{error}");
         }
+    }
+
+    #[test]
+    fn who_was_scaled_by_hand_stays_so() {
+        let left = |by_hand| Estate {
+            version: VERSION,
+            begun: Duration::ZERO,
+            core: Cluster::new(phalanx_core::spec::Spec::default()),
+            seq: 0,
+            workers: Vec::new(),
+            ports: Vec::new(),
+            stops: false,
+            by_hand,
+        };
+        for by_hand in [true, false] {
+            let text = serde_json::to_vec(&left(by_hand)).expect("it can be written");
+            assert_eq!(Estate::read(&text).map(|estate| estate.by_hand), Ok(by_hand));
+        }
+        // Before, it was not written down.
+        let mut earlier = serde_json::to_value(left(true)).expect("it can be written");
+        earlier.as_object_mut().expect("an object").remove("by_hand").expect("a field");
+        let read = Estate::read(earlier.to_string().as_bytes());
+        assert_eq!(read.map(|estate| estate.by_hand), Ok(false));
     }
 }

@@ -38,11 +38,11 @@ fn counts_connections(settings: &Settings) -> bool {
 }
 
 /// What the kernel keeps for us: the hard limit of memory if it can, and the weight or nothing.
-pub(super) fn open_cgroups(limits: &Limits) -> Result<Option<Cgroups>> {
+pub(super) fn open_cgroups(limits: &Limits, keeper: Option<u32>) -> Result<Option<Cgroups>> {
     if limits.hard_memory.is_none() && limits.cpu_weight.is_none() {
         return Ok(None);
     }
-    match Cgroups::open(limits) {
+    match Cgroups::open(limits, keeper) {
         Ok(cgroups) => Ok(Some(cgroups)),
         Err(why) if limits.cpu_weight.is_some() => Err(Error::Setting(format!(
             "workers cannot be given a CPU weight: {why}. It needs a control group of version 2 that is delegated to phalanx (`Delegate=yes` in a systemd service)"

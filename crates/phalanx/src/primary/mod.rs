@@ -235,7 +235,7 @@ impl Primary {
         limits::check(&options)?;
         // Up to here nothing was done that anybody could see.
         keeper::end_rehearsal();
-        let cgroups = limits::open_cgroups(&options.limits)?;
+        let cgroups = limits::open_cgroups(&options.limits, keeper::parent())?;
         spawn::note_this_program();
         raise_descriptor_limit();
         let (wishes, commands) = mpsc::unbounded_channel();

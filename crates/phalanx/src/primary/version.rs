@@ -58,6 +58,8 @@ impl Held {
 impl Version {
     /// `hold`: it may be gone back to; `known` may have the same file.
     pub(super) fn new(settings: Settings, hold: bool, known: Option<&Self>) -> Self {
+        // In another root, the same name is another file; and what is held here could not be started from there.
+        let hold = hold && settings.permissions.root.is_none();
         let path = if hold { spawn::program_of(&settings).ok() } else { None };
         let file = path.and_then(|path| {
             let same = known.and_then(|known| known.file.clone());
@@ -193,5 +195,8 @@ mod tests {
         let same =
             held.file.as_ref().zip(again.file.as_ref()).is_some_and(|(a, b)| Arc::ptr_eq(a, b));
         assert!(same, "one descriptor is enough");
+        let mut elsewhere = settings(Path::new("/bin/true"));
+        elsewhere.permissions.root = Some("/srv".into());
+        assert!(Version::new(elsewhere, true, Some(&held)).file.is_none(), "not the root's");
     }
 }

@@ -126,3 +126,53 @@ fn wakes_of_a_slow_start() {
     }
     assert_eq!(wakes, [1010, 2010, 3010, 4010, 5010, 6010, 7010]);
 }
+
+/// It may be the only one that can be: it is waited for as long as for every start.
+#[test]
+fn one_that_is_only_slow_is_waited_for() {
+    story(
+        rules(2),
+        "
+        t=0      fork 0#1, 1#2
+        t=10     exit 0#1 code 1
+                 fork 0#3
+        t=120    exit 0#3 code 1
+                 slot 0 waits 100ms, 2 crashes
+        t=220    fork 0#4
+        t=340    exit 0#4 code 1
+                 slot 0 waits 200ms, 3 crashes
+        t=540    fork 0#5
+        t=800    exit 0#5 code 1
+                 CRASH LOOP in slot 0, 4 crashes, again every 5s
+        t=2900   ready 1#2
+        t=2901   look
+                 = 1#2 ready, slot 0 waits until 5800 (4 crashes); 2 wanted, not settled
+        ",
+    );
+}
+
+#[test]
+fn one_that_is_too_slow_is_not_waited_for() {
+    story(
+        rules(2),
+        "
+        t=0      fork 0#1, 1#2
+        t=10     exit 0#1 code 1
+                 fork 0#3
+        t=120    exit 0#3 code 1
+                 slot 0 waits 100ms, 2 crashes
+        t=220    fork 0#4
+        t=340    exit 0#4 code 1
+                 slot 0 waits 200ms, 3 crashes
+        t=540    fork 0#5
+        t=800    exit 0#5 code 1
+                 CRASH LOOP in slot 0, 4 crashes, again every 5s
+        t=3000   1#2 not ready after 3s
+                 kill 1#2
+                 NEVER READY: it was not ready within 3.0s
+        t=3001   exit 1#2 SIGKILL
+                 gone 1#2 (start time-out)
+                 STOPPED
+        ",
+    );
+}

@@ -21,22 +21,33 @@ pub(in super::super) struct Cgroups {
     ours: PathBuf,
     /// `<ours>/phalanx-<pid>`.
     root: PathBuf,
+    /// Processes that were moved: this one, and its keeper.
+    moved: Vec<u32>,
     workers: BTreeMap<WorkerId, PathBuf>,
 }
 
 impl Cgroups {
     /// Makes the groups, and this process one of them. An error says why that cannot be; then nothing was changed.
-    pub(super) fn open(limits: &Limits) -> Result<Self, String> {
+    /// `keeper`: this process's parent, if that is its keeper.
+    pub(super) fn open(limits: &Limits, keeper: Option<u32>) -> Result<Self, String> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(|e| e.to_string())?;
         let own = fs::read_to_string("/proc/self/cgroup").map_err(|e| e.to_string())?;
         let ours = own_group(&mounts, &own).ok_or("there are no control groups of version 2")?;
-        // This process may have become another program, after it had moved itself.
-        let moved = ours.ends_with(format!("{PREFIX}{}/primary", std::process::id()));
-        let ours = if moved { ours.ancestors().nth(2).unwrap_or(&ours) } else { &ours };
-        Self::open_in(ours, limits, std::process::id())
+        let ours = before_moving(&ours);
+        // One that is somewhere else is not in the way.
+        let with_us = |pid: &u32| {
+            let own = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+            own_group(&mounts, &own).is_some_and(|group| before_moving(&group) == ours)
+        };
+        Self::open_in(ours, limits, std::process::id(), keeper.filter(with_us))
     }
 
-    fn open_in(ours: &Path, limits: &Limits, pid: u32) -> Result<Self, String> {
+    fn open_in(
+        ours: &Path,
+        limits: &Limits,
+        pid: u32,
+        keeper: Option<u32>,
+    ) -> Result<Self, String> {
         let mut needed = Vec::new();
         needed.extend(limits.hard_memory.map(|_| "memory"));
         needed.extend(limits.cpu_weight.map(|_| "cpu"));
@@ -46,17 +57,23 @@ impl Cgroups {
         {
             return Err(format!("{} has no controller `{missing}`", ours.display()));
         }
-        remove_leftovers(ours);
-        let groups = Self {
+        let mut groups = Self {
             ours: ours.to_owned(),
             root: ours.join(format!("{PREFIX}{pid}")),
+            moved: Vec::new(),
             workers: BTreeMap::new(),
         };
         let primary = groups.root.join("primary");
         make(&groups.root)?;
         make(&primary)?;
         // A failure from here on is undone by the drop of `groups`.
-        write(&primary.join("cgroup.procs"), &pid.to_string())?;
+        // The kernel takes one at a time. With a keeper in it, `ours` could not have controllers for groups.
+        for pid in [Some(pid), keeper].into_iter().flatten() {
+            write(&primary.join("cgroup.procs"), &pid.to_string())?;
+            groups.moved.push(pid);
+        }
+        // Not before: they were in the last primary's until now.
+        remove_leftovers(ours);
         for name in needed {
             for group in [ours, &groups.root] {
                 write(&group.join("cgroup.subtree_control"), &format!("+{name}"))?;
@@ -118,7 +135,9 @@ impl Drop for Cgroups {
             let _ = write(&self.root.join("cgroup.subtree_control"), &off);
             let _ = write(&self.ours.join("cgroup.subtree_control"), &off);
         }
-        let _ = write(&self.ours.join("cgroup.procs"), &std::process::id().to_string());
+        for pid in &self.moved {
+            let _ = write(&self.ours.join("cgroup.procs"), &pid.to_string());
+        }
         let _ = fs::remove_dir(self.root.join("primary"));
         let _ = fs::remove_dir(&self.root);
     }
@@ -137,6 +156,17 @@ fn own_group(mounts: &str, own: &str) -> Option<PathBuf> {
     // In a container the mount may begin in the middle of the tree.
     let path = Path::new(path).strip_prefix(root).ok()?;
     Some(Path::new(at).join(path))
+}
+
+/// Where a process was before it was moved to a primary's group: it may have become another program since, or be the
+/// next primary, which its keeper forked there.
+fn before_moving(group: &Path) -> &Path {
+    let outer = || {
+        let root = group.parent().filter(|_| group.ends_with("primary"))?;
+        let pid = root.file_name()?.to_str()?.strip_prefix(PREFIX)?;
+        root.parent().filter(|_| pid.parse::<u32>().is_ok())
+    };
+    outer().unwrap_or(group)
 }
 
 /// Groups of primaries that were killed.
@@ -202,13 +232,13 @@ mod tests {
         let limits =
             Limits { hard_memory: Some(1 << 30), cpu_weight: Some(50), ..Limits::default() };
         fs::write(ours.join("cgroup.controllers"), "cpu io").unwrap();
-        let refused = Cgroups::open_in(ours, &limits, 7).unwrap_err();
+        let refused = Cgroups::open_in(ours, &limits, 7, None).unwrap_err();
         assert!(refused.contains("`memory`"), "{refused}");
         fs::write(ours.join("cgroup.controllers"), "cpu io memory pids").unwrap();
         // Left by a primary that is gone; no process has this number.
         fs::create_dir_all(ours.join("phalanx-4194999/0-1")).unwrap();
         fs::create_dir_all(ours.join("phalanx-data")).unwrap();
-        let mut groups = Cgroups::open_in(ours, &limits, 7).unwrap();
+        let mut groups = Cgroups::open_in(ours, &limits, 7, None).unwrap();
         assert!(!ours.join("phalanx-4194999").exists() && ours.join("phalanx-data").exists());
         groups.add(&limits, SlotId(2), WorkerId(5), 4711).unwrap();
         let group = ours.join("phalanx-7/2-5");
@@ -218,5 +248,26 @@ mod tests {
         assert!(!groups.ran_out(WorkerId(5)));
         fs::write(group.join("memory.events"), "low 0\noom 1\noom_kill 2\n").unwrap();
         assert!(groups.ran_out(WorkerId(5)) && !groups.ran_out(WorkerId(6)));
+    }
+
+    /// The keeper goes first into the group of the primary before, and then into that of the next one.
+    #[test]
+    fn a_keeper_goes_with_its_primary() {
+        let directory = tempfile::tempdir().unwrap();
+        let ours = directory.path();
+        let limits = Limits { hard_memory: Some(1 << 30), ..Limits::default() };
+        fs::write(ours.join("cgroup.controllers"), "memory").unwrap();
+        let groups = Cgroups::open_in(ours, &limits, 4_194_998, Some(8)).unwrap();
+        assert_eq!(groups.moved, [4_194_998, 8]);
+        let last = fs::read_to_string(groups.root.join("primary/cgroup.procs")).unwrap();
+        assert_eq!(last, "8", "a file keeps what was written last");
+        let alone = Cgroups::open_in(ours, &limits, 9, None).unwrap();
+        assert_eq!(alone.moved, [9]);
+        let group = |name: &str| before_moving(&ours.join(name)) == ours;
+        assert!(group("phalanx-4194998/primary") && group(""));
+        for other in ["phalanx-x/primary", "phalanx-7/0-1", "shop/primary", "phalanx-7"] {
+            assert_eq!(before_moving(&ours.join(other)), ours.join(other));
+        }
+        assert_eq!(before_moving(Path::new("/")), Path::new("/"));
     }
 }
