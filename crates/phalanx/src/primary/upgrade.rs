@@ -268,7 +268,7 @@ fn hear(mut child: Child) -> std::result::Result<(), String> {
     read_some(err.as_mut(), &mut complained);
     said.append(&mut complained);
     let said = String::from_utf8_lossy(&said);
-    let said = crate::address::printable(said.trim());
+    let said = crate::address::printable(&said.trim().replace('\n', "; "));
     let said: String = said.chars().take(MOST_WORDS).collect();
     Err(if !in_time {
         format!("it did not say whether it can within {REHEARSAL:?}")
