@@ -16,7 +16,7 @@ use phalanx_core::report::Report;
 use phalanx_core::restart::{PROVEN, Restart};
 use phalanx_core::spec::{Canary, MAX_WORKERS, ReadyWhen, ReloadRules, STARTS_FOR, Share, Spec};
 use phalanx_core::time::Time;
-use phalanx_core::worker::{EndKind, Exit, Leave, Phase, SlotId, Worker, WorkerId};
+use phalanx_core::worker::{End, EndKind, Exit, Leave, Phase, SlotId, Worker, WorkerId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -802,8 +802,11 @@ impl World {
                     "(h) a reload ends that did not run: {report:?}"
                 );
                 let failed = matches!(report, Report::ReloadFailed { .. });
+                // A canary that was scaled away, and nobody is left to try it: there is no verdict.
+                let scaled =
+                    matches!(report, Report::ReloadFailed { why: End::Lost(Leave::Scale), .. });
                 promise!(
-                    !self.crash_free || self.meddled || !failed,
+                    !self.crash_free || self.meddled || scaled || !failed,
                     "(h) nothing crashed, and a reload failed"
                 );
                 let version = self.cluster.version();
