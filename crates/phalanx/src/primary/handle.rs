@@ -84,7 +84,7 @@ impl WorkerHandle {
         self.inner.child.pid()
     }
 
-    /// Where its inspector listens ([`Settings::inspect`]).
+    /// Where its inspector listens ([`Settings::inspect`](crate::Settings::inspect)).
     #[must_use]
     pub fn inspector(&self) -> Option<SocketAddr> {
         self.inner.inspector

@@ -13,8 +13,8 @@ use std::time::Duration;
 /// What a finished reload did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reloaded {
-    /// Its number. Old workers may still drain; what that came to is in the [`Receipt`] with this number
-    /// ([`Event::Reloaded`]).
+    /// Its number. Old workers may still drain; what that came to is in the [`Receipt`](crate::Receipt) with this number
+    /// ([`Event::Reloaded`](crate::Event::Reloaded)).
     pub generation: u64,
     /// How many workers were replaced.
     pub replaced: u32,
