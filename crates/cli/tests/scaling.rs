@@ -114,7 +114,7 @@ fn the_load_decides() {
     cluster.wait_serving(1);
     cluster.wait_workers(1);
     // Five milliseconds of work each.
-    let load = load(address, "/work", 4);
+    let load = load(address, "/work", 8);
     let line = cluster.line(0, "scaled from");
     assert!(line.contains("CPU") && line.contains("the target is CPU 20 %"), "{line}");
     cluster.wait_workers(3);
