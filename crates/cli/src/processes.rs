@@ -316,7 +316,7 @@ mod tests {
                 "--fork",
                 "sh",
                 "-c",
-                "sleep 60 >/dev/null & echo $$ $(cut -d' ' -f22 /proc/$$/stat) $!",
+                "sleep 60 >/dev/null 2>&1 & echo $$ $(cut -d' ' -f22 /proc/$$/stat) $!",
             ])
             .env(MARK, mark)
             .output()

@@ -96,7 +96,7 @@ fn garbage_ends_the_worker() {
         ("printf '\\377\\376\\n' >&3", "UTF-8"),
         ("echo '{\"cmd\":\"NODE_CLUSTER\",\"act\":5}' >&3", "malformed"),
         (
-            "echo '{\"cmd\":\"NODE_CLUSTER\",\"act\":\"queryServer\",\"port\":\"x\"}' >&3",
+            "echo '{\"cmd\":\"NODE_CLUSTER\",\"act\":\"queryServer\",\"address\":[]}' >&3",
             "malformed",
         ),
         ("echo '{\"cmd\":\"NODE_CLUSTER\",\"seq\":-1,\"act\":\"online\"}' >&3", "malformed"),
