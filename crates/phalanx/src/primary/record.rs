@@ -89,7 +89,6 @@ pub(super) enum Fact {
     Rehearsed(Result<(), String>),
 }
 
-#[cfg(target_os = "linux")]
 impl Fact {
     /// Whether the next primary may have to know of what follows: not of single connections, nor of looks.
     pub(super) fn changes(&self) -> bool {

@@ -267,10 +267,7 @@ impl Shell {
 
     fn command(&mut self, command: Command) {
         let now = self.now();
-        #[cfg(target_os = "linux")]
-        {
-            self.keeping.changed = true;
-        }
+        self.may_change();
         match command {
             Command::Wish(CoreEvent::Stop) => self.begin_stop(now),
             Command::Wish(wish) => self.core.observe(now, wish),
@@ -337,9 +334,8 @@ impl Shell {
 
     fn fact(&mut self, fact: Fact) {
         let now = self.now();
-        #[cfg(target_os = "linux")]
         if fact.changes() {
-            self.keeping.changed = true;
+            self.may_change();
         }
         match fact {
             // The sender is dropped when all is done.
@@ -440,11 +436,17 @@ impl Shell {
         None
     }
 
-    fn perform(&mut self, action: Action) {
+    /// What the next primary has to know may be another after this.
+    #[cfg_attr(not(target_os = "linux"), expect(clippy::unused_self))]
+    fn may_change(&mut self) {
         #[cfg(target_os = "linux")]
         {
             self.keeping.changed = true;
         }
+    }
+
+    fn perform(&mut self, action: Action) {
+        self.may_change();
         match action {
             Action::Fork { worker, slot } => self.fork(worker, slot),
             Action::Disconnect { worker } => self.disconnect(worker),
