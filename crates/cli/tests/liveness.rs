@@ -302,7 +302,7 @@ fn a_worker_that_accepts_nothing_fails_its_check() {
     let Sick { cluster, .. } = sick("", &options);
     let before = cluster.wait_serving(2);
     std::thread::sleep(Duration::from_millis(600));
-    assert_never(&cluster, "check");
+    assert_never(&cluster, "unhealthy");
     stop_process(before[&0]);
     cluster.line(0, "worker 1 in slot 0 is unhealthy: 3 checks in a row failed");
     replaced(&cluster, 0, before[&0]);
