@@ -1,9 +1,6 @@
-// The same server under Node's own primary: `node cluster.js POLICY`, 1 = none, 2 = round-robin.
+// An application under Node's own primary: `WORKERS=2 node cluster.js app.js`; the policy is Node's own
+// variable NODE_CLUSTER_SCHED_POLICY, `rr` or `none`.
 const cluster = require('cluster');
 
-if (cluster.isPrimary) {
-  cluster.schedulingPolicy = Number(process.argv[2]);
-  for (let n = 0; n < 2; n++) cluster.fork();
-} else {
-  require('./server.js');
-}
+cluster.setupPrimary({ exec: require('path').resolve(process.argv[2]) });
+for (let n = 0; n < Number(process.env.WORKERS); n++) cluster.fork();
