@@ -2,7 +2,8 @@
 //!
 //! Sending never waits for the peer unless the sender wants to: frames of the cluster's own are pushed (there
 //! are few, each bounded by what it answers), messages of the user's wait for room. A descriptor travels
-//! alone in its `sendmsg`, with the first byte of its frame.
+//! alone in its `sendmsg`, with the first byte of its frame. What is fed is gathered, and written together when
+//! the thread has nothing else to do.
 
 mod broken;
 mod recall;
@@ -38,8 +39,12 @@ const MAX_WAITING_FDS: usize = 64;
 const MAX_UNREAD: usize = 4 << 20;
 /// Handle frames that a peer may leave unanswered.
 const MAX_UNANSWERED: usize = 100_000;
-/// Frames written in one call.
+/// Items written in one call.
 const BATCH: usize = 64;
+/// Lines that are fed are gathered in items of at most this size: about what the kernel takes as one buffer.
+const GATHERED: usize = 32 << 10;
+/// So many bytes that were fed are not left to wait for the writer's task.
+const MUCH: usize = 64 << 10;
 /// How long to wait when the kernel has too many descriptors in flight (`ETOOMANYREFS`).
 const REFS_PAUSE: Duration = Duration::from_millis(5);
 
@@ -163,6 +168,8 @@ struct Queue {
     closed: bool,
     /// Bytes of frames that did not wait for room.
     unread: usize,
+    /// Bytes that were fed since the last attempt to write.
+    fed: usize,
 }
 
 /// Which handle frame an ACK or NACK answers.
@@ -297,24 +304,44 @@ impl Sender {
 
     /// Sends a line when there is room, and returns when the kernel has it.
     pub(crate) async fn send(&self, bytes: Vec<u8>, fd: Option<Arc<OwnedFd>>) -> Result<()> {
-        let limit = self.shared.max_line;
-        if bytes.len() > limit {
-            return Err(Error::TooLarge { size: bytes.len(), limit });
-        }
-        let want = u32::try_from(bytes.len().min(ROOM)).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.shared.room).acquire_many_owned(want).await;
-        let room = Some(room.map_err(|_| Error::Disconnected)?);
-        let (done, written) = oneshot::channel();
+        let room = Some(self.room(bytes.len()).await?);
         let tag = fd.is_some().then_some(Tag::Other);
-        self.shared.enqueue(tag, Item { done: Some(done), room, ..Item::new(bytes, fd) });
-        written.await.map_err(|_| Error::Disconnected)
+        let written = self.shared.enqueue_last(tag, Item { room, ..Item::new(bytes, fd) });
+        match written {
+            // The common case.
+            Written::All => Ok(()),
+            Written::Not(written) => written.await.map_err(|_| Error::Disconnected),
+        }
+    }
+
+    /// Queues a line when there is room. It is written with what else there is.
+    pub(crate) async fn feed(&self, bytes: Vec<u8>) -> Result<()> {
+        let room = self.room(bytes.len()).await?;
+        self.shared.gather(bytes, room)
+    }
+
+    /// Returns when the kernel has all that was queued.
+    pub(crate) async fn flush(&self) -> Result<()> {
+        match self.shared.flushed() {
+            Written::All => Ok(()),
+            Written::Not(written) => written.await.map_err(|_| Error::Disconnected),
+        }
+    }
+
+    /// Waits until so many bytes more may wait for the peer.
+    async fn room(&self, size: usize) -> Result<OwnedSemaphorePermit> {
+        let limit = self.shared.max_line;
+        if size > limit {
+            return Err(Error::TooLarge { size, limit });
+        }
+        let want = u32::try_from(size.min(ROOM)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.shared.room);
+        room.acquire_many_owned(want).await.map_err(|_| Error::Disconnected)
     }
 
     /// Sends what is queued, then closes: the peer reads an end.
     pub(crate) async fn finish(&self) {
-        let (done, written) = oneshot::channel();
-        self.shared.enqueue(None, Item { done: Some(done), ..Item::new(Vec::new(), None) });
-        let _ = written.await;
+        let _ = self.flush().await;
         self.close();
     }
 
@@ -330,9 +357,12 @@ impl Shared {
     }
 
     fn enqueue(&self, tag: Option<Tag>, item: Item) {
-        let mut queue = self.lock();
+        self.enqueue_in(&mut self.lock(), tag, item);
+    }
+
+    fn enqueue_in(&self, queue: &mut Queue, tag: Option<Tag>, item: Item) {
         if queue.closed {
-            return; // whoever waits sees `done` dropped
+            return;
         }
         queue.unanswered.extend(tag);
         // Messages wait for room; answers cannot. A peer that asks and does not read is given up.
@@ -342,12 +372,48 @@ impl Shared {
                 tracing::warn!(
                     "a channel is closed: its other end asks but does not read the answers"
                 );
-                return self.shut(&mut queue);
+                return self.shut(queue);
             }
         }
         queue.items.push_back(item);
         // The common case: nothing waits and the kernel has room. One call, no task switch.
+        self.flush_or_wait(queue);
+    }
+
+    /// Queues it, and tells whether the kernel has it, or when.
+    fn enqueue_last(&self, tag: Option<Tag>, item: Item) -> Written {
+        let mut queue = self.lock();
+        self.enqueue_in(&mut queue, tag, item);
+        queue.when_written()
+    }
+
+    fn flushed(&self) -> Written {
+        let mut queue = self.lock();
         self.flush_or_wait(&mut queue);
+        queue.when_written()
+    }
+
+    /// Adds a line to what is written next.
+    fn gather(&self, line: Vec<u8>, room: OwnedSemaphorePermit) -> Result<()> {
+        let mut queue = self.lock();
+        if queue.closed {
+            return Err(Error::Disconnected);
+        }
+        let first = queue.fed == 0;
+        queue.fed += line.len();
+        match queue.items.back_mut().filter(|last| last.takes(&line)) {
+            Some(Item { bytes, room: Some(held), .. }) => {
+                bytes.extend_from_slice(&line);
+                held.merge(room);
+            }
+            _ => queue.items.push_back(Item { room: Some(room), ..Item::new(line, None) }),
+        }
+        if queue.fed >= MUCH {
+            self.flush_or_wait(&mut queue);
+        } else if first {
+            self.more.notify_one();
+        }
+        Ok(())
     }
 
     fn flush_or_wait(&self, queue: &mut Queue) {
@@ -360,6 +426,7 @@ impl Shared {
 
     /// Writes until the queue is empty (true) or the kernel is full (false).
     fn flush(&self, queue: &mut Queue) -> io::Result<bool> {
+        queue.fed = 0;
         while let Some(front) = queue.items.front() {
             let sent = if front.fd.is_some() && front.sent == 0 {
                 if queue.pinging {
@@ -369,14 +436,15 @@ impl Shared {
                 send_one(self.io.get_ref(), front)
             } else {
                 let alone = |item: &&Item| item.fd.is_none() || item.sent > 0;
-                let slices: Vec<IoSlice<'_>> = queue
-                    .items
-                    .iter()
-                    .take_while(alone)
-                    .take(BATCH)
-                    .map(|item| IoSlice::new(item.bytes.get(item.sent..).unwrap_or_default()))
-                    .collect();
-                sendmsg(self.io.get_ref(), &slices, &mut SendAncillaryBuffer::default(), SEND)
+                let mut slices = [IoSlice::new(&[]); BATCH];
+                let items = queue.items.iter().take_while(alone);
+                let mut used = 0;
+                for (slice, item) in slices.iter_mut().zip(items) {
+                    *slice = IoSlice::new(item.bytes.get(item.sent..).unwrap_or_default());
+                    used += 1;
+                }
+                let slices = slices.get(..used).unwrap_or_default();
+                sendmsg(self.io.get_ref(), slices, &mut SendAncillaryBuffer::default(), SEND)
             };
             match sent {
                 Ok(n) => {
@@ -422,7 +490,39 @@ impl Shared {
     }
 }
 
+impl Item {
+    /// A line may be added to it: nobody waits for its end, or needs it as it is.
+    fn takes(&self, line: &[u8]) -> bool {
+        let plain = self.fd.is_none() && !self.ping && self.done.is_none() && self.room.is_some();
+        plain && self.bytes.len() + line.len() <= GATHERED
+    }
+}
+
+/// Whether the kernel has what was queued.
+enum Written {
+    All,
+    /// Told when it has; dropped if the channel is closed before.
+    Not(oneshot::Receiver<()>),
+}
+
 impl Queue {
+    /// Whether the kernel has all that is queued by now, or when it has.
+    fn when_written(&mut self) -> Written {
+        if self.items.is_empty() && !self.closed {
+            return Written::All;
+        }
+        let (done, written) = oneshot::channel();
+        match self.items.back_mut() {
+            Some(last) if last.done.is_none() => last.done = Some(done),
+            // Somebody waits for that one already.
+            Some(_) => {
+                self.items.push_back(Item { done: Some(done), ..Item::new(Vec::new(), None) });
+            }
+            None => {}
+        }
+        Written::Not(written)
+    }
+
     /// No answer comes to those hand-overs.
     fn forget(&mut self, hand_overs: &[u64]) {
         self.unanswered.retain(|tag| !matches!(tag, Tag::NewConn(seq) if hand_overs.contains(seq)));
@@ -549,7 +649,8 @@ impl Receiver {
                 self.shared.goes_on.notified().await;
                 continue;
             }
-            let got = match BUFFER.with_borrow_mut(|buffer| self.read_into(buffer)) {
+            let fds = self.fds.len();
+            let (got, all) = match BUFFER.with_borrow_mut(|buffer| self.read_into(buffer)) {
                 Ok(got) => got,
                 Err(Errno::AGAIN) => {
                     guard.clear_ready();
@@ -560,6 +661,11 @@ impl Receiver {
                 Err(Errno::CONNRESET) => return Ok(0),
                 Err(error) => return Err(Broken::Io(error.into())),
             };
+            // Nothing is left, unless the kernel stopped behind a descriptor: no other call to find that out. What
+            // comes from now on is told anew; so is an end, if it was not told with this.
+            if all && self.fds.len() == fds {
+                guard.clear_ready();
+            }
             if self.fds.len() > MAX_WAITING_FDS {
                 return Err(Broken::TooManyDescriptors);
             }
@@ -567,7 +673,8 @@ impl Receiver {
         }
     }
 
-    fn read_into(&mut self, buffer: &mut [u8]) -> rustix::io::Result<usize> {
+    /// How many bytes, and whether more would have had room.
+    fn read_into(&mut self, buffer: &mut [u8]) -> rustix::io::Result<(usize, bool)> {
         let (bytes, lost) = receive(self.io.get_ref(), buffer, &mut self.fds)?;
         // They show as handle frames without one.
         if lost {
@@ -581,6 +688,6 @@ impl Receiver {
         if let Some(mark) = self.shared.mark.as_ref().filter(|_| mid_line != before) {
             mark.set(Kind::Reading, mid_line);
         }
-        Ok(bytes)
+        Ok((bytes, 0 < bytes && bytes < buffer.len()))
     }
 }
