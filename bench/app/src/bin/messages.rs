@@ -22,7 +22,6 @@ const MOST: usize = 4_000_000;
 /// What a worker says.
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[expect(dead_code, reason = "what is in a message is looked at by nobody here")]
 enum Said {
     /// Send it back.
     Echo(IgnoredAny),
