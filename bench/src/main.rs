@@ -9,6 +9,7 @@ mod peers;
 mod probe;
 mod report;
 mod scenarios;
+mod setup;
 
 use clap::Parser;
 use report::Report;
@@ -66,6 +67,7 @@ fn measure(options: &Options) -> Result<(), String> {
         eprintln!("{}: {}", scenario.name, scenario.about);
         report.sections.extend((scenario.run)(&context)?);
     }
+    report.machine = setup::machine(&context.programs.phalanx);
     println!("{}", serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?);
     Ok(())
 }
