@@ -9,6 +9,7 @@ mod peers;
 mod probe;
 mod report;
 mod scenarios;
+mod setup;
 
 use clap::Parser;
 use report::{Report, markdown, plot};
@@ -87,6 +88,7 @@ fn measure(options: &Options) -> Result<(), String> {
             Ok(sections) => {
                 print!("{}", markdown::sections(&sections));
                 report.replace(scenario.name, sections);
+                report.machine = setup::machine(&context.programs.phalanx);
                 // What is measured is not lost with what comes after it.
                 write(&options.out, &report)?;
             }
