@@ -9,6 +9,8 @@ mod peers;
 mod probe;
 mod report;
 mod scenarios;
+#[cfg_attr(not(test), expect(dead_code, reason = "for the rates, which do not use it yet"))]
+mod wrk;
 
 use clap::Parser;
 use report::Report;

@@ -22,7 +22,7 @@ mod imp {
         pub(in super::super) fn new() -> Self {
             let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
             let fd = timerfd_create(TimerfdClockId::Monotonic, flags).ok();
-            Self(fd.and_then(|fd| AsyncFd::register_with_interest(fd, Interest::READABLE).ok()))
+            Self(fd.and_then(|fd| register(fd).ok()))
         }
 
         /// Returns at that moment or after it, never before.
@@ -37,6 +37,11 @@ mod imp {
                 }
             }
         }
+    }
+
+    #[expect(deprecated, reason = "its successor is unsafe for what an `OwnedFd` does promise")]
+    fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+        AsyncFd::with_interest(fd, Interest::READABLE)
     }
 
     async fn sleep(fd: &AsyncFd<OwnedFd>, time: Duration) -> io::Result<()> {
