@@ -1,5 +1,8 @@
 //! What is measured, one file each.
 
+mod blocked;
+mod even;
+mod latency;
 mod rates;
 
 use crate::peers::Programs;
@@ -33,8 +36,25 @@ pub(crate) struct Scenario {
 }
 
 /// All of them, in the order of the report.
-pub(crate) const ALL: &[Scenario] = &[Scenario {
-    name: "rates",
-    about: "connections and requests per second, Node and Rust",
-    run: rates::run,
-}];
+pub(crate) const ALL: &[Scenario] = &[
+    Scenario {
+        name: "rates",
+        about: "connections and requests per second, Node and Rust",
+        run: rates::run,
+    },
+    Scenario {
+        name: "latency",
+        about: "latency at 50 and 80 % of the slowest peer's peak",
+        run: latency::run,
+    },
+    Scenario {
+        name: "even",
+        about: "how evenly connections are spread over 4 and 16 workers",
+        run: even::run,
+    },
+    Scenario {
+        name: "blocked",
+        about: "what new connections feel while one of four workers is blocked",
+        run: blocked::run,
+    },
+];
