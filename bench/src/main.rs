@@ -10,7 +10,6 @@ mod probe;
 mod report;
 mod scenarios;
 mod setup;
-#[cfg_attr(not(test), expect(dead_code, reason = "for the rates, which do not use it yet"))]
 mod wrk;
 
 use clap::Parser;
