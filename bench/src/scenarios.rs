@@ -1,6 +1,7 @@
 //! What is measured, one file each.
 
 mod rates;
+mod reload;
 
 use crate::peers::Programs;
 use crate::report::Section;
@@ -33,8 +34,15 @@ pub(crate) struct Scenario {
 }
 
 /// All of them, in the order of the report.
-pub(crate) const ALL: &[Scenario] = &[Scenario {
-    name: "rates",
-    about: "connections and requests per second, Node and Rust",
-    run: rates::run,
-}];
+pub(crate) const ALL: &[Scenario] = &[
+    Scenario {
+        name: "rates",
+        about: "connections and requests per second, Node and Rust",
+        run: rates::run,
+    },
+    Scenario {
+        name: "reload",
+        about: "reloads of 4 Node workers under load: errors, hangs, time",
+        run: reload::run,
+    },
+];
