@@ -1,5 +1,7 @@
 //! What was measured: tables of samples, their ratios, and whether the goals are met.
 
+pub(crate) mod markdown;
+pub(crate) mod plot;
 pub(crate) mod stats;
 
 use serde::{Deserialize, Serialize};
@@ -18,8 +20,10 @@ pub(crate) struct Report {
 /// One table: candidates in rows, measures in columns, a sample of each per round.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Section {
-    /// Short and stable: names files, is given to `--only`.
+    /// Short and stable: names its files.
     pub(crate) id: String,
+    /// Which scenario measured it.
+    pub(crate) scenario: String,
     pub(crate) title: String,
     /// How it was measured, in a sentence or two.
     pub(crate) how: String,
@@ -81,6 +85,17 @@ impl Bound {
             Self::AtLeast(bound) => format!("≥ {bound}"),
             Self::AtMost(bound) => format!("≤ {bound}"),
         }
+    }
+}
+
+impl Report {
+    /// Puts the sections of a scenario in the place of those that an earlier run had.
+    pub(crate) fn replace(&mut self, scenario: &str, sections: Vec<Section>) {
+        self.sections.retain(|section| section.scenario != scenario);
+        self.sections.extend(sections.into_iter().map(|mut section| {
+            scenario.clone_into(&mut section.scenario);
+            section
+        }));
     }
 }
 
