@@ -6,6 +6,7 @@
 //! the thread has nothing else to do.
 
 mod broken;
+mod queue;
 mod recall;
 
 use crate::error::{Error, Result};
@@ -14,6 +15,8 @@ use crate::sys;
 use crate::sys::portable::{RECEIVE, SEND};
 use broken::Broken;
 use phalanx_core::wire::{Decoder, Dialect, Frame, SocketNote};
+pub(crate) use queue::Tag;
+use queue::{Item, Queue, Written};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{
@@ -41,8 +44,6 @@ const MAX_UNREAD: usize = 4 << 20;
 const MAX_UNANSWERED: usize = 100_000;
 /// Items written in one call.
 const BATCH: usize = 64;
-/// Lines that are fed are gathered in items of at most this size: about what the kernel takes as one buffer.
-const GATHERED: usize = 32 << 10;
 /// So many bytes that were fed are not left to wait for the writer's task.
 const MUCH: usize = 64 << 10;
 /// How long to wait when the kernel has too many descriptors in flight (`ETOOMANYREFS`).
@@ -155,50 +156,6 @@ struct Shared {
     is_bun: AtomicBool,
 }
 
-#[derive(Default)]
-struct Queue {
-    items: VecDeque<Item>,
-    /// Handle frames that the peer has to answer, in their order.
-    unanswered: VecDeque<Tag>,
-    /// A ping is with the kernel and not answered. No descriptor is sent until then: the peer could
-    /// read both at once, and take the descriptor for the ping's.
-    pinging: bool,
-    /// The kernel has the beginning of a frame.
-    half_written: bool,
-    closed: bool,
-    /// Bytes of frames that did not wait for room.
-    unread: usize,
-    /// Bytes that were fed since the last attempt to write.
-    fed: usize,
-}
-
-/// Which handle frame an ACK or NACK answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Tag {
-    /// A frame whose answer nobody waits for.
-    Other,
-    /// A ping, by its number.
-    Ping(u64),
-    /// The hand-over of a connection, by its sequence number.
-    NewConn(u64),
-}
-
-struct Item {
-    bytes: Vec<u8>,
-    sent: usize,
-    ping: bool,
-    fd: Option<Arc<OwnedFd>>,
-    done: Option<oneshot::Sender<()>>,
-    /// Given back when the item is written.
-    room: Option<OwnedSemaphorePermit>,
-}
-
-impl Item {
-    const fn new(bytes: Vec<u8>, fd: Option<Arc<OwnedFd>>) -> Self {
-        Self { bytes, sent: 0, ping: false, fd, done: None, room: None }
-    }
-}
-
 impl Sender {
     /// Sends a frame of the cluster's own, soon. Nothing happens when the channel is closed.
     pub(crate) fn push(&self, frame: &Frame) {
@@ -306,12 +263,8 @@ impl Sender {
     pub(crate) async fn send(&self, bytes: Vec<u8>, fd: Option<Arc<OwnedFd>>) -> Result<()> {
         let room = Some(self.room(bytes.len()).await?);
         let tag = fd.is_some().then_some(Tag::Other);
-        let written = self.shared.enqueue_last(tag, Item { room, ..Item::new(bytes, fd) });
-        match written {
-            // The common case.
-            Written::All => Ok(()),
-            Written::Not(written) => written.await.map_err(|_| Error::Disconnected),
-        }
+        self.shared.enqueue(tag, Item { room, ..Item::new(bytes, fd) });
+        self.flush().await
     }
 
     /// Queues a line when there is room. It is written with what else there is.
@@ -357,12 +310,9 @@ impl Shared {
     }
 
     fn enqueue(&self, tag: Option<Tag>, item: Item) {
-        self.enqueue_in(&mut self.lock(), tag, item);
-    }
-
-    fn enqueue_in(&self, queue: &mut Queue, tag: Option<Tag>, item: Item) {
+        let mut queue = self.lock();
         if queue.closed {
-            return;
+            return; // whoever waits sees `done` dropped
         }
         queue.unanswered.extend(tag);
         // Messages wait for room; answers cannot. A peer that asks and does not read is given up.
@@ -372,24 +322,20 @@ impl Shared {
                 tracing::warn!(
                     "a channel is closed: its other end asks but does not read the answers"
                 );
-                return self.shut(queue);
+                return self.shut(&mut queue);
             }
         }
         queue.items.push_back(item);
         // The common case: nothing waits and the kernel has room. One call, no task switch.
-        self.flush_or_wait(queue);
+        self.flush_or_wait(&mut queue);
     }
 
-    /// Queues it, and tells whether the kernel has it, or when.
-    fn enqueue_last(&self, tag: Option<Tag>, item: Item) -> Written {
-        let mut queue = self.lock();
-        self.enqueue_in(&mut queue, tag, item);
-        queue.when_written()
-    }
-
+    /// Writes what is queued, and tells whether the kernel has it, or when.
     fn flushed(&self) -> Written {
         let mut queue = self.lock();
-        self.flush_or_wait(&mut queue);
+        if queue.fed > 0 {
+            self.flush_or_wait(&mut queue);
+        }
         queue.when_written()
     }
 
@@ -487,71 +433,6 @@ impl Shared {
         self.room.close();
         let _ = rustix::net::shutdown(self.io.get_ref(), rustix::net::Shutdown::Both);
         self.more.notify_one();
-    }
-}
-
-impl Item {
-    /// A line may be added to it: nobody waits for its end, or needs it as it is.
-    fn takes(&self, line: &[u8]) -> bool {
-        let plain = self.fd.is_none() && !self.ping && self.done.is_none() && self.room.is_some();
-        plain && self.bytes.len() + line.len() <= GATHERED
-    }
-}
-
-/// Whether the kernel has what was queued.
-enum Written {
-    All,
-    /// Told when it has; dropped if the channel is closed before.
-    Not(oneshot::Receiver<()>),
-}
-
-impl Queue {
-    /// Whether the kernel has all that is queued by now, or when it has.
-    fn when_written(&mut self) -> Written {
-        if self.items.is_empty() && !self.closed {
-            return Written::All;
-        }
-        let (done, written) = oneshot::channel();
-        match self.items.back_mut() {
-            Some(last) if last.done.is_none() => last.done = Some(done),
-            // Somebody waits for that one already.
-            Some(_) => {
-                self.items.push_back(Item { done: Some(done), ..Item::new(Vec::new(), None) });
-            }
-            None => {}
-        }
-        Written::Not(written)
-    }
-
-    /// No answer comes to those hand-overs.
-    fn forget(&mut self, hand_overs: &[u64]) {
-        self.unanswered.retain(|tag| !matches!(tag, Tag::NewConn(seq) if hand_overs.contains(seq)));
-    }
-
-    /// So many more bytes are with the kernel.
-    fn advance(&mut self, mut n: usize) {
-        while let Some(front) = self.items.front_mut() {
-            self.pinging |= front.ping;
-            let left = front.bytes.len() - front.sent;
-            if n < left {
-                front.sent += n;
-                self.half_written = front.sent > 0;
-                return;
-            }
-            n -= left;
-            self.half_written = false;
-            if let Some(item) = self.items.pop_front() {
-                if item.room.is_none() {
-                    self.unread = self.unread.saturating_sub(item.bytes.len());
-                }
-                if let Some(done) = item.done {
-                    let _ = done.send(());
-                }
-            }
-            if n == 0 {
-                return;
-            }
-        }
     }
 }
 

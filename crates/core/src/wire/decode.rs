@@ -14,8 +14,9 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 /// Handles within handles that are unwrapped; Node nests at most once when it sends again.
 const MAX_NESTING: usize = 4;
 
-/// Consumed bytes at the front of the buffer that are tolerated before the rest is moved down.
-const COMPACT: usize = 256 << 10;
+/// Consumed bytes at the front of the buffer that are tolerated before the rest is moved down, and what a line has that is
+/// not short.
+const COMPACT: usize = 64 << 10;
 
 /// What a buffer in which nothing is left may keep: what it costs to let the rest go is paid once for many frames.
 const KEPT: usize = 4 << 10;
@@ -98,10 +99,16 @@ impl Decoder {
             return;
         }
         self.rest();
-        if self.start > COMPACT && self.start > self.bytes.len() / 2 {
+        let left = self.bytes.len() - self.start;
+        let is_full = self.bytes.len() + bytes.len() > self.bytes.capacity();
+        if left < self.start && (is_full || self.start > COMPACT) {
             self.bytes.drain(..self.start);
             self.scanned -= self.start;
             self.start = 0;
+        }
+        // Only a line that is long has to grow without being copied again and again.
+        if left < COMPACT {
+            self.bytes.reserve_exact(bytes.len());
         }
         self.bytes.extend_from_slice(bytes);
     }

@@ -124,6 +124,8 @@ fn line(text: String) -> Vec<u8> {
             *end = b' ';
         }
     }
+    // Not twice the memory for one byte.
+    out.reserve_exact(1);
     out.push(b'\n');
     out
 }
