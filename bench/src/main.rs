@@ -10,6 +10,7 @@ mod probe;
 mod report;
 mod scenarios;
 mod setup;
+mod wrk;
 
 use clap::Parser;
 use report::{Report, markdown, plot};

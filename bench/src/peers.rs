@@ -97,11 +97,15 @@ impl Peer {
     pub(crate) fn start(&self, programs: &Programs, job: &Job) -> Result<Serving, String> {
         let address = SocketAddr::from(([127, 0, 0, 1], wait::free_port()));
         let serving = self.begin(programs, job, address)?;
-        let workers = if self.single { 1 } else { job.workers };
         serving
-            .every_worker_answers(workers)
+            .every_worker_answers(self.workers(job.workers))
             .map_err(|error| format!("{}: {error}\n{}", self.name, serving.outputs()))?;
         Ok(serving)
+    }
+
+    /// How many processes answer when there are to be so many workers.
+    pub(crate) fn workers(&self, wanted: usize) -> usize {
+        if self.single { 1 } else { wanted }
     }
 
     /// Starts the application, and returns at once (with pm2: when its daemon is there).
@@ -142,6 +146,8 @@ pub(crate) struct Serving {
     /// How it was started, as one would type it.
     pub(crate) command: String,
     pub(crate) reload: Reload,
+    /// How another application is started under the same manager.
+    beside: Option<Box<dyn Fn(&Path) -> Command>>,
     guarded: Vec<Guarded>,
     /// What has to be undone at the end, such as a directory.
     held: Vec<Box<dyn Any>>,
@@ -164,12 +170,29 @@ impl Serving {
             proxy: false,
             command,
             reload: Reload::None,
+            beside: None,
             guarded,
             held: Vec::new(),
         }
     }
 
-    fn every_worker_answers(&self, workers: usize) -> Result<(), String> {
+    /// A manager that is started by this command.
+    pub(crate) fn with_manager(command: &mut Command, address: SocketAddr) -> Result<Self, String> {
+        Self::of(command, address, true)
+    }
+
+    /// Another application under the same manager: it serves when this returns, and ends with what is returned.
+    pub(crate) fn neighbour(&self, job: &Job) -> Result<Self, String> {
+        let beside = self.beside.as_ref().ok_or("its manager has one application only")?;
+        let address = SocketAddr::from(([127, 0, 0, 1], wait::free_port()));
+        let mut command = beside(&job.path());
+        job.set(&mut command, address.port());
+        let neighbour = Self::of(&mut command, address, false)?;
+        answers(address).map_err(|error| format!("{error}\n{}", neighbour.outputs()))?;
+        Ok(neighbour)
+    }
+
+    pub(crate) fn every_worker_answers(&self, workers: usize) -> Result<(), String> {
         let mut seen = BTreeSet::new();
         wait::until(PATIENCE, "every worker to answer", || {
             // Refused until it listens; each counts for itself.
@@ -260,7 +283,7 @@ pub(crate) fn typed(command: &Command) -> String {
 
 pub(crate) use nginx::nginx;
 pub(crate) use node::{alone, cluster, raw};
-pub(crate) use phalanx::{own, phalanx};
+pub(crate) use phalanx::{kept, own, phalanx, started, with};
 pub(crate) use pm2::pm2;
 pub(crate) use reload::Reload;
 pub(crate) use rust::{own_raw, own_threads};

@@ -4,7 +4,7 @@ use super::{PATIENCE, Peer, Reload, Serving};
 use crate::setup;
 use bench::{process, wait};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The application in pm2's list.
@@ -32,12 +32,19 @@ pub(crate) fn pm2() -> Peer {
         let daemon = home.daemon();
         serving.held.push(Box::new(home));
         serving.manager = Some(daemon.map_err(|error| format!("{error}\n{}", serving.outputs()))?);
+        let again = command.clone();
+        let beside = move |app: &Path| {
+            let mut start = again();
+            start.arg("start").arg(app).args(["--name", "beside", "-i", "1"]);
+            start
+        };
         let reload = move || {
             let mut command = command();
             command.args(["reload", NAME]);
             command
         };
-        Ok(Serving { reload: Reload::Command(Box::new(reload)), ..serving })
+        let reload = Reload::Command(Box::new(reload));
+        Ok(Serving { reload, beside: Some(Box::new(beside)), ..serving })
     })
 }
 
