@@ -32,8 +32,10 @@ pub(crate) fn run(context: &Context) -> Result<Vec<Section>, String> {
         .column("max", "ms", Better::Less)
         .column("over 150 ms", "%", Better::Less)
         .column("failed", "", Better::Less);
+    let (candidates, missing) = peers::at_hand(candidates());
+    missing.iter().for_each(|why| section.note(why));
     for round in 0..context.full_or(3, 1) {
-        for peer in candidates() {
+        for peer in &candidates {
             context.say(peer.name);
             let serving = peer.start(&context.programs, &Job::new("block.js", WORKERS))?;
             let outcome = while_blocked(&serving, blocked, round)
@@ -49,12 +51,15 @@ pub(crate) fn run(context: &Context) -> Result<Vec<Section>, String> {
     Ok(vec![section])
 }
 
-fn candidates() -> Vec<Peer> {
-    vec![
+fn candidates() -> [Peer; 7] {
+    [
         peers::phalanx("direct"),
         peers::phalanx("round-robin"),
         peers::cluster("rr"),
         peers::cluster("none"),
+        peers::pm2(),
+        peers::nginx(),
+        peers::raw(),
     ]
 }
 

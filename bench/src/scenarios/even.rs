@@ -34,8 +34,10 @@ fn spread(context: &Context, workers: usize, bound: f64) -> Result<Section, Stri
         "",
         Better::Less,
     );
+    let (candidates, missing) = peers::at_hand(candidates());
+    missing.iter().for_each(|why| section.note(why));
     for _ in 0..context.full_or(2, 1) {
-        for peer in candidates() {
+        for peer in &candidates {
             context.say(&format!("{workers} workers, {}", peer.name));
             let serving = peer.start(&context.programs, &Job::new("server.js", workers))?;
             let outcome =
@@ -57,10 +59,11 @@ fn spread(context: &Context, workers: usize, bound: f64) -> Result<Section, Stri
     Ok(section)
 }
 
-fn candidates() -> Vec<Peer> {
-    vec![
+fn candidates() -> [Peer; 5] {
+    [
         peers::own("direct"),
         peers::own("round-robin"),
+        peers::own_raw(),
         peers::cluster("rr"),
         peers::cluster("none"),
     ]

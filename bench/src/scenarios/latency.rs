@@ -45,14 +45,20 @@ pub(crate) fn run(context: &Context) -> Result<Vec<Section>, String> {
 }
 
 fn peers(context: &Context) -> (Vec<(&'static str, Peer)>, Vec<String>) {
-    let mut peers =
-        vec![peers::phalanx("direct"), peers::phalanx("round-robin"), peers::cluster("rr")];
+    let mut all = vec![
+        peers::phalanx("direct"),
+        peers::phalanx("round-robin"),
+        peers::cluster("rr"),
+        peers::pm2(),
+        peers::raw(),
+    ];
     if !context.quick {
-        peers.push(peers::cluster("none"));
+        all.extend([peers::cluster("none"), peers::nginx()]);
     }
-    let mut named: Vec<_> = peers.into_iter().map(|peer| (peer.name, peer)).collect();
+    let (all, missing) = peers::at_hand(all);
+    let mut named: Vec<_> = all.into_iter().map(|peer| (peer.name, peer)).collect();
     named.push((AGAIN, peers::phalanx("direct")));
-    (named, Vec::new())
+    (named, missing)
 }
 
 fn is_ours(name: &str) -> bool {
