@@ -89,7 +89,7 @@ fn measure(options: &Options) -> Result<(), String> {
             Ok(sections) => {
                 print!("{}", markdown::sections(&sections));
                 report.replace(scenario.name, sections);
-                report.machine = setup::machine(&context.programs.phalanx);
+                report.know(setup::machine(&context.programs.phalanx));
                 // What is measured is not lost with what comes after it.
                 write(&options.out, &report)?;
             }

@@ -7,6 +7,7 @@ mod killed;
 mod latency;
 mod overhead;
 mod rates;
+mod reload;
 mod start;
 
 use crate::peers::Programs;
@@ -43,47 +44,17 @@ pub(crate) struct Scenario {
 }
 
 /// All of them, in the order of the report.
+#[rustfmt::skip]
 pub(crate) const ALL: &[Scenario] = &[
-    Scenario {
-        name: "rates",
-        about: "connections and requests per second, Node and Rust",
-        run: rates::run,
-    },
-    Scenario {
-        name: "latency",
-        about: "latency at 50 and 80 % of the slowest peer's peak",
-        run: latency::run,
-    },
-    Scenario {
-        name: "even",
-        about: "how evenly connections are spread over 4 and 16 workers",
-        run: even::run,
-    },
-    Scenario {
-        name: "blocked",
-        about: "what new connections feel while one of four workers is blocked",
-        run: blocked::run,
-    },
-    Scenario {
-        name: "start",
-        about: "from the command to the first answer, and to all workers'",
-        run: start::run,
-    },
-    Scenario {
-        name: "killed",
-        about: "SIGKILL of the manager, and of a worker, under load",
-        run: killed::run,
-    },
-    Scenario {
-        name: "flood",
-        about: "a log flood of one application, felt by its neighbour",
-        run: flood::run,
-    },
-    Scenario {
-        name: "overhead",
-        about: "what the preload costs a Node worker, and the filter any other",
-        run: overhead::run,
-    },
+    Scenario { name: "rates", about: "connections and requests per second, Node and Rust", run: rates::run },
+    Scenario { name: "latency", about: "latency at 50 and 80 % of the slowest peer's peak", run: latency::run },
+    Scenario { name: "even", about: "how evenly connections are spread over 4 and 16 workers", run: even::run },
+    Scenario { name: "blocked", about: "what new connections feel while one of four workers is blocked", run: blocked::run },
+    Scenario { name: "reload", about: "reloads of 4 Node workers under load: errors, hangs, time", run: reload::run },
+    Scenario { name: "killed", about: "SIGKILL of the manager, and of a worker, under load", run: killed::run },
+    Scenario { name: "start", about: "from the command to the first answer, and to all workers'", run: start::run },
+    Scenario { name: "flood", about: "a log flood of one application, felt by its neighbour", run: flood::run },
+    Scenario { name: "overhead", about: "what the preload costs a Node worker, and the filter any other", run: overhead::run },
 ];
 
 /// Asks once, on a new connection: which process answered.

@@ -6,7 +6,6 @@ use crate::report::{Better, Bound, Section};
 use bench::load::{Load, Running};
 use bench::{process, wait};
 use rustix::process::{Pid, Signal, kill_process};
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 const WORKERS: usize = 4;
@@ -93,7 +92,7 @@ fn manager(
 
 fn worker(context: &Context, peer: &Peer, section: &mut Section) -> Result<(), String> {
     let serving = peer.start(&context.programs, &Job::new("server.js", WORKERS))?;
-    let before = answering(&serving)?;
+    let before = serving.workers();
     let killed = *before.first().ok_or("no worker")?;
     let running = load(&serving, false)?;
     let begun = Instant::now();
@@ -126,15 +125,6 @@ fn load(serving: &Serving, keep_alive: bool) -> Result<Running, String> {
     let running = load.duration(PATIENCE * 2).start().map_err(|error| error.to_string())?;
     wait::until(PATIENCE, "the load", || (running.progress().answered() > 500).then_some(()))?;
     Ok(running)
-}
-
-/// The workers, by who answers.
-fn answering(serving: &Serving) -> Result<BTreeSet<u32>, String> {
-    let mut seen = BTreeSet::new();
-    wait::until(PATIENCE, "every worker to answer", || {
-        seen.extend(ask(serving.address).ok());
-        (seen.len() >= WORKERS).then(|| seen.clone())
-    })
 }
 
 /// Watches for that long, or until it is done: the longest time in which no request was answered.
