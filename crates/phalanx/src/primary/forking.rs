@@ -88,6 +88,7 @@ impl Shell {
                 record.channel_fd = spawned.channel_fd;
                 record.is_other = permissions::are_others(&settings);
                 record.watchdog = settings.watchdog.filter(|_| knows != Knows::Channel);
+                self.liveness.timed |= record.watchdog.is_some();
                 record._notifications = listening;
                 record.notify = notify;
                 record.pipes = open;
