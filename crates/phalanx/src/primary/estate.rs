@@ -27,13 +27,13 @@ const VERSION: u32 = 2;
 /// Descriptors, by their names.
 pub(super) type Named = BTreeMap<String, Arc<OwnedFd>>;
 
-/// All that a primary leaves.
+/// All that a primary leaves. Who writes it down has the core elsewhere.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Estate {
+pub(super) struct Estate<C = Cluster> {
     version: u32,
     /// The moment that is [`Time::ZERO`], by the clock that does not stop for a new primary.
     begun: Duration,
-    pub(super) core: Cluster,
+    pub(super) core: C,
     pub(super) seq: u64,
     pub(super) workers: Vec<WorkerLeft>,
     pub(super) ports: Vec<PortLeft>,
@@ -148,7 +148,7 @@ impl Shell {
         let estate = Estate {
             version: VERSION,
             begun: monotonic().saturating_sub(now.since_start()),
-            core: self.core.clone(),
+            core: &self.core,
             seq: self.seq,
             workers,
             ports,

@@ -20,6 +20,10 @@ use tokio::sync::{mpsc, watch};
 /// How soon a keeper that had no room is told again.
 const RETRY: Duration = Duration::from_millis(20);
 
+/// So many facts may be dealt with before the next primary's book is brought up to date. It is written as a whole: when
+/// all workers start at once, not anew for each step of each of them.
+const FACTS_AT_ONCE: u32 = 32;
+
 /// Ends that are remembered: a worker's is waited for before so many others come.
 const MOST_ENDS: usize = 4096;
 
@@ -35,6 +39,8 @@ pub(super) struct Keeping {
     kept: BTreeSet<String>,
     /// Something may have changed.
     pub(super) changed: bool,
+    /// How often it was put off for facts that waited.
+    put_off: u32,
     /// The keeper knows that this primary hears signals.
     ready: bool,
     /// The keeper is to be told again then.
@@ -128,9 +134,10 @@ impl Keeping {
         if let Some(book) = &mut self.book {
             book.write(text)?;
         }
-        let gone: Vec<String> =
-            self.kept.iter().filter(|name| !fds.contains_key(*name)).cloned().collect();
-        for name in gone {
+        // It has all of these; if it has no more, nothing is to be dropped.
+        let none_gone = self.kept.len() == fds.len();
+        let gone = self.kept.iter().filter(|name| !none_gone && !fds.contains_key(*name));
+        for name in gone.cloned().collect::<Vec<_>>() {
             post::send(post, &Word::Drop(name.clone()), None::<&OwnedFd>)?;
             self.kept.remove(&name);
         }
@@ -173,6 +180,12 @@ impl Shell {
         if !self.keeping.is_kept() || !due {
             return;
         }
+        // What waits may change it again.
+        if !self.has_no_facts() && self.keeping.put_off < FACTS_AT_ONCE {
+            self.keeping.put_off += 1;
+            return;
+        }
+        self.keeping.put_off = 0;
         let (text, fds) = self.estate();
         self.keeping.changed = false;
         self.keeping.again = None;
