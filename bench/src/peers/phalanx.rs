@@ -78,7 +78,7 @@ pub(crate) fn own(policy: &'static str) -> Peer {
     )
 }
 
-fn reloadable(serving: Serving) -> Result<Serving, String> {
+pub(super) fn reloadable(serving: Serving) -> Result<Serving, String> {
     Ok(Serving { reload: Reload::Signal(Signal::USR2, "is done: "), ..serving })
 }
 
