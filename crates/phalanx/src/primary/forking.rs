@@ -115,6 +115,7 @@ impl Shell {
                 for port in self.ports.values_mut() {
                     port.users.remove(&worker);
                 }
+                self.idle_ports = true;
                 let (permanent, why) = (spawn::is_permanent(&error), error.to_string());
                 self.core.observe(now, CoreEvent::ForkFailed { worker, why, permanent });
                 if let Some((_, reply)) = asked {

@@ -12,7 +12,7 @@ use phalanx_core::worker::{Exit, WorkerId};
 use rustix::fd::OwnedFd;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::sync::{mpsc, watch};
@@ -41,6 +41,10 @@ pub(super) struct Keeping {
     pub(super) changed: bool,
     /// How often it was put off for facts that waited.
     put_off: u32,
+    /// Which descriptors it was last brought up to date with, if that went well.
+    settled: Option<u64>,
+    /// When the first primary began, by the clock that is the same for all.
+    pub(super) begun: OnceLock<Duration>,
     /// The keeper knows that this primary hears signals.
     ready: bool,
     /// The keeper is to be told again then.
@@ -111,7 +115,7 @@ impl Keeping {
 
     /// There is no keeper any more.
     pub(super) fn lose(&mut self) {
-        self.post = None;
+        (self.post, self.settled) = (None, None);
         self.kept.clear();
     }
 
@@ -121,9 +125,11 @@ impl Keeping {
         book.write(text)
     }
 
-    /// Brings the keeper and the book up to date. Descriptors come before the text that names them, and go after.
-    fn settle(&mut self, text: Vec<u8>, mut fds: Named) -> io::Result<()> {
+    /// Brings the keeper and the book up to date. Descriptors come before the text that names them, and go after; `None`:
+    /// they are the same as last time.
+    fn settle(&mut self, text: Vec<u8>, fds: Option<Named>) -> io::Result<()> {
         let Some(post) = &self.post else { return Ok(()) };
+        let Some(mut fds) = fds else { return self.write(text) };
         fds.extend(self.pages());
         for (name, fd) in &fds {
             if !self.kept.contains(name) {
@@ -186,11 +192,13 @@ impl Shell {
             return;
         }
         self.keeping.put_off = 0;
-        let (text, fds) = self.estate();
+        let (text, mark) = (self.estate_text(), self.descriptors_mark());
+        let fds = (self.keeping.settled != Some(mark)).then(|| self.descriptors());
         self.keeping.changed = false;
         self.keeping.again = None;
+        self.keeping.settled = None;
         match self.keeping.settle(text, fds) {
-            Ok(()) => {}
+            Ok(()) => self.keeping.settled = Some(mark),
             // It has much to do; a descriptor more is in flight than may be.
             Err(error)
                 if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ETOOMANYREFS)) =>

@@ -148,6 +148,11 @@ impl Shell {
         if !self.idle_ports {
             return;
         }
+        if self.ports.values().all(|port| !port.users.is_empty()) {
+            // None is idle; that is looked at again when one may be.
+            self.idle_ports = false;
+            return;
+        }
         let all_back = self.core.wanted() > 0 && self.core.is_settled();
         if !(all_back || self.core.is_stopping()) {
             return;
