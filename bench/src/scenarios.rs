@@ -5,6 +5,7 @@ mod even;
 mod flood;
 mod killed;
 mod latency;
+mod messages;
 mod overhead;
 mod rates;
 mod reload;
@@ -54,6 +55,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario { name: "killed", about: "SIGKILL of the manager, and of a worker, under load", run: killed::run },
     Scenario { name: "start", about: "from the command to the first answer, and to all workers'", run: start::run },
     Scenario { name: "flood", about: "a log flood of one application, felt by its neighbour", run: flood::run },
+    Scenario { name: "messages", about: "messages between worker and primary, of three sizes", run: messages::run },
     Scenario { name: "overhead", about: "what the preload costs a Node worker, and the filter any other", run: overhead::run },
 ];
 

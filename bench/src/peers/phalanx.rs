@@ -13,7 +13,8 @@ pub(crate) fn phalanx(policy: &'static str) -> Peer {
         let mut command = Command::new(&programs.phalanx);
         command.arg("run").arg(job.path()).args(["-i", &job.workers.to_string()]);
         job.set(command.args(["--policy", policy]), address.port());
-        reloadable(Serving::of(&mut command, address, true)?)
+        let serving = Serving::of(&mut command, address, true)?;
+        Ok(Serving { reload: Reload::Signal(Signal::USR2, "is done: "), ..serving })
     })
 }
 
@@ -23,7 +24,8 @@ pub(crate) fn with(name: &'static str, options: &'static [&'static str]) -> Peer
         let mut command = Command::new(&programs.phalanx);
         command.arg("run").arg(job.path()).args(["-i", &job.workers.to_string()]).args(options);
         job.set(&mut command, address.port());
-        reloadable(Serving::of(&mut command, address, true)?)
+        let serving = Serving::of(&mut command, address, true)?;
+        Ok(Serving { reload: Reload::Signal(Signal::USR2, "is done: "), ..serving })
     })
 }
 
@@ -73,13 +75,11 @@ pub(crate) fn own(policy: &'static str) -> Peer {
             let mut command = Command::new(&programs.app);
             command.args(["cluster", &job.workers.to_string(), policy]);
             job.set(&mut command, address.port());
-            reloadable(Serving::of(&mut command, address, true)?)
+            let serving = Serving::of(&mut command, address, true)?;
+            // The library logs only for programs that ask for it.
+            Ok(Serving { reload: Reload::Silent(Signal::USR2), ..serving })
         },
     )
-}
-
-fn reloadable(serving: Serving) -> Result<Serving, String> {
-    Ok(Serving { reload: Reload::Signal(Signal::USR2, "is done: "), ..serving })
 }
 
 fn name(policy: &str) -> &'static str {

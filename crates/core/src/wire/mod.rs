@@ -25,7 +25,7 @@ pub use serde_json::Value;
 pub use serde_json::value::RawValue;
 
 pub use decode::Decoder;
-pub use encode::{encode_user, is_reserved};
+pub use encode::{encode_text, encode_user, is_reserved};
 pub use note::{Metrics, Note, Uncaught};
 
 /// The longest line a channel accepts unless told otherwise: 64 MiB.
