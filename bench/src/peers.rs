@@ -6,6 +6,7 @@ mod phalanx;
 mod pm2;
 mod reload;
 mod rust;
+mod trivial;
 
 use crate::{clock, setup};
 use bench::load::{Load, Outcome};
@@ -136,6 +137,9 @@ pub(crate) fn at_hand(peers: impl IntoIterator<Item = Peer>) -> (Vec<Peer>, Vec<
     (peers, missing)
 }
 
+/// The command for one more application, which does not serve, under the same manager.
+type Beside = dyn Fn(&Path) -> Command;
+
 /// A running application. Dropping it ends all of its processes.
 pub(crate) struct Serving {
     pub(crate) address: SocketAddr,
@@ -147,7 +151,7 @@ pub(crate) struct Serving {
     pub(crate) command: String,
     pub(crate) reload: Reload,
     /// How another application is started under the same manager.
-    beside: Option<Box<dyn Fn(&Path) -> Command>>,
+    beside: Option<Box<Beside>>,
     guarded: Vec<Guarded>,
     /// What has to be undone at the end, such as a directory.
     held: Vec<Box<dyn Any>>,
@@ -287,6 +291,7 @@ pub(crate) use phalanx::{kept, own, phalanx, started, with};
 pub(crate) use pm2::pm2;
 pub(crate) use reload::Reload;
 pub(crate) use rust::{own_raw, own_threads};
+pub(crate) use trivial::trivial;
 
 #[cfg(test)]
 mod tests;

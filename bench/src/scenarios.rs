@@ -3,8 +3,10 @@
 mod blocked;
 mod even;
 mod flood;
+mod growth;
 mod killed;
 mod latency;
+mod memory;
 mod messages;
 mod overhead;
 mod rates;
@@ -55,6 +57,8 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario { name: "killed", about: "SIGKILL of the manager, and of a worker, under load", run: killed::run },
     Scenario { name: "start", about: "from the command to the first answer, and to all workers'", run: start::run },
     Scenario { name: "flood", about: "a log flood of one application, felt by its neighbour", run: flood::run },
+    Scenario { name: "memory", about: "memory of the primary, with 1 to 256 workers", run: memory::run },
+    Scenario { name: "growth", about: "what each worker costs the primary, with 2 to 512 of them", run: growth::run },
     Scenario { name: "messages", about: "messages between worker and primary, of three sizes", run: messages::run },
     Scenario { name: "overhead", about: "what the preload costs a Node worker, and the filter any other", run: overhead::run },
 ];

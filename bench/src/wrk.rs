@@ -180,10 +180,10 @@ Transfer/sec:       0.00B
 
     #[test]
     fn times_have_units() {
-        let all = ["1.50us", "2.00ms", "1.10s", "2.00m", "1.00h"].map(|text| duration(text));
+        let all = ["1.50us", "2.00ms", "1.10s", "2.00m", "1.00h"].map(duration);
         let nanos = [1_500, 2_000_000, 1_100_000_000, 120_000_000_000, 3_600_000_000_000];
         assert_eq!(all, nanos.map(|nanos| Some(Duration::from_nanos(nanos))));
-        assert_eq!(["1.00", "ms", "", "1.0d"].map(|text| duration(text)), [None; 4]);
+        assert_eq!(["1.00", "ms", "", "1.0d"].map(duration), [None; 4]);
     }
 
     #[test]

@@ -9,36 +9,39 @@ use std::process::Command;
 
 /// `phalanx run` with a Node application, under a policy.
 pub(crate) fn phalanx(policy: &'static str) -> Peer {
-    Peer::new(name(policy), setup::node, move |programs, job, address| {
-        let mut command = Command::new(&programs.phalanx);
-        command.arg("run").arg(job.path()).args(["-i", &job.workers.to_string()]);
-        job.set(command.args(["--policy", policy]), address.port());
-        reloadable(Serving::of(&mut command, address, true)?)
-    })
-}
-
-/// The same with more options, under a name of its own.
-pub(crate) fn with(name: &'static str, options: &'static [&'static str]) -> Peer {
-    Peer::new(name, setup::node, move |programs, job, address| {
-        let mut command = Command::new(&programs.phalanx);
-        command.arg("run").arg(job.path()).args(["-i", &job.workers.to_string()]).args(options);
-        job.set(&mut command, address.port());
-        reloadable(Serving::of(&mut command, address, true)?)
-    })
+    with(name(policy), &["--policy", policy])
 }
 
 /// The same with a keeper, which starts another primary should this one be killed.
 pub(crate) fn kept(policy: &'static str) -> Peer {
-    Peer::new(name(policy), setup::node, move |programs, job, address| {
+    with(name(policy), &["--policy", policy, "--keeper"])
+}
+
+/// The same with any options, under a name of its own.
+pub(crate) fn with(name: &'static str, options: &[&'static str]) -> Peer {
+    let options = options.to_vec();
+    Peer::new(name, setup::node, move |programs, job, address| {
         let mut command = Command::new(&programs.phalanx);
-        command.arg("run").arg(job.path()).args(["-i", &job.workers.to_string(), "--keeper"]);
-        job.set(command.args(["--policy", policy]), address.port());
-        let serving = Serving::of(&mut command, address, true)?;
+        command.arg("run").arg(job.path()).args(["-i", &job.workers.to_string()]).args(&options);
+        job.set(&mut command, address.port());
+        let serving = reloadable(Serving::of(&mut command, address, true)?);
+        if !options.contains(&"--keeper") {
+            return Ok(serving);
+        }
         answers(address).map_err(|error| format!("{error}\n{}", serving.outputs()))?;
-        // What was started is the keeper.
-        let manager = serving.manager.into_iter().flat_map(process::children).min();
-        Ok(Serving { manager, ..serving })
+        Ok(below_keeper(serving))
     })
+}
+
+/// The tool says when a reload is done.
+pub(super) fn reloadable(serving: Serving) -> Serving {
+    Serving { reload: Reload::Signal(Signal::USR2, "is done: "), ..serving }
+}
+
+/// What was started is the keeper: the primary is below it.
+pub(super) fn below_keeper(serving: Serving) -> Serving {
+    let manager = serving.manager.into_iter().flat_map(process::children).min();
+    Serving { manager, ..serving }
 }
 
 /// `phalanx start`: in the background, with its log in files.
@@ -73,13 +76,11 @@ pub(crate) fn own(policy: &'static str) -> Peer {
             let mut command = Command::new(&programs.app);
             command.args(["cluster", &job.workers.to_string(), policy]);
             job.set(&mut command, address.port());
-            reloadable(Serving::of(&mut command, address, true)?)
+            let serving = Serving::of(&mut command, address, true)?;
+            // The library logs only for programs that ask for it.
+            Ok(Serving { reload: Reload::Silent(Signal::USR2), ..serving })
         },
     )
-}
-
-fn reloadable(serving: Serving) -> Result<Serving, String> {
-    Ok(Serving { reload: Reload::Signal(Signal::USR2, "is done: "), ..serving })
 }
 
 fn name(policy: &str) -> &'static str {

@@ -2,6 +2,7 @@
 
 use super::{PATIENCE, Serving, answers, typed};
 use bench::spawned::{Guarded, Signal};
+use bench::wait;
 use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -12,6 +13,8 @@ pub(crate) enum Reload {
     None,
     /// A signal to the manager, which prints a line with these words when it is done.
     Signal(Signal, &'static str),
+    /// A signal to the manager, which prints nothing: it is done when all workers are others.
+    Silent(Signal),
     /// A command, which ends when the reload has.
     Command(Box<dyn Fn() -> Command>),
     /// Nobody does it: each process is ended and started anew, one after another.
@@ -36,6 +39,15 @@ impl Serving {
                 let mark = manager.mark();
                 manager.signal(*signal).map_err(|error| format!("cannot signal it: {error}"))?;
                 manager.wait_for_line_since(mark, |line| line.contains(words), patience)?;
+            }
+            Reload::Silent(signal) => {
+                let manager = self.guarded.first().ok_or("it has no process")?;
+                let before = self.workers();
+                manager.signal(*signal).map_err(|error| format!("cannot signal it: {error}"))?;
+                wait::until(patience, "other workers", || {
+                    let now = self.workers();
+                    (now.is_disjoint(&before) && now.len() >= before.len()).then_some(())
+                })?;
             }
             Reload::Command(make) => {
                 let mut command = make();

@@ -15,6 +15,9 @@ const RATE: f64 = 200.0;
 const IN_FLIGHT: usize = 2_000;
 /// Longer than a worker is blocked: who waits for it to the end is answered late, not failed.
 const TIMEOUT: Duration = Duration::from_secs(20);
+/// What the same load feels before: the noise of the machine.
+const BEFORE: &str = "max before";
+const CALM: Duration = Duration::from_secs(1);
 /// The goal: what a user feels as at once.
 const AT_MOST: f64 = 150.0;
 
@@ -31,17 +34,25 @@ pub(crate) fn run(context: &Context) -> Result<Vec<Section>, String> {
         .column("p99.9", "ms", Better::Less)
         .column("max", "ms", Better::Less)
         .column("over 150 ms", "%", Better::Less)
-        .column("failed", "", Better::Less);
+        .column("failed", "", Better::Less)
+        .column(BEFORE, "ms", Better::Less);
+    let (candidates, missing) = peers::at_hand(candidates());
+    missing.iter().for_each(|why| section.note(why));
     for round in 0..context.full_or(3, 1) {
-        for peer in candidates() {
+        for peer in &candidates {
             context.say(peer.name);
             let serving = peer.start(&context.programs, &Job::new("block.js", WORKERS))?;
+            let before = peers::run(load(serving.address, round).duration(CALM))?;
+            section.add(peer.name, BEFORE, milliseconds(before.latency.max()));
             let outcome = while_blocked(&serving, blocked, round)
                 .map_err(|error| format!("{}: {error}\n{}", peer.name, serving.outputs()))?;
             add(&mut section, peer.name, &outcome);
             section.command(peer.name, &serving.command);
         }
     }
+    section.note(
+        "the blocked worker takes a core for itself: on a machine with few, the others wait for what is left",
+    );
     for ours in ["phalanx", "phalanx, round-robin"] {
         section.goal("max", ours, Bound::AtMost(AT_MOST));
         section.goal("failed", ours, Bound::AtMost(0.0));
@@ -49,12 +60,15 @@ pub(crate) fn run(context: &Context) -> Result<Vec<Section>, String> {
     Ok(vec![section])
 }
 
-fn candidates() -> Vec<Peer> {
-    vec![
+fn candidates() -> [Peer; 7] {
+    [
         peers::phalanx("direct"),
         peers::phalanx("round-robin"),
         peers::cluster("rr"),
         peers::cluster("none"),
+        peers::pm2(),
+        peers::nginx(),
+        peers::raw(),
     ]
 }
 
@@ -64,8 +78,12 @@ fn while_blocked(serving: &Serving, blocked: Duration, seed: u64) -> Result<Outc
     // Held open until the load is done.
     let _blocking = block(serving.address, blocked)
         .map_err(|error| format!("cannot block a worker: {error}"))?;
-    let load = Load::new(serving.address).open_loop(Arrivals::poisson(RATE, seed + 1));
-    peers::run(load.clients(IN_FLIGHT).duration(blocked).timeout(TIMEOUT))
+    peers::run(load(serving.address, seed).duration(blocked))
+}
+
+fn load(address: SocketAddr, seed: u64) -> Load {
+    let load = Load::new(address).open_loop(Arrivals::poisson(RATE, seed + 1));
+    load.clients(IN_FLIGHT).timeout(TIMEOUT)
 }
 
 /// Returns when the worker has said that it is about to spin.
@@ -88,10 +106,13 @@ fn block(address: SocketAddr, blocked: Duration) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
 #[expect(clippy::cast_precision_loss, reason = "counts of requests are far below 2^52")]
 fn add(section: &mut Section, name: &str, outcome: &Outcome) {
     let latency = &outcome.latency;
-    let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
     section.add(name, "p50", milliseconds(latency.p50()));
     section.add(name, "p99", milliseconds(latency.p99()));
     section.add(name, "p99.9", milliseconds(latency.p999()));
@@ -99,4 +120,33 @@ fn add(section: &mut Section, name: &str, outcome: &Outcome) {
     let over = (0..1_000).filter(|n| milliseconds(latency.quantile(1_000 - n)) > AT_MOST).count();
     section.add(name, "over 150 ms", over as f64 / 10.0);
     section.add(name, "failed", outcome.failed as f64);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// Answers one request with that.
+    fn server(answer: &'static str) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 1_024];
+            let count = stream.read(&mut request).unwrap();
+            assert!(request[..count].starts_with(b"GET /block?5000 HTTP/1.1\r\n"));
+            stream.write_all(answer.as_bytes()).unwrap();
+        });
+        address
+    }
+
+    #[test]
+    fn a_worker_is_blocked_when_it_says_so() {
+        let said = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8\r\nblocked\n\r\n";
+        block(server(said), Duration::from_secs(5)).unwrap();
+        let bad = block(server("HTTP/1.1 502 Bad Gateway\r\n\r\n"), Duration::from_secs(5));
+        let error = bad.unwrap_err().to_string();
+        assert!(error.contains("502 Bad Gateway"), "{error}");
+    }
 }

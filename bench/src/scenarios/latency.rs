@@ -45,14 +45,20 @@ pub(crate) fn run(context: &Context) -> Result<Vec<Section>, String> {
 }
 
 fn peers(context: &Context) -> (Vec<(&'static str, Peer)>, Vec<String>) {
-    let mut peers =
-        vec![peers::phalanx("direct"), peers::phalanx("round-robin"), peers::cluster("rr")];
+    let mut all = vec![
+        peers::phalanx("direct"),
+        peers::phalanx("round-robin"),
+        peers::cluster("rr"),
+        peers::pm2(),
+        peers::raw(),
+    ];
     if !context.quick {
-        peers.push(peers::cluster("none"));
+        all.extend([peers::cluster("none"), peers::nginx()]);
     }
-    let mut named: Vec<_> = peers.into_iter().map(|peer| (peer.name, peer)).collect();
+    let (all, missing) = peers::at_hand(all);
+    let mut named: Vec<_> = all.into_iter().map(|peer| (peer.name, peer)).collect();
     named.push((AGAIN, peers::phalanx("direct")));
-    (named, Vec::new())
+    (named, missing)
 }
 
 fn is_ours(name: &str) -> bool {
@@ -103,6 +109,15 @@ fn at_rates(
         }
     }
     judge(&mut section);
+    let fewest = (rates[0].1 * seconds).round();
+    if fewest < 2_000.0 {
+        let fewest = number(fewest);
+        section.note(format!("p99.9 is of few requests: {fewest} in a round at {} %", LOADS[0]));
+    }
+    section.note(
+        "random dispatch does not know which worker the machine lets run now, a primary that hands connections over does: \
+         with fewer cores than busy processes the tails of `direct` are those of raw SO_REUSEPORT",
+    );
     if let Some(late) = median(&late) {
         let late = number(late);
         section.note(format!(
