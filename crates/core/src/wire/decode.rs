@@ -2,7 +2,7 @@
 
 use super::{
     Act, AddressType, Answer, Cluster, Dialect, Extras, Frame, Handle, HandleKind, Query, RawValue,
-    SockName, SocketNote, Value, WireError, note,
+    SockName, SocketNote, Value, WireError, note, swift,
 };
 use alloc::borrow::{Cow, ToOwned};
 use alloc::boxed::Box;
@@ -168,6 +168,11 @@ impl Decoder {
 
 /// One line without its end.
 fn parse(line: &str) -> Result<Frame, WireError> {
+    swift::read(line).map_or_else(|| parse_any(line), Ok)
+}
+
+/// One line, whatever it says.
+pub(super) fn parse_any(line: &str) -> Result<Frame, WireError> {
     let probe = Probe::of(line)
         .map_err(|e| WireError::NotJson { why: e.to_string(), begins: begin(line) })?;
     match probe.cmd {
