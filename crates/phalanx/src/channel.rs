@@ -106,7 +106,8 @@ fn begin(
     mark: Option<Mark>,
     queue: Queue,
 ) -> io::Result<(Sender, Receiver)> {
-    let io = sys::watch(Arc::new(socket), Interest::READABLE | Interest::WRITABLE)?;
+    // Not for writing: whenever the peer has read something, that would wake this process for nothing.
+    let io = sys::watch(Arc::new(socket), Interest::READABLE)?;
     let io = Arc::new(io);
     let shared = Arc::new(Shared {
         io: Arc::clone(&io),
@@ -196,6 +197,16 @@ impl Sender {
     /// Sends a frame of the cluster's own, soon. Nothing happens when the channel is closed.
     pub(crate) fn push(&self, frame: &Frame) {
         self.shared.enqueue(None, Item::new(self.encode(frame), None));
+    }
+
+    /// Sends a frame with what is sent next, or else when the runtime has nothing else to do.
+    pub(crate) fn push_with_next(&self, frame: &Frame) {
+        self.shared.queue_up(None, Item::new(self.encode(frame), None), Shared::wait);
+    }
+
+    /// Sends a line that nobody answers, soon.
+    pub(crate) fn push_words(&self, line: Vec<u8>) {
+        self.shared.enqueue(None, Item::new(line, None));
     }
 
     /// The line that says it to this peer.
@@ -330,6 +341,11 @@ impl Shared {
     }
 
     fn enqueue(&self, tag: Option<Tag>, item: Item) {
+        // The common case: nothing waits and the kernel has room. One call, no task switch.
+        self.queue_up(tag, item, Self::flush_or_wait);
+    }
+
+    fn queue_up(&self, tag: Option<Tag>, item: Item, then: fn(&Self, &mut Queue)) {
         let mut queue = self.lock();
         if queue.closed {
             return; // whoever waits sees `done` dropped
@@ -346,8 +362,12 @@ impl Shared {
             }
         }
         queue.items.push_back(item);
-        // The common case: nothing waits and the kernel has room. One call, no task switch.
-        self.flush_or_wait(&mut queue);
+        then(self, &mut queue);
+    }
+
+    /// Leaves it to the writer's task.
+    fn wait(&self, _: &mut Queue) {
+        self.more.notify_one();
     }
 
     fn flush_or_wait(&self, queue: &mut Queue) {
@@ -470,10 +490,12 @@ fn send_one(socket: &OwnedFd, item: &Item) -> rustix::io::Result<usize> {
     sendmsg(socket, &[IoSlice::new(&item.bytes)], &mut ancillary, SEND)
 }
 
-/// Writes what the kernel had no room for at once.
+/// Writes what waits: for the kernel, or for something that it can go with.
 async fn write_on(shared: Arc<Shared>) {
     loop {
         shared.more.notified().await;
+        tokio::task::yield_now().await;
+        let mut room = None;
         loop {
             let refs = {
                 let mut queue = shared.lock();
@@ -486,7 +508,15 @@ async fn write_on(shared: Arc<Shared>) {
                     Err(_) => return shared.shut(&mut queue),
                 }
             };
-            match shared.io.writable().await {
+            if room.is_none() {
+                room = watch_room(shared.io.get_ref()).ok();
+            }
+            let Some(room) = &room else {
+                // There is no descriptor to wait with.
+                tokio::time::sleep(REFS_PAUSE).await;
+                continue;
+            };
+            match room.writable().await {
                 // Writable and yet not: too many descriptors are in flight.
                 Ok(guard) if refs => {
                     drop(guard);
@@ -497,6 +527,12 @@ async fn write_on(shared: Arc<Shared>) {
             }
         }
     }
+}
+
+/// Hears when the kernel has room, for as long as somebody waits for it: by a duplicate, as a descriptor is watched once.
+fn watch_room(socket: &OwnedFd) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    let duplicate = rustix::io::fcntl_dupfd_cloexec(socket, 0)?;
+    sys::watch(Arc::new(duplicate), Interest::WRITABLE)
 }
 
 /// A frame and the descriptor that came with it.

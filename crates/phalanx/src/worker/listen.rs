@@ -7,7 +7,7 @@ use crate::policy::Policy;
 use crate::primary::query_for;
 use crate::socket::{self, Sharing, Wish};
 use crate::sys;
-use phalanx_core::wire::{Act, AddressType, Answer, Query};
+use phalanx_core::wire::{Act, AddressType, Answer, Query, taken_line};
 use rustix::fd::OwnedFd;
 use std::fmt;
 use std::io;
@@ -89,8 +89,9 @@ impl Handed {
     }
 
     fn answer(&self, accepted: bool, open: u32) {
-        let answer = Answer { accepted: Some(accepted), open: Some(open), ..Answer::default() };
-        self.worker.tell(Act::Answer(answer), Some(self.seq));
+        if let Some(channel) = &self.worker.inner.channel {
+            channel.push_words(taken_line(self.worker.next_seq(), self.seq, accepted, open));
+        }
     }
 }
 
