@@ -164,6 +164,8 @@ struct Queue {
     closed: bool,
     /// Bytes of frames that did not wait for room.
     unread: usize,
+    /// What waits was left to the writer's task.
+    left: bool,
 }
 
 /// Which handle frame an ACK or NACK answers.
@@ -366,8 +368,10 @@ impl Shared {
     }
 
     /// Leaves it to the writer's task.
-    fn wait(&self, _: &mut Queue) {
-        self.more.notify_one();
+    fn wait(&self, queue: &mut Queue) {
+        if !std::mem::replace(&mut queue.left, true) {
+            self.more.notify_one();
+        }
     }
 
     fn flush_or_wait(&self, queue: &mut Queue) {
@@ -502,6 +506,7 @@ async fn write_on(shared: Arc<Shared>) {
                 if queue.closed {
                     return;
                 }
+                queue.left = false;
                 match shared.flush(&mut queue) {
                     Ok(true) => break,
                     Ok(false) => queue.items.front().is_some_and(|item| item.fd.is_some()),
