@@ -26,7 +26,7 @@ pub struct Candidate {
 }
 
 /// How many connections a worker may have that it did not acknowledge, unless told otherwise.
-const AHEAD: u32 = 16;
+const AHEAD: u32 = 8;
 /// A worker that does not acknowledge for so long gets one at a time.
 const PROMPT: Duration = Duration::from_millis(2);
 

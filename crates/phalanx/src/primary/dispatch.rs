@@ -32,6 +32,8 @@ const RESCUE_WINDOW: u32 = 64;
 /// A connection that waits for a worker with room.
 pub(crate) struct Parked {
     pub(crate) fd: Arc<OwnedFd>,
+    /// Which of all it was, once it has waited: who comes back takes its place among those who wait.
+    pub(crate) number: Option<u64>,
     pub(crate) source: Option<IpAddr>,
     /// Its place in the port's bound, given back when a worker has it.
     #[expect(dead_code, reason = "held, not read")]
@@ -40,7 +42,12 @@ pub(crate) struct Parked {
 
 impl Parked {
     pub(super) fn new(fd: OwnedFd, from: Option<SocketAddr>) -> Self {
-        Self { fd: Arc::new(fd), source: from.as_ref().map(SocketAddr::ip), room: None }
+        Self {
+            fd: Arc::new(fd),
+            number: None,
+            source: from.as_ref().map(SocketAddr::ip),
+            room: None,
+        }
     }
 }
 
@@ -67,25 +74,36 @@ impl Shell {
 
     /// A connection comes back from a worker that did not take it: it has waited longest.
     pub(super) fn dispatch_again(&mut self, now: Time, key: &str, connection: Parked) {
-        if let Some(port) = self.ports.get_mut(key) {
-            port.parked.push_front(connection);
-            self.pump(now, key);
-        }
+        self.waits(key, connection);
+        self.pump(now, key);
     }
 
     /// A connection was accepted or taken from a slot: to the next worker.
     pub(super) fn dispatch(&mut self, now: Time, key: &str, connection: Parked) {
-        let Some(port) = self.ports.get_mut(key) else { return };
-        port.parked.push_back(connection);
+        self.waits(key, connection);
         self.pump(now, key);
+    }
+
+    /// It waits, in front of all that came after it.
+    fn waits(&mut self, key: &str, mut connection: Parked) {
+        let Some(port) = self.ports.get_mut(key) else { return };
+        let number = *connection.number.get_or_insert_with(|| {
+            self.parked += 1;
+            self.parked
+        });
+        // Those that came back are at the front, those that come at the back.
+        if port.parked.back().is_none_or(|last| last.number < Some(number)) {
+            port.parked.push_back(connection);
+        } else {
+            let place = port.parked.iter().position(|other| other.number > Some(number));
+            port.parked.insert(place.unwrap_or(0), connection);
+        }
     }
 
     /// A connection was accepted: it is handed out when all are there that came with it.
     pub(super) fn park(&mut self, key: Arc<str>, connection: Parked) {
-        if let Some(port) = self.ports.get_mut(&*key) {
-            port.parked.push_back(connection);
-            self.is_due(key);
-        }
+        self.waits(&key, connection);
+        self.is_due(key);
     }
 
     /// What waits on a port may find a worker with room.
@@ -214,8 +232,8 @@ impl Shell {
             }
         }
         let Handover { port, connection, .. } = handover;
-        if !accepted && let Some(port) = self.ports.get_mut(&*port) {
-            port.parked.push_front(connection);
+        if !accepted {
+            self.waits(&port, connection);
         }
         self.is_due(port);
     }
@@ -268,7 +286,7 @@ async fn accept_on(
             }
         };
         let source = from.as_ref().map(SocketAddr::ip);
-        let connection = Parked { fd: Arc::new(fd), source, room: Some(permit) };
+        let connection = Parked { fd: Arc::new(fd), number: None, source, room: Some(permit) };
         if facts.send(Fact::Accepted(Arc::clone(&key), connection)).await.is_err() {
             return;
         }

@@ -74,6 +74,8 @@ pub(super) struct Shell {
     /// Workers that are to get more or less than others.
     pub(super) weights: BTreeMap<WorkerId, u32>,
     retry: Option<Time>,
+    /// How many connections have waited in this primary.
+    pub(super) parked: u64,
     /// Ports whose waiting connections may be handed out now.
     pub(super) due: Vec<Arc<str>>,
     pub(super) sampling: Sampling,
@@ -140,6 +142,7 @@ impl Shell {
             oom: OomWatch::new(),
             weights: BTreeMap::new(),
             retry: None,
+            parked: 0,
             due: Vec::new(),
             sampling: Sampling::default(),
             liveness: Liveness::default(),
