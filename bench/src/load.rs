@@ -1,12 +1,19 @@
 //! An HTTP/1.1 load generator whose clients behave like careful real ones and never retry: every
 //! request that was begun is either answered or accounted for as a failure.
 //!
+//! A closed loop ([`Load::clients`]) sends the next request when the last one is answered, so a
+//! server that stalls is asked less: good for rates, wrong for latencies. An open loop
+//! ([`Load::open_loop`]) sends them by a schedule.
+//!
 //! It speaks to loopback addresses only, and every run ends by count or by time.
 
+mod client;
 mod connection;
 mod histogram;
+mod open;
 mod outcome;
 mod response;
+mod timer;
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,17 +26,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use histogram::Histogram;
+pub use open::Arrivals;
 pub use outcome::{Failure, Outcome, Phase};
 
-use connection::{Connecting, Connection, Idle, SOURCES};
-use response::{Answer, Fault};
+use client::Client;
+use connection::SOURCES;
 
 /// How long a run lasts that has no bound of its own.
 const DEFAULT_DURATION: Duration = Duration::from_secs(60);
-/// A client that got no connection pauses that long, so that a refusing server is not a busy loop.
-const AFTER_REFUSAL: Duration = Duration::from_millis(1);
-/// No pause is longer.
-const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A load to put on one server: a builder, then [`run`](Self::run) or [`start`](Self::start).
 #[derive(Debug)]
@@ -51,6 +55,7 @@ struct Plan {
     timeout: Duration,
     path: String,
     sources: u8,
+    arrivals: Option<Arrivals>,
 }
 
 /// A view of a load while it runs.
@@ -95,6 +100,7 @@ impl Load {
             timeout: Duration::from_secs(10),
             path: "/".to_owned(),
             sources: 1,
+            arrivals: None,
         };
         Self { plan, clients: 8, stop: None, progress: Progress::default() }
     }
@@ -104,6 +110,20 @@ impl Load {
     #[must_use]
     pub fn clients(mut self, clients: usize) -> Self {
         self.clients = clients.max(1);
+        self
+    }
+
+    /// Requests begin by a schedule, whatever becomes of those before, and latency counts from the
+    /// *scheduled* time, so a stall of the server is felt by every request that falls into it. This
+    /// corrects for what Gil Tene named coordinated omission, in the way of his wrk2.
+    ///
+    /// [`clients`](Self::clients) is then how many requests may be in flight: with keep-alive the
+    /// pool of connections. When all are busy, a request waits, and the wait counts; one that could
+    /// not begin within the [`timeout`](Self::timeout) fails without having begun
+    /// ([`Outcome::never_begun`]). The [think](Self::think) time is not used.
+    #[must_use]
+    pub fn open_loop(mut self, arrivals: Arrivals) -> Self {
+        self.plan.arrivals = Some(arrivals);
         self
     }
 
@@ -210,11 +230,20 @@ impl Load {
             start,
             progress,
         });
-        let mut set = JoinSet::new();
-        for number in 0..clients {
-            set.spawn(Client::new(number, Arc::clone(&run), stop.clone()).run());
-        }
         let mut outcome = Outcome::default();
+        let mut set = JoinSet::new();
+        let client = |number| Client::new(number, Arc::clone(&run), stop.clone());
+        if let Some(arrivals) = &run.plan.arrivals {
+            let queue = Arc::new(open::Queue::default());
+            for number in 0..clients {
+                set.spawn(client(number).serve(Arc::clone(&queue)));
+            }
+            outcome.lateness = open::dispatch(&run, arrivals, &queue, stop.clone()).await;
+        } else {
+            for number in 0..clients {
+                set.spawn(client(number).run());
+            }
+        }
         for one in set.join_all().await {
             outcome.merge(one);
         }
@@ -295,173 +324,16 @@ impl Run {
         if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return false;
         }
+        self.count()
+    }
+
+    /// Counts one more request, unless there are as many as there may be.
+    fn count(&self) -> bool {
         let begun = &self.progress.0.begun;
         let limit = self.plan.requests.unwrap_or(u64::MAX);
         begun
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < limit).then_some(n + 1))
             .is_ok()
-    }
-}
-
-/// How far one request is, kept outside of its future for the case of a timeout.
-struct Attempt {
-    local: Option<SocketAddr>,
-    number: u32,
-    stage: &'static str,
-}
-
-/// One closed-loop client.
-struct Client {
-    run: Arc<Run>,
-    stop: watch::Receiver<bool>,
-    connection: Option<Connection>,
-    next_source: usize,
-    seen: Outcome,
-}
-
-impl Client {
-    fn new(number: usize, run: Arc<Run>, stop: watch::Receiver<bool>) -> Self {
-        Self { run, stop, connection: None, next_source: number, seen: Outcome::default() }
-    }
-
-    async fn run(mut self) -> Outcome {
-        while !*self.stop.borrow() && self.run.admit() {
-            let begin = Instant::now();
-            let mut attempt = Attempt { local: None, number: 1, stage: "looking" };
-            let timeout = self.run.plan.timeout;
-            let result = tokio::time::timeout(timeout, self.request(&mut attempt)).await;
-            let result = result.unwrap_or_else(|_| {
-                let error = format!("no answer within {timeout:.1?}, was {}", attempt.stage);
-                Err(Fault { phase: Phase::Timeout, kind: io::ErrorKind::TimedOut, error })
-            });
-            let mut pause = self.run.plan.think;
-            match result {
-                Ok(answer) => {
-                    if let Err(fault) = self.answered(&answer, begin) {
-                        self.failed(fault, &attempt, begin);
-                    }
-                }
-                Err(fault) => {
-                    if fault.phase == Phase::Connect {
-                        pause = pause.max(AFTER_REFUSAL);
-                    }
-                    self.failed(fault, &attempt, begin);
-                    self.connection = None;
-                }
-            }
-            self.pause(pause).await;
-        }
-        self.seen
-    }
-
-    /// Sends one request on the present connection, or on a new one, and reads the answer.
-    async fn request(&mut self, attempt: &mut Attempt) -> Result<Answer, Fault> {
-        match self.connection.as_ref().map(|idle| (idle, idle.look())) {
-            None | Some((_, Idle::Open)) => {}
-            Some((_, Idle::Closed)) => {
-                self.seen.stale_reconnects += 1;
-                self.connection = None;
-            }
-            Some((idle, Idle::Unsolicited)) => {
-                attempt.local = idle.local;
-                attempt.number = idle.requests + 1;
-                return Err(Fault::bad("bytes that nobody asked for on an idle connection"));
-            }
-        }
-        if self.connection.is_none() {
-            attempt.stage = "connecting";
-            let connecting = Connecting::begin(self.run.plan.target, self.source())?;
-            attempt.local = connecting.local;
-            let finished = connecting.finish().await;
-            if !matches!(&finished, Err(fault) if fault.phase == Phase::Connect) {
-                self.seen.connections += 1;
-            }
-            self.connection = Some(finished?);
-        }
-        let Some(connection) = &mut self.connection else { unreachable!("just made") };
-        connection.requests += 1;
-        attempt.local = connection.local;
-        attempt.number = connection.requests;
-        attempt.stage = "writing the request";
-        connection.write(&self.run.request).await?;
-        attempt.stage = "waiting for the response";
-        connection.read().await
-    }
-
-    fn source(&mut self) -> Option<u8> {
-        let sources = self.run.plan.sources;
-        self.next_source = self.next_source.wrapping_add(1);
-        let offset = u8::try_from(self.next_source % usize::from(sources)).unwrap_or(0);
-        (sources > 1).then_some(offset + 1)
-    }
-
-    /// Accounts for a complete response, which may still be a failure by its status.
-    fn answered(&mut self, answer: &Answer, begin: Instant) -> Result<(), Fault> {
-        let plan = &self.run.plan;
-        *self.seen.by_status.entry(answer.status).or_default() += 1;
-        if let Some(connection) = &self.connection {
-            if connection.requests == 1 && answer.status < 500 {
-                let took = connection.begin.elapsed();
-                self.seen.slowest_new_connection = self.seen.slowest_new_connection.max(took);
-            }
-            let used = plan.per_connection.is_some_and(|most| connection.requests >= most);
-            let wanted = plan.keep_alive && !used;
-            if wanted && !answer.reusable {
-                self.seen.announced_closes += 1;
-            }
-            if !wanted || !answer.reusable {
-                self.connection = None;
-            }
-        }
-        if answer.status >= 500 {
-            let error = format!("status {} from worker {}", answer.status, answer.worker);
-            return Err(Fault::bad(error));
-        }
-        self.seen.latency.record(begin.elapsed());
-        self.seen.answered += 1;
-        *self.seen.by_worker.entry(answer.worker.clone()).or_default() += 1;
-        self.run.progress.0.answered.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn failed(&mut self, fault: Fault, attempt: &Attempt, begin: Instant) {
-        let start = self.run.start;
-        let mut error = fault.error;
-        if fault.phase == Phase::Timeout
-            && self.connection.as_ref().is_some_and(Connection::has_begun)
-        {
-            error.push_str(", which had begun");
-        }
-        self.seen.fail(Failure {
-            at: start.elapsed(),
-            began: begin.saturating_duration_since(start),
-            phase: fault.phase,
-            local: attempt.local,
-            request_on_connection: attempt.number,
-            error,
-            kind: fault.kind,
-        });
-        self.run.progress.0.failed.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Waits, but not beyond the end of the run.
-    async fn pause(&mut self, pause: Duration) {
-        if pause.is_zero() {
-            return;
-        }
-        let mut until = Instant::now() + pause.min(LONGEST_PAUSE);
-        if let Some(deadline) = self.run.deadline {
-            until = until.min(deadline);
-        }
-        let stopped = async {
-            if self.stop.wait_for(|stop| *stop).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
-        tokio::select! {
-            () = tokio::time::sleep_until(until.into()) => {}
-            () = stopped => {}
-        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! What was measured: tables of samples, their ratios, and whether the goals are met.
 
+pub(crate) mod markdown;
+pub(crate) mod plot;
 pub(crate) mod stats;
 
 use serde::{Deserialize, Serialize};
@@ -18,8 +20,10 @@ pub(crate) struct Report {
 /// One table: candidates in rows, measures in columns, a sample of each per round.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Section {
-    /// Short and stable: names files, is given to `--only`.
+    /// Short and stable: names its files.
     pub(crate) id: String,
+    /// Which scenario measured it.
+    pub(crate) scenario: String,
     pub(crate) title: String,
     /// How it was measured, in a sentence or two.
     pub(crate) how: String,
@@ -81,6 +85,27 @@ impl Bound {
             Self::AtLeast(bound) => format!("≥ {bound}"),
             Self::AtMost(bound) => format!("≤ {bound}"),
         }
+    }
+}
+
+impl Report {
+    /// Facts about the machine and the versions; those of the same name are replaced.
+    pub(crate) fn know(&mut self, facts: Vec<(String, String)>) {
+        for (name, value) in facts {
+            match self.machine.iter_mut().find(|known| known.0 == name) {
+                Some(known) => known.1 = value,
+                None => self.machine.push((name, value)),
+            }
+        }
+    }
+
+    /// Puts the sections of a scenario in the place of those that an earlier run had.
+    pub(crate) fn replace(&mut self, scenario: &str, sections: Vec<Section>) {
+        self.sections.retain(|section| section.scenario != scenario);
+        self.sections.extend(sections.into_iter().map(|mut section| {
+            scenario.clone_into(&mut section.scenario);
+            section
+        }));
     }
 }
 
@@ -198,6 +223,15 @@ mod tests {
         assert_eq!(section.goals[0].measured, "2.00 × (1.67 to 3.00)");
         assert_eq!(section.goals[2].measured, "not measured");
         assert_eq!(section.goals[3].text, "rate: peer ≤ 100 /s");
+    }
+
+    #[test]
+    fn facts_of_an_earlier_run_stay_unless_they_are_told_anew() {
+        let fact = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let mut report = Report::default();
+        report.know(vec![fact("node", "v20"), fact("pm2", "7")]);
+        report.know(vec![fact("node", "v22"), fact("wrk", "4")]);
+        assert_eq!(report.machine, [fact("node", "v22"), fact("pm2", "7"), fact("wrk", "4")]);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Child processes for tests: their output is captured, and nothing of them outlives the test.
 
+#[cfg(target_os = "linux")]
+mod after;
 mod output;
 mod tree;
 
@@ -11,6 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+#[cfg(target_os = "linux")]
+pub use after::after_me;
 pub use rustix::process::Signal;
 use rustix::process::{Pid, WaitId, WaitIdOptions};
 
@@ -24,7 +28,8 @@ use tree::Tree;
 /// before each signal and at the exit of the child), and on Linux those whose environment shows
 /// that they were started by it.
 ///
-/// A child outlives a test process that is itself killed by SIGKILL: nothing runs then.
+/// A child outlives a test process that is itself killed by SIGKILL, unless that called [`after_me`]:
+/// nothing runs then.
 pub struct Guarded {
     child: Mutex<Child>,
     pid: u32,
@@ -40,13 +45,22 @@ impl Guarded {
     ///
     /// When the process or the threads that read from it cannot be started.
     pub fn spawn(command: &mut Command) -> io::Result<Self> {
+        Self::spawn_with(command, Stdio::null())
+    }
+
+    /// Like [`spawn`](Self::spawn), with a standard input: also the way in which a child is given a socket.
+    ///
+    /// # Errors
+    ///
+    /// As `spawn`.
+    pub fn spawn_with(command: &mut Command, input: Stdio) -> io::Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let marker = format!("{}-{number}", std::process::id());
         let mut child = command
             .env(tree::MARKER, &marker)
             .process_group(0)
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;

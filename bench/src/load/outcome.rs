@@ -83,9 +83,14 @@ pub struct Outcome {
     pub stale_reconnects: u64,
     /// How often a response announced the end of a connection that the client would have kept.
     pub announced_closes: u64,
-    /// From the begin of a request (of connecting, if it is the first of its connection) to its
-    /// complete answer; failures are not in it.
+    /// In an open loop, the failures for which no client became free in time.
+    pub never_begun: u64,
+    /// From the begin of a request (of connecting, if it is the first of its connection; in an open
+    /// loop, from the time it was scheduled for) to its complete answer; failures are not in it.
     pub latency: Histogram,
+    /// In an open loop: by how much the generator itself missed the scheduled times, which is part
+    /// of each latency. What a request waited for a free client is not in it.
+    pub lateness: Histogram,
     /// The longest time from the begin of connecting to the complete first answer.
     pub slowest_new_connection: Duration,
     /// How long the run took.
@@ -133,7 +138,9 @@ impl Outcome {
         self.connections += other.connections;
         self.stale_reconnects += other.stale_reconnects;
         self.announced_closes += other.announced_closes;
+        self.never_begun += other.never_begun;
         self.latency.merge(&other.latency);
+        self.lateness.merge(&other.lateness);
         self.slowest_new_connection = self.slowest_new_connection.max(other.slowest_new_connection);
     }
 

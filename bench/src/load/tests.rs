@@ -9,6 +9,8 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::wait;
 
+mod open;
+
 const OK: &str = "HTTP/1.1 200 OK\r\nX-Worker: 1\r\nContent-Length: 2\r\n\r\nok";
 const LAST: &str =
     "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 11\r\n\r\n{\"pid\": 17}";

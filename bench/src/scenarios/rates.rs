@@ -1,49 +1,113 @@
 //! Connections per second and requests per second, closed loop.
 
 use super::Context;
-use crate::peers::{self, Job, Peer};
+use crate::peers::{self, Job, Peer, Serving};
 use crate::report::{Better, Bound, Section};
+use crate::setup;
+use crate::wrk::Wrk;
 use bench::load::Load;
+use std::path::Path;
 
-const CLIENTS: usize = 16;
+const CONNECTIONS: u32 = 16;
+const WORKERS: usize = 2;
+const RATE: &str = "rate";
+const CPU: &str = "CPU of all";
+const MANAGER: &str = "CPU of the manager";
+const OURS: &str = "phalanx";
+const ROUND_ROBIN: &str = "phalanx, round-robin";
+const RAW: &str = "raw SO_REUSEPORT";
 
 pub(crate) fn run(context: &Context) -> Result<Vec<Section>, String> {
+    let wrk = setup::wrk()?;
     let node = [
         peers::phalanx("direct"),
         peers::phalanx("round-robin"),
         peers::cluster("rr"),
         peers::cluster("none"),
+        peers::pm2(),
+        peers::nginx(),
+        peers::raw(),
         peers::alone(),
     ];
-    let mut connections = rates(context, "node-connections", &node, false)?;
-    connections.goal_ratio("rate", "phalanx", "node:cluster", Bound::AtLeast(2.0));
-    Ok(vec![connections])
+    let [mut connections, mut requests] = rates(context, &wrk, "node", "Node application", node)?;
+    for peer in ["node:cluster", "pm2"] {
+        connections.goal_ratio(RATE, OURS, peer, Bound::AtLeast(2.0));
+    }
+    connections.goal_ratio(RATE, OURS, RAW, Bound::AtLeast(0.97));
+    connections.goal_ratio(RATE, ROUND_ROBIN, "node:cluster", Bound::AtLeast(1.3));
+    // What it does in that time is to look after its workers: nothing per connection.
+    connections.goal(MANAGER, OURS, Bound::AtMost(0.5));
+    connections.goal_ratio(MANAGER, ROUND_ROBIN, "node:cluster", Bound::AtMost(0.5));
+    connections.goal_ratio(MANAGER, ROUND_ROBIN, "pm2", Bound::AtMost(1.0 / 3.0));
+    requests.goal_ratio(RATE, OURS, "nginx", Bound::AtLeast(1.8));
+    requests.goal_ratio(RATE, OURS, "pm2", Bound::AtLeast(1.2));
+    requests.goal_ratio(RATE, OURS, RAW, Bound::AtLeast(0.98));
+    let rust =
+        [peers::own("direct"), peers::own("round-robin"), peers::own_raw(), peers::own_threads()];
+    let [mut rust_connections, mut rust_requests] =
+        rates(context, &wrk, "rust", "Rust application (axum)", rust)?;
+    for section in [&mut rust_connections, &mut rust_requests] {
+        section.goal_ratio(RATE, OURS, RAW, Bound::AtLeast(0.98));
+        section.goal_ratio(RATE, ROUND_ROBIN, RAW, Bound::AtLeast(0.6));
+    }
+    Ok(vec![connections, requests, rust_connections, rust_requests])
+}
+
+/// A connection per request, and keep-alive.
+fn rates<const N: usize>(
+    context: &Context,
+    wrk: &Path,
+    id: &str,
+    what: &str,
+    candidates: [Peer; N],
+) -> Result<[Section; 2], String> {
+    let (candidates, missing) = peers::at_hand(candidates);
+    let mut sections = [("connections", "Connections per second"), ("requests", "Requests per second, keep-alive")]
+        .map(|(kind, title)| {
+            let how = "Two workers with an empty handler; wrk with 16 connections, on the same cores. The manager \
+                       is the primary, the daemon or the proxy.";
+            let mut section = Section::new(&format!("{id}-{kind}"), &format!("{title}: {what}"), how)
+                .column(RATE, "/s", Better::More)
+                .column(CPU, "µs each", Better::Less)
+                .column(MANAGER, "µs each", Better::Less);
+            missing.iter().for_each(|why| section.note(why));
+            section
+        });
+    for _ in 0..context.full_or(7, 2) {
+        for peer in &candidates {
+            let serving = peer.start(&context.programs, &Job::new("server.js", WORKERS))?;
+            // The first requests compile the handler.
+            peers::run(Load::new(serving.address).clients(4).keep_alive(true).requests(2_000))?;
+            for (section, keep_alive) in sections.iter_mut().zip([false, true]) {
+                let seconds = context.full_or(2, 1);
+                let load = Wrk { connections: CONNECTIONS, seconds, keep_alive };
+                measure(section, peer.name, &serving, load, wrk)?;
+            }
+        }
+    }
+    Ok(sections)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of requests are far below 2^52")]
-fn rates(
-    context: &Context,
-    id: &str,
-    candidates: &[Peer],
-    keep_alive: bool,
-) -> Result<Section, String> {
-    let requests = context.full_or(20_000, 4_000);
-    let mut section = Section::new(id, "Connections per second", "16 clients, closed loop")
-        .column("rate", "/s", Better::More)
-        .column("CPU", "µs per request", Better::Less);
-    for _ in 0..context.full_or(5, 3) {
-        for peer in candidates {
-            context.say(peer.name);
-            let workers = if peer.name == "one node process" { 1 } else { 2 };
-            let serving = peer.start(&context.programs, &Job::new("server.js", workers))?;
-            let before = serving.cpu();
-            let load = Load::new(serving.address).clients(CLIENTS);
-            let outcome = peers::run(load.keep_alive(keep_alive).requests(requests))?;
-            let spent = serving.cpu().saturating_sub(before);
-            section.add(peer.name, "rate", outcome.rate() as f64);
-            section.add(peer.name, "CPU", spent.as_secs_f64() * 1e6 / requests as f64);
-            section.command(peer.name, &serving.command);
-        }
+fn measure(
+    section: &mut Section,
+    name: &str,
+    serving: &Serving,
+    load: Wrk,
+    wrk: &Path,
+) -> Result<(), String> {
+    let (all, manager) = (serving.cpu(), serving.manager_cpu());
+    let seen = load.run(wrk, serving.address)?;
+    let each = |spent: std::time::Duration| spent.as_secs_f64() * 1e6 / seen.requests as f64;
+    section.add(name, RATE, seen.rate);
+    section.add(name, CPU, each(serving.cpu().saturating_sub(all)));
+    if serving.manager.is_some() {
+        section.add(name, MANAGER, each(serving.manager_cpu().saturating_sub(manager)));
     }
-    Ok(section)
+    if seen.errors + seen.refused > 0 {
+        section
+            .note(format!("{name}: {} errors, {} refused in a round", seen.errors, seen.refused));
+    }
+    section.command(name, &serving.command);
+    Ok(())
 }

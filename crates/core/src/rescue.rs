@@ -16,6 +16,11 @@ pub const ALIVE_FACTOR: u32 = 5;
 /// How many times the patience a worker that answered all along is left alone after it was stuck.
 pub const REST_FACTOR: u32 = 10;
 
+/// The part of the patience, and of the default one at most, by which a sample may come too early and
+/// count: samples are a quarter apart and never on time, and one that comes a moment early would leave
+/// the verdict to the next.
+const EARLY_PART: u32 = 8;
+
 /// What one sample of a queue means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -75,7 +80,8 @@ impl Watch {
             (self.standing, self.asked, self.answered) = (Some(now), None, None);
             return Verdict::Fine;
         }
-        let stood = now.since(*self.standing.get_or_insert(now));
+        let early = patience.min(PATIENCE) / EARLY_PART;
+        let stood = now.since(*self.standing.get_or_insert(now)).saturating_add(early);
         let limit = match (self.asked, self.answered) {
             (Some(_), Some(_)) => patience.saturating_mul(ALIVE_FACTOR),
             (Some(_), None) => patience,
@@ -162,6 +168,16 @@ mod tests {
         assert!(!watch.is_stuck());
         assert_eq!(run(&mut watch, &[(525, 3)]), Verdict::Fine);
         assert_eq!(run(&mut watch, &[(550, 3)]), Verdict::Ask);
+    }
+
+    #[test]
+    fn a_sample_that_comes_a_moment_early_counts_and_one_that_comes_much_too_early_does_not() {
+        let mut watch = Watch::default();
+        assert_eq!(run(&mut watch, &[(5, 1), (30, 1)]), Verdict::Fine);
+        // The first was late: the others are not.
+        assert_eq!(run(&mut watch, &[(50, 1)]), Verdict::Ask);
+        assert_eq!(run(&mut watch, &[(75, 1)]), Verdict::Fine);
+        assert_eq!(run(&mut watch, &[(100, 1)]), Verdict::Stuck);
     }
 
     #[test]

@@ -25,6 +25,8 @@ use std::time::Duration;
 const HOSTILE: u64 = 60_000;
 /// How long a friendly world may take to be as wanted.
 const FRIENDLY: u64 = 60_000;
+/// A fact that says nothing: nobody has that number.
+const NOTHING: Event = Event::Online { worker: WorkerId(u32::MAX) };
 /// No history has more steps than this: more is a busy loop.
 const MAX_STEPS: u32 = 50_000;
 
@@ -490,6 +492,8 @@ impl World {
         for action in &actions {
             self.log(|| format!("    -> {action:?}"));
         }
+        // Whatever it hears makes it look at everything again.
+        self.cluster.observe(Time::from_millis(self.now), NOTHING);
         let again = self.cluster.plan(Time::from_millis(self.now));
         promise!(again.is_empty(), "(a) planned twice at one moment: {again:?}");
         promise!(
@@ -1018,6 +1022,15 @@ impl World {
     fn check_wake(&self) -> Check {
         let (now, wake) = (Time::from_millis(self.now), self.cluster.wake());
         promise!(wake.is_none_or(|at| at > now), "(g) to be woken at {wake:?}, which is not later");
+        if self.seen.steps.is_multiple_of(8) {
+            // What is not planned again until then is what would not change until then.
+            let before = wake.map_or(self.now + 3_600_000, |at| millis(at) - 1);
+            let before = Time::from_millis(before.max(self.now));
+            let mut early = self.cluster.clone();
+            early.observe(before, NOTHING);
+            let actions = early.plan(before);
+            promise!(actions.is_empty(), "(g) {before:?}, before {wake:?}, it does {actions:?}");
+        }
         let mut due: Vec<Time> = Vec::new();
         for worker in self.cluster.workers() {
             match worker.phase {

@@ -2,9 +2,11 @@
 //!
 //! Sending never waits for the peer unless the sender wants to: frames of the cluster's own are pushed (there
 //! are few, each bounded by what it answers), messages of the user's wait for room. A descriptor travels
-//! alone in its `sendmsg`, with the first byte of its frame.
+//! alone in its `sendmsg`, with the first byte of its frame. What is fed is gathered, and written together when
+//! the thread has nothing else to do.
 
 mod broken;
+mod queue;
 mod recall;
 
 use crate::error::{Error, Result};
@@ -13,6 +15,8 @@ use crate::sys;
 use crate::sys::portable::{RECEIVE, SEND};
 use broken::Broken;
 use phalanx_core::wire::{Decoder, Dialect, Frame, SocketNote};
+pub(crate) use queue::Tag;
+use queue::{Item, Queue, Written};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{
@@ -28,7 +32,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// Bytes of the user's messages that may wait for one peer before a sender has to.
 const ROOM: usize = 1 << 20;
@@ -38,8 +42,10 @@ const MAX_WAITING_FDS: usize = 64;
 const MAX_UNREAD: usize = 4 << 20;
 /// Handle frames that a peer may leave unanswered.
 const MAX_UNANSWERED: usize = 100_000;
-/// Frames written in one call.
+/// Items written in one call.
 const BATCH: usize = 64;
+/// So many bytes that were fed are not left to wait for the writer's task.
+const MUCH: usize = 64 << 10;
 /// How long to wait when the kernel has too many descriptors in flight (`ETOOMANYREFS`).
 const REFS_PAUSE: Duration = Duration::from_millis(5);
 
@@ -151,50 +157,6 @@ struct Shared {
     is_bun: AtomicBool,
 }
 
-#[derive(Default)]
-struct Queue {
-    items: VecDeque<Item>,
-    /// Handle frames that the peer has to answer, in their order.
-    unanswered: VecDeque<Tag>,
-    /// A ping is with the kernel and not answered. No descriptor is sent until then: the peer could
-    /// read both at once, and take the descriptor for the ping's.
-    pinging: bool,
-    /// The kernel has the beginning of a frame.
-    half_written: bool,
-    closed: bool,
-    /// Bytes of frames that did not wait for room.
-    unread: usize,
-    /// What waits was left to the writer's task.
-    left: bool,
-}
-
-/// Which handle frame an ACK or NACK answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Tag {
-    /// A frame whose answer nobody waits for.
-    Other,
-    /// A ping, by its number.
-    Ping(u64),
-    /// The hand-over of a connection, by its sequence number.
-    NewConn(u64),
-}
-
-struct Item {
-    bytes: Vec<u8>,
-    sent: usize,
-    ping: bool,
-    fd: Option<Arc<OwnedFd>>,
-    done: Option<oneshot::Sender<()>>,
-    /// Given back when the item is written.
-    room: Option<OwnedSemaphorePermit>,
-}
-
-impl Item {
-    const fn new(bytes: Vec<u8>, fd: Option<Arc<OwnedFd>>) -> Self {
-        Self { bytes, sent: 0, ping: false, fd, done: None, room: None }
-    }
-}
-
 impl Sender {
     /// Sends a frame of the cluster's own, soon. Nothing happens when the channel is closed.
     pub(crate) fn push(&self, frame: &Frame) {
@@ -203,12 +165,12 @@ impl Sender {
 
     /// Sends a frame with what is sent next, or else when the runtime has nothing else to do.
     pub(crate) fn push_with_next(&self, frame: &Frame) {
-        self.shared.queue_up(None, Item::new(self.encode(frame), None), Shared::wait);
+        self.shared.queue_up(None, Item::new(self.encode(frame), None), Shared::leave);
     }
 
-    /// Sends a line that nobody answers, soon.
-    pub(crate) fn push_words(&self, line: Vec<u8>) {
-        self.shared.enqueue(None, Item::new(line, None));
+    /// Sends lines that nobody answers, soon.
+    pub(crate) fn push_words(&self, lines: Vec<u8>) {
+        self.shared.enqueue(None, Item::new(lines, None));
     }
 
     /// The line that says it to this peer.
@@ -310,24 +272,40 @@ impl Sender {
 
     /// Sends a line when there is room, and returns when the kernel has it.
     pub(crate) async fn send(&self, bytes: Vec<u8>, fd: Option<Arc<OwnedFd>>) -> Result<()> {
-        let limit = self.shared.max_line;
-        if bytes.len() > limit {
-            return Err(Error::TooLarge { size: bytes.len(), limit });
-        }
-        let want = u32::try_from(bytes.len().min(ROOM)).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.shared.room).acquire_many_owned(want).await;
-        let room = Some(room.map_err(|_| Error::Disconnected)?);
-        let (done, written) = oneshot::channel();
+        let room = Some(self.room(bytes.len()).await?);
         let tag = fd.is_some().then_some(Tag::Other);
-        self.shared.enqueue(tag, Item { done: Some(done), room, ..Item::new(bytes, fd) });
-        written.await.map_err(|_| Error::Disconnected)
+        self.shared.enqueue(tag, Item { room, ..Item::new(bytes, fd) });
+        self.flush().await
+    }
+
+    /// Queues a line when there is room. It is written with what else there is.
+    pub(crate) async fn feed(&self, bytes: Vec<u8>) -> Result<()> {
+        let room = self.room(bytes.len()).await?;
+        self.shared.gather(bytes, room)
+    }
+
+    /// Returns when the kernel has all that was queued.
+    pub(crate) async fn flush(&self) -> Result<()> {
+        match self.shared.flushed() {
+            Written::All => Ok(()),
+            Written::Not(written) => written.await.map_err(|_| Error::Disconnected),
+        }
+    }
+
+    /// Waits until so many bytes more may wait for the peer.
+    async fn room(&self, size: usize) -> Result<OwnedSemaphorePermit> {
+        let limit = self.shared.max_line;
+        if size > limit {
+            return Err(Error::TooLarge { size, limit });
+        }
+        let want = u32::try_from(size.min(ROOM)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.shared.room);
+        room.acquire_many_owned(want).await.map_err(|_| Error::Disconnected)
     }
 
     /// Sends what is queued, then closes: the peer reads an end.
     pub(crate) async fn finish(&self) {
-        let (done, written) = oneshot::channel();
-        self.shared.enqueue(None, Item { done: Some(done), ..Item::new(Vec::new(), None) });
-        let _ = written.await;
+        let _ = self.flush().await;
         self.close();
     }
 
@@ -368,10 +346,44 @@ impl Shared {
     }
 
     /// Leaves it to the writer's task.
-    fn wait(&self, queue: &mut Queue) {
-        if !std::mem::replace(&mut queue.left, true) {
+    fn leave(&self, queue: &mut Queue) {
+        if queue.left.is_none() {
+            queue.turns += 1;
+            queue.left = Some(queue.turns);
             self.more.notify_one();
         }
+    }
+
+    /// Writes what is queued, and tells whether the kernel has it, or when.
+    fn flushed(&self) -> Written {
+        let mut queue = self.lock();
+        if queue.fed > 0 {
+            self.flush_or_wait(&mut queue);
+        }
+        queue.when_written()
+    }
+
+    /// Adds a line to what is written next.
+    fn gather(&self, line: Vec<u8>, room: OwnedSemaphorePermit) -> Result<()> {
+        let mut queue = self.lock();
+        if queue.closed {
+            return Err(Error::Disconnected);
+        }
+        let first = queue.fed == 0;
+        queue.fed += line.len();
+        match queue.items.back_mut().filter(|last| last.takes(&line)) {
+            Some(Item { bytes, room: Some(held), .. }) => {
+                bytes.extend_from_slice(&line);
+                held.merge(room);
+            }
+            _ => queue.items.push_back(Item { room: Some(room), ..Item::new(line, None) }),
+        }
+        if queue.fed >= MUCH {
+            self.flush_or_wait(&mut queue);
+        } else if first {
+            self.more.notify_one();
+        }
+        Ok(())
     }
 
     fn flush_or_wait(&self, queue: &mut Queue) {
@@ -384,6 +396,7 @@ impl Shared {
 
     /// Writes until the queue is empty (true) or the kernel is full (false).
     fn flush(&self, queue: &mut Queue) -> io::Result<bool> {
+        (queue.fed, queue.left) = (0, None);
         while let Some(front) = queue.items.front() {
             let sent = if front.fd.is_some() && front.sent == 0 {
                 if queue.pinging {
@@ -393,14 +406,15 @@ impl Shared {
                 send_one(self.io.get_ref(), front)
             } else {
                 let alone = |item: &&Item| item.fd.is_none() || item.sent > 0;
-                let slices: Vec<IoSlice<'_>> = queue
-                    .items
-                    .iter()
-                    .take_while(alone)
-                    .take(BATCH)
-                    .map(|item| IoSlice::new(item.bytes.get(item.sent..).unwrap_or_default()))
-                    .collect();
-                sendmsg(self.io.get_ref(), &slices, &mut SendAncillaryBuffer::default(), SEND)
+                let mut slices = [IoSlice::new(&[]); BATCH];
+                let items = queue.items.iter().take_while(alone);
+                let mut used = 0;
+                for (slice, item) in slices.iter_mut().zip(items) {
+                    *slice = IoSlice::new(item.bytes.get(item.sent..).unwrap_or_default());
+                    used += 1;
+                }
+                let slices = slices.get(..used).unwrap_or_default();
+                sendmsg(self.io.get_ref(), slices, &mut SendAncillaryBuffer::default(), SEND)
             };
             match sent {
                 Ok(n) => {
@@ -446,39 +460,6 @@ impl Shared {
     }
 }
 
-impl Queue {
-    /// No answer comes to those hand-overs.
-    fn forget(&mut self, hand_overs: &[u64]) {
-        self.unanswered.retain(|tag| !matches!(tag, Tag::NewConn(seq) if hand_overs.contains(seq)));
-    }
-
-    /// So many more bytes are with the kernel.
-    fn advance(&mut self, mut n: usize) {
-        while let Some(front) = self.items.front_mut() {
-            self.pinging |= front.ping;
-            let left = front.bytes.len() - front.sent;
-            if n < left {
-                front.sent += n;
-                self.half_written = front.sent > 0;
-                return;
-            }
-            n -= left;
-            self.half_written = false;
-            if let Some(item) = self.items.pop_front() {
-                if item.room.is_none() {
-                    self.unread = self.unread.saturating_sub(item.bytes.len());
-                }
-                if let Some(done) = item.done {
-                    let _ = done.send(());
-                }
-            }
-            if n == 0 {
-                return;
-            }
-        }
-    }
-}
-
 /// What tells the answer to one ping from that to another.
 fn ping_key(number: u64) -> String {
     format!("phalanx:{number}")
@@ -498,7 +479,14 @@ fn send_one(socket: &OwnedFd, item: &Item) -> rustix::io::Result<usize> {
 async fn write_on(shared: Arc<Shared>) {
     loop {
         shared.more.notified().await;
-        tokio::task::yield_now().await;
+        let left = shared.lock().left;
+        if left.is_some() {
+            // What it can go with comes in this turn of the runtime. If it did, what is left now is of another.
+            tokio::task::yield_now().await;
+            if shared.lock().left != left {
+                continue;
+            }
+        }
         let mut room = None;
         loop {
             let refs = {
@@ -506,7 +494,6 @@ async fn write_on(shared: Arc<Shared>) {
                 if queue.closed {
                     return;
                 }
-                queue.left = false;
                 match shared.flush(&mut queue) {
                     Ok(true) => break,
                     Ok(false) => queue.items.front().is_some_and(|item| item.fd.is_some()),
@@ -590,7 +577,8 @@ impl Receiver {
                 self.shared.goes_on.notified().await;
                 continue;
             }
-            let got = match BUFFER.with_borrow_mut(|buffer| self.read_into(buffer)) {
+            let fds = self.fds.len();
+            let (got, all) = match BUFFER.with_borrow_mut(|buffer| self.read_into(buffer)) {
                 Ok(got) => got,
                 Err(Errno::AGAIN) => {
                     guard.clear_ready();
@@ -601,6 +589,11 @@ impl Receiver {
                 Err(Errno::CONNRESET) => return Ok(0),
                 Err(error) => return Err(Broken::Io(error.into())),
             };
+            // Nothing is left, unless the kernel stopped behind a descriptor: no other call to find that out. What
+            // comes from now on is told anew; so is an end, if it was not told with this.
+            if all && self.fds.len() == fds {
+                guard.clear_ready();
+            }
             if self.fds.len() > MAX_WAITING_FDS {
                 return Err(Broken::TooManyDescriptors);
             }
@@ -608,7 +601,8 @@ impl Receiver {
         }
     }
 
-    fn read_into(&mut self, buffer: &mut [u8]) -> rustix::io::Result<usize> {
+    /// How many bytes, and whether more would have had room.
+    fn read_into(&mut self, buffer: &mut [u8]) -> rustix::io::Result<(usize, bool)> {
         let (bytes, lost) = receive(self.io.get_ref(), buffer, &mut self.fds)?;
         // They show as handle frames without one.
         if lost {
@@ -622,6 +616,6 @@ impl Receiver {
         if let Some(mark) = self.shared.mark.as_ref().filter(|_| mid_line != before) {
             mark.set(Kind::Reading, mid_line);
         }
-        Ok(bytes)
+        Ok((bytes, 0 < bytes && bytes < buffer.len()))
     }
 }

@@ -381,11 +381,14 @@ where
     let done = runtime(threads)?.block_on(async {
         let worker = Worker::connect()?;
         worker.obey_signals()?;
-        Ok::<_, Error>(tokio::select! {
+        let done = tokio::select! {
             biased;
             done = program(worker.clone()) => done.map_err(|error| error.to_string()),
             () = worker.drained() => Ok(()),
-        })
+        };
+        // What it fed was not lost if it had been sent. A channel that is closed is no error of its own.
+        let _ = tokio::time::timeout(LAST_WORDS, worker.flush()).await;
+        Ok::<_, Error>(done)
     })?;
     if let Err(error) = done {
         use std::io::Write;

@@ -64,17 +64,29 @@ impl<T: Clone> Fan<T> {
 
     /// Tells everybody, each when it has room for so many bytes. Whether anybody wanted it.
     pub(crate) async fn tell_sized(&self, item: T, size: usize) -> bool {
-        let size = u32::try_from(size.clamp(MIN_SIZE, ROOM)).unwrap_or(u32::MAX);
-        let members = self.lock().clone().unwrap_or_default();
-        let mut wanted = false;
-        for member in members.iter().filter(|member| (member.wants)(&item)) {
-            let permit = tokio::select! {
-                permit = Arc::clone(&member.room).acquire_many_owned(size) => permit.ok(),
-                () = member.queue.closed() => continue,
-            };
-            wanted |= member.queue.send((item.clone(), permit)).is_ok();
+        match self.tell_now(item, size) {
+            Ok(wanted) => wanted,
+            Err(later) => later.tell().await,
         }
-        wanted
+    }
+
+    /// As [`Fan::tell_sized`], without waiting: what is left to do where somebody has no room.
+    pub(crate) fn tell_now(&self, item: T, size: usize) -> Result<bool, Later<T>> {
+        let size = u32::try_from(size.clamp(MIN_SIZE, ROOM)).unwrap_or(u32::MAX);
+        let mut wanted = false;
+        let members = self.lock();
+        let members = members.as_deref().unwrap_or_default();
+        for (at, member) in members.iter().enumerate() {
+            if !(member.wants)(&item) || member.queue.is_closed() {
+                continue;
+            }
+            let Ok(permit) = Arc::clone(&member.room).try_acquire_many_owned(size) else {
+                let rest = members.get(at..).unwrap_or_default().to_vec();
+                return Err(Later { item, size, rest, wanted });
+            };
+            wanted |= member.queue.send((item.clone(), Some(permit))).is_ok();
+        }
+        Ok(wanted)
     }
 
     /// No more items: every receiver comes to its end.
@@ -84,6 +96,29 @@ impl<T: Clone> Fan<T> {
 
     fn lock(&self) -> MutexGuard<'_, Option<Vec<Member<T>>>> {
         self.members.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// An item that some have yet to be told.
+pub(crate) struct Later<T> {
+    item: T,
+    size: u32,
+    rest: Vec<Member<T>>,
+    wanted: bool,
+}
+
+impl<T: Clone> Later<T> {
+    /// Tells them, each when it has room. Whether anybody wanted it.
+    pub(crate) async fn tell(self) -> bool {
+        let Self { item, size, rest, mut wanted } = self;
+        for member in rest.iter().filter(|member| (member.wants)(&item)) {
+            let permit = tokio::select! {
+                permit = Arc::clone(&member.room).acquire_many_owned(size) => permit.ok(),
+                () = member.queue.closed() => continue,
+            };
+            wanted |= member.queue.send((item.clone(), permit)).is_ok();
+        }
+        wanted
     }
 }
 

@@ -78,6 +78,7 @@
 //! | `worker.id` | [`WorkerHandle::id`], [`Worker::id`] | and a slot, which a replacement takes over: [`WorkerHandle::slot`] |
 //! | `worker.process.pid`, `.kill()` | [`WorkerHandle::pid`], [`WorkerHandle::kill`] | through a pidfd: never hits a stranger |
 //! | `worker.send(message, handle, cb)` | [`WorkerHandle::send`], [`WorkerHandle::send_handle`]; [`Worker::send`], [`Worker::send_handle`] | returns when the kernel has it; waits instead of growing |
+//! | | [`WorkerHandle::feed`], [`Worker::feed`], and `flush` | many small messages: what is fed is written together; a [`Message`] is passed on as it came |
 //! | `worker.on('message')`, … | [`WorkerHandle::events`]; in the worker [`Worker::messages`] | what came before the first receiver is kept for it |
 //! | `worker.kill(signal)`, `destroy` | [`WorkerHandle::kill`]; in the worker [`Worker::kill`] | |
 //! | `worker.disconnect()` | [`WorkerHandle::disconnect`], [`Worker::disconnect`] | |

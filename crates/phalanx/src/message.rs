@@ -3,51 +3,68 @@
 use crate::channel::Sender;
 use crate::error::{Error, Result};
 use crate::sys::portable;
-use phalanx_core::wire::{self, Frame, Handle as HandleFrame, HandleKind, RawValue, encode_user};
+use phalanx_core::wire::{self, Frame, Handle as HandleFrame, HandleKind, RawValue, encode_text};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::net::{AddressFamily, SocketType, getsockname, sockopt};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize, Serializer};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-/// A message that came, and the handle that came with it.
+/// A message that came, and the handle that came with it. Clones are the same message.
+///
+/// It can be sent on as it is, without being looked at: `worker.send(&message)`.
 #[derive(Clone, Debug)]
 pub struct Message {
-    text: Arc<RawValue>,
-    handle: Arc<Mutex<Option<Handle>>>,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    text: Box<RawValue>,
+    handle: Mutex<Option<Handle>>,
 }
 
 impl Message {
     pub(crate) fn new(text: Box<RawValue>, handle: Option<Handle>) -> Self {
-        Self { text: text.into(), handle: Arc::new(Mutex::new(handle)) }
+        Self { inner: Arc::new(Inner { text, handle: Mutex::new(handle) }) }
+    }
+
+    fn handle(&self) -> MutexGuard<'_, Option<Handle>> {
+        self.inner.handle.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// The handle that was sent along, once: it belongs to whoever takes it first.
     #[must_use]
     pub fn take_handle(&self) -> Option<Handle> {
-        self.handle.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
+        self.handle().take()
     }
 
     /// Whether a handle is there to be taken.
     #[must_use]
     pub fn has_handle(&self) -> bool {
-        self.handle.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_some()
+        self.handle().is_some()
     }
 
-    /// The message as a Rust type.
+    /// The message as a Rust type, which may borrow from it.
     ///
     /// # Errors
     /// The JSON does not have that shape.
-    pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
-        serde_json::from_str(self.text.get()).map_err(|e| Error::Message(e.to_string()))
+    pub fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T> {
+        serde_json::from_str(self.text()).map_err(|e| Error::Message(e.to_string()))
     }
 
     /// The message as the JSON text that came.
     #[must_use]
     pub fn text(&self) -> &str {
-        self.text.get()
+        self.inner.text.get()
+    }
+}
+
+/// As the JSON text that came. What is no JSON is made of it as of a `serde_json::value::RawValue`.
+impl Serialize for Message {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        self.inner.text.serialize(serializer)
     }
 }
 
@@ -103,14 +120,28 @@ impl Handle {
 }
 
 /// Sends a message of the user's, and returns when the kernel has it.
-pub(crate) async fn send<T: Serialize + ?Sized>(
+pub(crate) async fn send<T: Serialize + ?Sized>(channel: &Sender, message: &T) -> Result<()> {
+    channel.send(line(message)?, None).await
+}
+
+/// Queues a message of the user's when there is room for it.
+pub(crate) async fn feed<T: Serialize + ?Sized>(channel: &Sender, message: &T) -> Result<()> {
+    channel.feed(line(message)?).await
+}
+
+fn line<T: Serialize + ?Sized>(message: &T) -> Result<Vec<u8>> {
+    let text = serde_json::to_string(message).map_err(|e| Error::Message(e.to_string()))?;
+    Ok(encode_text(text)?)
+}
+
+/// As [`send`], with a handle.
+pub(crate) async fn send_handle<T: Serialize + ?Sized>(
     channel: &Sender,
     message: &T,
-    handle: Option<Handle>,
+    handle: Handle,
 ) -> Result<()> {
     let text =
         serde_json::value::to_raw_value(message).map_err(|e| Error::Message(e.to_string()))?;
-    let Some(handle) = handle else { return channel.send(encode_user(&text)?, None).await };
     if let Some(cmd) = wire::is_reserved(&text) {
         return Err(wire::WireError::Reserved { cmd }.into());
     }

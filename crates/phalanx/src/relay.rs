@@ -114,7 +114,7 @@ impl Member {
         tokio::spawn(async move {
             while let Some((text, _room)) = waiting.recv().await {
                 // One that left does not miss it.
-                if worker.send(&text).await.is_err() && !worker.is_connected() {
+                if worker.feed(&text).await.is_err() && !worker.is_connected() {
                     return;
                 }
             }

@@ -76,7 +76,7 @@ fn node_in_a_root_has_no_preload_and_that_is_said() {
 fn which(name: &str) -> std::path::PathBuf {
     let path = std::env::var_os("PATH").unwrap();
     let found = std::env::split_paths(&path).map(|place| place.join(name)).find(|at| at.is_file());
-    found.unwrap_or_else(|| panic!("{name} is not in PATH")).canonicalize().unwrap()
+    found.unwrap_or_else(|| panic!("{name} is not in PATH"))
 }
 
 /// Tries all that Landlock is about, and says how it went.

@@ -157,8 +157,9 @@ impl Cluster {
 
     /// A worker that has been ready for a while has shown that the program can serve.
     pub(super) fn note_proven(&mut self, now: Time) {
-        if !self.ever_ready {
-            self.ever_ready = self.workers.values().any(|w| w.guarded && w.served(now) >= PROVEN);
+        let proves = |w: &Worker| w.guarded && w.served(now) >= PROVEN;
+        if !self.ever_ready && self.workers.values().any(proves) {
+            (self.ever_ready, self.settled_until) = (true, None);
         }
     }
 

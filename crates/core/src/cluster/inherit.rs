@@ -14,9 +14,9 @@ impl Cluster {
     /// stopping goes on stopping.
     #[must_use]
     pub fn inherited(mut self, now: Time, spec: Spec) -> Self {
-        self.spec = spec;
+        (self.spec, self.settled_until) = (spec, None);
         // There was no process yet, or nobody knows which.
-        self.workers.retain(|_, worker| worker.pid.is_some());
+        self.workers.retain(|worker| worker.pid.is_some());
         let unready: Vec<WorkerId> = self
             .workers
             .values()

@@ -321,22 +321,19 @@ impl Cluster {
             true => (self.generation.saturating_sub(1), self.good),
             false => (self.generation, self.version),
         };
-        self.workers.insert(
+        self.workers.insert(Worker {
             id,
-            Worker {
-                id,
-                slot,
-                generation,
-                version,
-                guarded,
-                pid: None,
-                phase: Phase::Forking,
-                retire: None,
-                left: None,
-                oom: None,
-                upgraded: 0,
-            },
-        );
+            slot,
+            generation,
+            version,
+            guarded,
+            pid: None,
+            phase: Phase::Forking,
+            retire: None,
+            left: None,
+            oom: None,
+            upgraded: 0,
+        });
         if guarded {
             let slot = self.slots.entry(slot).or_default();
             (slot.hold, slot.last_resort, slot.due) = (None, None, false);

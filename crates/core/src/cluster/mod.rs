@@ -14,6 +14,7 @@ mod life;
 mod plan;
 mod receipt;
 mod reload;
+mod table;
 #[cfg(test)]
 mod timeline;
 mod weight;
@@ -31,6 +32,7 @@ pub use receipt::{Drained, Outcome, Receipt};
 use reload::Reload;
 pub use reload::{ReloadPhase, ReloadStatus};
 use serde::{Deserialize, Serialize};
+use table::Workers;
 pub use weight::FULL;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,7 +70,7 @@ pub struct Cluster {
     /// The slots that are to have a worker.
     wanted: BTreeSet<SlotId>,
     slots: BTreeMap<SlotId, Slot>,
-    workers: BTreeMap<WorkerId, Worker>,
+    workers: Workers,
     last_id: u32,
     /// Of the newest workers.
     generation: u64,
@@ -100,6 +102,9 @@ pub struct Cluster {
     /// Somebody did not start then only because too many others were starting.
     #[serde(skip)]
     held_back: bool,
+    /// When the plan is another one, if nothing is observed until then; `None`: something was.
+    #[serde(skip)]
+    settled_until: Option<Option<Time>>,
     failed_start: bool,
     /// How the last worker ended that did not come up, where none is replaced.
     last_end: Option<End>,
@@ -116,7 +121,7 @@ impl Cluster {
             mode: Mode::Running,
             wanted: BTreeSet::new(),
             slots: BTreeMap::new(),
-            workers: BTreeMap::new(),
+            workers: Workers::default(),
             last_id: 0,
             generation: 0,
             version: 0,
@@ -130,6 +135,7 @@ impl Cluster {
             start_hold: None,
             planned: Time::ZERO,
             held_back: false,
+            settled_until: None,
             failed_start: false,
             last_end: None,
             outbox: Vec::new(),
@@ -224,11 +230,13 @@ impl Cluster {
     /// stops or is full.
     pub fn fork(&mut self) -> Option<WorkerId> {
         let slot = self.free_slots().find(|slot| self.in_slot(*slot).next().is_none())?;
+        self.settled_until = None;
         (self.mode == Mode::Running).then(|| self.fork_in(slot, false))
     }
 
     /// Records a fact or a wish. Facts about workers that are gone are ignored.
     pub fn observe(&mut self, now: Time, event: Event) {
+        self.settled_until = None;
         self.note_proven(now);
         match event {
             Event::Scale { .. } | Event::Reload | Event::Restart if self.mode != Mode::Running => {
@@ -286,12 +294,10 @@ impl Cluster {
                 self.slots.remove(&slot);
             }
         }
-        while self.wanted.len() < workers {
-            let Some(slot) =
-                self.free_slots().find(|slot| !self.in_slot(*slot).any(|w| !w.guarded))
-            else {
-                break;
-            };
+        let missing = workers.saturating_sub(self.wanted.len());
+        let free = self.free_slots().filter(|slot| !self.in_slot(*slot).any(|w| !w.guarded));
+        let new: Vec<SlotId> = free.take(missing).collect();
+        for slot in new {
             self.wanted.insert(slot);
             self.slots.insert(slot, Slot::default());
         }
@@ -315,7 +321,7 @@ impl Cluster {
     }
 
     fn in_slot(&self, slot: SlotId) -> impl Iterator<Item = &Worker> {
-        self.workers.values().filter(move |w| w.slot == slot)
+        self.workers.in_slot(slot)
     }
 
     /// Slots that are not wanted, lowest first.

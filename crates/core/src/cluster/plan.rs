@@ -1,7 +1,9 @@
 //! The comparison of what is with what is wanted.
 
+use super::table::Slots;
 use super::{Action, Cluster, Mode};
 use crate::report::Report;
+use crate::restart::PROVEN;
 use crate::spec::STARTS_FOR;
 use crate::time::Time;
 use crate::worker::{End, Leave, Phase, SlotId, Worker, WorkerId};
@@ -12,8 +14,12 @@ impl Cluster {
     /// What to do now. Asked twice at one moment, the second answer is empty.
     #[must_use]
     pub fn plan(&mut self, now: Time) -> Vec<Action> {
-        (self.planned, self.held_back) = (now, false);
         self.note_proven(now);
+        // Most of what a primary hears decides nothing. Nobody looks through all workers for that.
+        if self.settled_until.is_some_and(|until| until.is_none_or(|at| now < at)) {
+            return Vec::new();
+        }
+        (self.planned, self.held_back) = (now, false);
         self.pass_deadlines(now);
         self.retire_unwanted(now);
         self.step_trial(now);
@@ -33,6 +39,7 @@ impl Cluster {
         self.pass_deadlines(now);
         self.close_receipts(now);
         self.finish(now);
+        self.settled_until = Some(self.next_plan());
         let mut actions = core::mem::take(&mut self.outbox);
         // Who ended since it was decided to tell or kill it is not told or killed.
         actions.retain(|action| match action {
@@ -47,8 +54,13 @@ impl Cluster {
     /// When to plan again if nothing is observed until then.
     #[must_use]
     pub fn wake(&self) -> Option<Time> {
+        self.settled_until.unwrap_or_else(|| self.next_plan())
+    }
+
+    fn next_plan(&self) -> Option<Time> {
         let workers = self.workers.values().filter_map(|worker| self.deadline(worker));
-        let slots = self.wanted.iter().filter_map(|slot| self.fills_at(*slot));
+        let empty = self.empty_slots();
+        let slots = empty.iter().filter_map(|slot| self.fills_at(*slot));
         let retired = self.workers.values().filter_map(|worker| self.succeeded_at(worker));
         // What could not start because of others starts when they are ready, or take too long.
         let planned = self.planned;
@@ -57,11 +69,22 @@ impl Cluster {
             self.workers.values().filter(|_| self.held_back).filter_map(|w| self.starts_until(w));
         workers
             .chain(starts)
+            .chain(self.proven_at().filter(|_| !empty.is_empty()))
             .chain(room.filter(|at| *at > planned))
             .chain(self.reload_goes_on(planned))
             .chain(self.weight_changes(planned))
             .chain(self.receipts_due())
             .min()
+    }
+
+    /// When the program will have shown that it can serve, if slots wait for that.
+    fn proven_at(&self) -> Option<Time> {
+        self.start_hold.filter(|_| !self.ever_ready)?;
+        let ready = |w: &Worker| match w.phase {
+            Phase::Ready { since } if w.guarded => Some(since.after(PROVEN)),
+            _ => None,
+        };
+        self.workers.values().filter_map(ready).min()
     }
 
     /// Until when a worker that starts keeps others from it.
@@ -88,7 +111,13 @@ impl Cluster {
     /// Slots without a worker that are to get one now.
     fn due(&self, now: Time) -> impl Iterator<Item = SlotId> {
         let due = move |slot: &SlotId| self.fills_at(*slot).is_some_and(|at| at <= now);
-        self.wanted.iter().copied().filter(due)
+        self.empty_slots().into_iter().filter(due)
+    }
+
+    /// Wanted slots in which nobody serves or is about to, lowest first.
+    fn empty_slots(&self) -> Vec<SlotId> {
+        let live: Slots = self.workers.values().filter(|w| w.is_live()).map(|w| w.slot).collect();
+        self.wanted.iter().filter(|slot| !live.contains(**slot)).copied().collect()
     }
 
     /// When a slot gets another worker; `None` while it has one, or until something happens.
@@ -209,8 +238,7 @@ impl Cluster {
 
     /// Every wanted slot without a worker gets one, unless it has to wait.
     fn fill_slots(&mut self, now: Time) {
-        let wanted: Vec<SlotId> = self.wanted.iter().copied().collect();
-        for slot in wanted {
+        for slot in self.empty_slots() {
             // Asked again for each: the first one changes what the others may.
             if self.fills_at(slot).is_none_or(|at| at > now) {
                 continue;

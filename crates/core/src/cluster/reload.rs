@@ -1,5 +1,6 @@
 //! Rolling reloads: who is replaced when, when it is a failure, and what follows.
 
+use super::table::Slots;
 use super::{Cluster, Outcome, Restarting};
 use crate::report::{Report, Then};
 use crate::time::Time;
@@ -217,7 +218,11 @@ impl Cluster {
     /// going on brings up beside it.
     pub(super) fn retire_doubled(&mut self, now: Time) {
         let newest = self.generation;
-        for slot in self.wanted.clone() {
+        // Who is alone is not one too many.
+        for slot in self.workers.shared_slots() {
+            if !self.wanted.contains(&slot) {
+                continue;
+            }
             let live = || self.in_slot(slot).filter(|w| w.guarded && w.is_live());
             let retiring = live().filter(|w| w.retire.is_some()).map(|w| w.id).max();
             let replaces = |w: &Worker| retiring.is_some_and(|old| old < w.id) && !w.is_ready();
@@ -260,7 +265,7 @@ impl Cluster {
         let (newest, back) = (self.generation, reload.back);
         let (replaced, took) = (reload.replaced, now.since(reload.begun));
         let in_wanted = |w: &&Worker| w.guarded && w.is_live() && self.wanted.contains(&w.slot);
-        let old: BTreeSet<SlotId> = self
+        let old: Slots = self
             .workers
             .values()
             .filter(in_wanted)
@@ -268,31 +273,31 @@ impl Cluster {
             .map(|w| w.slot)
             .collect();
         // A successor that is on its way, or whose end is awaited, is waited for.
-        let mut busy: BTreeSet<SlotId> = self
+        let mut busy: Slots = self
             .workers
             .values()
             .filter(in_wanted)
             .filter(|w| w.generation == newest && !self.is_confirmed(w, now))
             .map(|w| w.slot)
-            .filter(|slot| old.contains(slot))
+            .filter(|slot| old.contains(*slot))
             .collect();
         // Unless its crash was counted already, and it says only whether another one follows.
         let awaits = |slot: &&SlotId| {
             self.slots.get(slot).is_some_and(|s| s.awaits.is_some() && s.counted.is_none())
         };
-        busy.extend(self.wanted.iter().filter(awaits));
+        self.wanted.iter().filter(awaits).for_each(|slot| busy.insert(*slot));
         let (may, at_once) = match &reload.trial {
-            Some(trial) => (trial.slots.clone(), trial.slots.len()),
-            None => (self.wanted.clone(), self.spec.reload.at_once.of(self.wanted.len())),
+            Some(trial) => (&trial.slots, trial.slots.len()),
+            None => (&self.wanted, self.spec.reload.at_once.of(self.wanted.len())),
         };
         let count = at_once.saturating_sub(busy.len());
-        let due: Vec<SlotId> = old
+        let due: Vec<SlotId> = may
             .iter()
-            .filter(|slot| may.contains(slot) && !busy.contains(slot))
+            .filter(|slot| old.contains(**slot) && !busy.contains(**slot))
             .take(count)
             .copied()
             .collect();
-        let over = old.is_empty() && busy.is_empty();
+        let over = old.len() == 0 && busy.len() == 0;
         self.held_back |= due.len() > room;
         for slot in due.into_iter().take(room) {
             self.fork_in(slot, true);

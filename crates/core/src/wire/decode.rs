@@ -14,8 +14,12 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 /// Handles within handles that are unwrapped; Node nests at most once when it sends again.
 const MAX_NESTING: usize = 4;
 
-/// Consumed bytes at the front of the buffer that are tolerated before the rest is moved down.
-const COMPACT: usize = 256 << 10;
+/// Consumed bytes at the front of the buffer that are tolerated before the rest is moved down, and what a line has that is
+/// not short.
+const COMPACT: usize = 64 << 10;
+
+/// What a buffer in which nothing is left may keep: what it costs to let the rest go is paid once for many frames.
+const KEPT: usize = 4 << 10;
 
 /// Cuts a stream of bytes into frames.
 ///
@@ -94,14 +98,17 @@ impl Decoder {
         if self.broken.is_some() {
             return;
         }
-        if self.start == self.bytes.len() {
-            self.bytes.clear();
-            self.bytes.shrink_to(COMPACT);
-            (self.start, self.scanned) = (0, 0);
-        } else if self.start > COMPACT && self.start > self.bytes.len() / 2 {
+        self.rest();
+        let left = self.bytes.len() - self.start;
+        let is_full = self.bytes.len() + bytes.len() > self.bytes.capacity();
+        if left < self.start && (is_full || self.start > COMPACT) {
             self.bytes.drain(..self.start);
             self.scanned -= self.start;
             self.start = 0;
+        }
+        // Only a line that is long has to grow without being copied again and again.
+        if left < COMPACT {
+            self.bytes.reserve_exact(bytes.len());
         }
         self.bytes.extend_from_slice(bytes);
     }
@@ -121,6 +128,7 @@ impl Decoder {
         let result = if end - self.start > self.max_line {
             Err(WireError::TooLong { limit: self.max_line })
         } else if found.is_none() {
+            self.rest();
             return Ok(None);
         } else {
             let line = self.bytes.get(self.start..end).unwrap_or_default();
@@ -144,6 +152,15 @@ impl Decoder {
                 self.broken = Some(error.clone());
                 Err(error)
             }
+        }
+    }
+
+    /// Nothing is left: neither is the memory.
+    fn rest(&mut self) {
+        if self.start == self.bytes.len() {
+            self.bytes.clear();
+            self.bytes.shrink_to(KEPT);
+            (self.start, self.scanned) = (0, 0);
         }
     }
 
@@ -171,17 +188,25 @@ fn parse(line: &str) -> Result<Frame, WireError> {
     swift::read(line).map_or_else(|| parse_any(line), Ok)
 }
 
-/// One line, whatever it says.
+/// One line, whatever it says. Nearly all that are the user's are looked at once.
 pub(super) fn parse_any(line: &str) -> Result<Frame, WireError> {
-    let probe = Probe::of(line)
-        .map_err(|e| WireError::NotJson { why: e.to_string(), begins: begin(line) })?;
-    match probe.cmd {
-        Some(cmd) if is_internal(&cmd) => parse_internal(&cmd, line, 0)
-            .map_err(|e| WireError::BadField { why: e.to_string(), begins: begin(line) }),
-        _ => RawValue::from_string(line.trim().to_owned())
-            .map(Frame::User)
-            .map_err(|e| WireError::NotJson { why: e.to_string(), begins: begin(line) }),
+    let not_json =
+        |e: serde_json::Error| WireError::NotJson { why: e.to_string(), begins: begin(line) };
+    if may_be_internal(line)
+        && let Some(cmd) = Probe::of(line).map_err(not_json)?.cmd
+        && is_internal(&cmd)
+    {
+        return parse_internal(&cmd, line, 0)
+            .map_err(|e| WireError::BadField { why: e.to_string(), begins: begin(line) });
     }
+    // White space as JSON has it, and no other.
+    let text = line.trim_matches([' ', '\t', '\r']);
+    RawValue::from_string(text.to_owned()).map(Frame::User).map_err(not_json)
+}
+
+/// Whether a text may have an internal `cmd`: its letters are there as they are, or escaped.
+pub(super) fn may_be_internal(text: &str) -> bool {
+    text.contains("NODE_") || text.contains("\\u")
 }
 
 /// Node's rule for what the peer never shows to the user.

@@ -1,6 +1,6 @@
 //! Frames to bytes: one line, its end included.
 
-use super::decode::{Probe, is_internal};
+use super::decode::{Probe, is_internal, may_be_internal};
 use super::{
     Act, AddressType, Answer, Cluster, Dialect, Extras, Frame, Handle, HandleKind, Query, RawValue,
     SocketNote, Value, WireError, note,
@@ -42,14 +42,11 @@ impl Frame {
     /// ```
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = match self {
-            Self::User(message) => return line(message.get()),
-            Self::Handle(handle) => return line(&handle_text(handle)),
+        line(match self {
+            Self::User(message) => message.get().to_string(),
+            Self::Handle(handle) => handle_text(handle),
             other => other.value().to_string(),
-        }
-        .into_bytes();
-        out.push(b'\n');
-        out
+        })
     }
 
     /// The frame as a value; not for user messages, whose text is kept as it is.
@@ -83,17 +80,34 @@ impl Frame {
 /// # Errors
 /// [`WireError::Reserved`] where the peer would take it for an internal frame.
 pub fn encode_user(message: &RawValue) -> Result<Vec<u8>, WireError> {
-    match is_reserved(message) {
+    encode_text(message.get().to_string())
+}
+
+/// The line of a message of the user's, from its text, which is JSON and not looked at again.
+///
+/// ```
+/// use phalanx_core::wire::encode_text;
+/// assert_eq!(encode_text("[1,\n2]".into()), Ok(b"[1, 2]\n".to_vec()));
+/// assert!(encode_text("{\"cmd\":\"NODE_X\"}".into()).is_err());
+/// ```
+///
+/// # Errors
+/// As [`encode_user`].
+pub fn encode_text(text: String) -> Result<Vec<u8>, WireError> {
+    match reserved(&text) {
         Some(cmd) => Err(WireError::Reserved { cmd }),
-        None => Ok(line(message.get())),
+        None => Ok(line(text)),
     }
 }
 
 /// The `cmd` of a value that belongs to the channel, not to the user.
 #[must_use]
 pub fn is_reserved(message: &RawValue) -> Option<String> {
-    let text = message.get();
-    if !text.starts_with('{') || !text.contains("NODE_") && !text.contains("\\u") {
+    reserved(message.get())
+}
+
+fn reserved(text: &str) -> Option<String> {
+    if !text.starts_with('{') || !may_be_internal(text) {
         return None;
     }
     let probe = Probe::of(text).ok()?;
@@ -101,9 +115,17 @@ pub fn is_reserved(message: &RawValue) -> Option<String> {
 }
 
 /// In valid JSON a line end can only be white space between tokens.
-fn line(text: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len() + 1);
-    out.extend(text.bytes().map(|b| if b == b'\n' { b' ' } else { b }));
+fn line(text: String) -> Vec<u8> {
+    let mut out = text.into_bytes();
+    let mut from = 0;
+    while let Some(at) = out.get(from..).and_then(|rest| memchr::memchr(b'\n', rest)) {
+        from += at;
+        if let Some(end) = out.get_mut(from) {
+            *end = b' ';
+        }
+    }
+    // Not twice the memory for one byte.
+    out.reserve_exact(1);
     out.push(b'\n');
     out
 }

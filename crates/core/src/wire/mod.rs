@@ -26,7 +26,7 @@ pub use serde_json::Value;
 pub use serde_json::value::RawValue;
 
 pub use decode::Decoder;
-pub use encode::{encode_user, is_reserved};
+pub use encode::{encode_text, encode_user, is_reserved};
 pub use note::{Metrics, Note, Uncaught};
 pub use swift::{hand_over_line, taken_line};
 

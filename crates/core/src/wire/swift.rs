@@ -134,8 +134,8 @@ fn number(text: &str) -> Option<(u64, &str)> {
 mod tests {
     use super::super::decode::parse_any;
     use super::*;
-    use proptest::prelude::*;
     use alloc::string::String;
+    use proptest::prelude::*;
 
     fn text(line: &[u8]) -> &str {
         core::str::from_utf8(line).expect("text").trim_end_matches('\n')
@@ -159,8 +159,7 @@ mod tests {
             assert_eq!(read.is_some(), is_plain(key), "{key}");
         }
         for accepted in [true, false] {
-            let answer =
-                Answer { accepted: Some(accepted), open: Some(3), ..Answer::default() };
+            let answer = Answer { accepted: Some(accepted), open: Some(3), ..Answer::default() };
             let frame = Cluster { seq: Some(1), ack: Some(2), act: Act::Answer(answer) };
             let line = taken_line(1, 2, accepted, 3);
             assert_eq!(text(&line), text(&Frame::Cluster(frame).encode()));

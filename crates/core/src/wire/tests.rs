@@ -407,6 +407,27 @@ fn a_line_over_the_bound_is_an_error_in_bounded_memory() {
 }
 
 #[test]
+fn the_memory_of_a_long_line_is_given_back() {
+    let mut decoder = Decoder::new(DEFAULT_MAX_LINE);
+    let mut line = b"\"".to_vec();
+    line.resize(1 << 20, b'x');
+    line.extend(b"\"\n1");
+    for piece in line.chunks(1 << 16) {
+        assert!(decoder.next_frame().expect("no error").is_none());
+        decoder.feed(piece);
+    }
+    assert!(
+        matches!(decoder.next_frame(), Ok(Some(Frame::User(text))) if text.get().len() == (1 << 20) + 1)
+    );
+    // Something of the next line is there: what is kept with it is bounded by the next piece.
+    assert!(decoder.next_frame().expect("no error").is_none());
+    decoder.feed(b"\n");
+    assert!(matches!(decoder.next_frame(), Ok(Some(Frame::User(text))) if text.get() == "1"));
+    assert!(decoder.next_frame().expect("no error").is_none());
+    assert!(decoder.held() <= 4 << 10, "{} bytes are held", decoder.held());
+}
+
+#[test]
 fn a_long_stream_of_lines_is_not_kept() {
     let mut decoder = Decoder::new(DEFAULT_MAX_LINE);
     let line = [b"\"".as_slice(), &[b'x'; 1000], b"\"\n"].concat();

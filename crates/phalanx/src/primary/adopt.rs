@@ -194,6 +194,7 @@ impl Shell {
         record.channel_fd = left.channel_fd;
         record.is_other = left.is_other;
         record.watchdog = left.watchdog;
+        self.liveness.timed |= left.watchdog.is_some();
         record.last_sign = left.watched.then_some(now);
         record._notifications = listening;
         record.notify = notify;

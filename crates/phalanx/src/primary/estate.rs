@@ -3,7 +3,7 @@
 //! The text is JSON, so a later version reads what an earlier one wrote: fields that are missing have defaults, and
 //! [`VERSION`] grows only if that is not enough.
 
-use super::ports::PortLeft;
+use super::ports::{Port, PortLeft};
 use super::record::{Record, Runtime};
 use super::shell::Shell;
 use crate::settings::{Intercept, Knows};
@@ -15,6 +15,7 @@ use rustix::fd::OwnedFd;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -27,13 +28,13 @@ const VERSION: u32 = 2;
 /// Descriptors, by their names.
 pub(super) type Named = BTreeMap<String, Arc<OwnedFd>>;
 
-/// All that a primary leaves.
+/// All that a primary leaves. Who writes it down has the core elsewhere.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Estate {
+pub(super) struct Estate<C = Cluster> {
     version: u32,
     /// The moment that is [`Time::ZERO`], by the clock that does not stop for a new primary.
     begun: Duration,
-    pub(super) core: Cluster,
+    pub(super) core: C,
     pub(super) seq: u64,
     pub(super) workers: Vec<WorkerLeft>,
     pub(super) ports: Vec<PortLeft>,
@@ -139,16 +140,24 @@ pub(super) fn socket_called(name: u64) -> String {
 impl Shell {
     /// Writes down what the next primary needs, and names the descriptors.
     pub(super) fn estate(&self) -> (Vec<u8>, Named) {
-        let mut fds = Named::new();
-        let now = self.now();
-        let there = self.workers.iter().filter(|(_, record)| record.exit.is_none());
-        let workers =
-            there.map(|(id, record)| self.worker_left(now, *id, record, &mut fds)).collect();
-        let ports = self.ports.values().map(|port| port.left(&mut fds)).collect();
+        (self.estate_text(), self.descriptors())
+    }
+
+    /// The workers whose processes have not ended.
+    fn there(&self) -> impl Iterator<Item = (WorkerId, &Record)> {
+        let all = self.workers.iter().map(|(id, record)| (*id, record));
+        all.filter(|(_, record)| record.exit.is_none())
+    }
+
+    /// What the next primary needs, written down.
+    pub(super) fn estate_text(&self) -> Vec<u8> {
+        let workers = self.there().map(|(id, record)| self.worker_left(id, record)).collect();
+        let ports = self.ports.values().map(Port::left).collect();
+        let begun = || monotonic().saturating_sub(self.now().since_start());
         let estate = Estate {
             version: VERSION,
-            begun: monotonic().saturating_sub(now.since_start()),
-            core: self.core.clone(),
+            begun: *self.keeping.begun.get_or_init(begun),
+            core: &self.core,
             seq: self.seq,
             workers,
             ports,
@@ -156,37 +165,63 @@ impl Shell {
             by_hand: self.upkeep.by_hand,
         };
         // What cannot be written (a path that is no text) is said where it is missed: the next primary has no workers.
-        let text = serde_json::to_vec(&estate).unwrap_or_else(|error| {
+        serde_json::to_vec(&estate).unwrap_or_else(|error| {
             tracing::error!("the state of this primary cannot be written down: {error}");
             Vec::new()
-        });
-        (text, fds)
+        })
     }
 
-    fn worker_left(&self, now: Time, id: WorkerId, record: &Record, fds: &mut Named) -> WorkerLeft {
-        let inner = &record.handle.inner;
-        fds.insert(channel_of(id), Arc::clone(record.channel.end()));
-        fds.insert(process_of(id), Arc::clone(inner.child.pidfd()));
-        if let Some(binds) = &record.binds {
-            fds.insert(binds_of(id), Arc::clone(&binds.fd));
-        }
-        if let Some(life) = &record.life_line {
-            fds.insert(life_of(id), Arc::clone(life));
-        }
-        if let Some(notify) = &record.notify {
-            fds.insert(notify_of(id), Arc::clone(notify));
-        }
-        for (name, pipe) in pipes_of(id).into_iter().zip(&record.pipes) {
-            if let Some(pipe) = pipe.as_ref().and_then(Weak::upgrade) {
-                fds.insert(name, pipe);
+    /// All descriptors that the next primary needs, under their names.
+    pub(super) fn descriptors(&self) -> Named {
+        let mut fds = Named::new();
+        for (id, record) in self.there() {
+            let inner = &record.handle.inner;
+            fds.insert(channel_of(id), Arc::clone(record.channel.end()));
+            fds.insert(process_of(id), Arc::clone(inner.child.pidfd()));
+            if let Some(binds) = &record.binds {
+                fds.insert(binds_of(id), Arc::clone(&binds.fd));
+            }
+            if let Some(life) = &record.life_line {
+                fds.insert(life_of(id), Arc::clone(life));
+            }
+            if let Some(notify) = &record.notify {
+                fds.insert(notify_of(id), Arc::clone(notify));
+            }
+            for (name, pipe) in pipes_of(id).into_iter().zip(&record.pipes) {
+                if let Some(pipe) = pipe.as_ref().and_then(Weak::upgrade) {
+                    fds.insert(name, pipe);
+                }
             }
         }
-        let age = inner.started.elapsed();
+        self.ports.values().for_each(|port| port.descriptors(&mut fds));
+        fds
+    }
+
+    /// A number that is another one when other descriptors have names: most of what changes changes none of them, and
+    /// naming all of them costs more than all the rest.
+    pub(super) fn descriptors_mark(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        for (id, record) in self.there() {
+            let beside =
+                [record.binds.is_some(), record.life_line.is_some(), record.notify.is_some()];
+            let pipes = record
+                .pipes
+                .each_ref()
+                .map(|pipe| pipe.as_ref().is_some_and(|pipe| pipe.strong_count() > 0));
+            (id, beside, pipes).hash(&mut hasher);
+        }
+        let sockets = self.ports.values().flat_map(Port::socket_names);
+        sockets.for_each(|name| name.hash(&mut hasher));
+        hasher.finish()
+    }
+
+    fn worker_left(&self, id: WorkerId, record: &Record) -> WorkerLeft {
+        let inner = &record.handle.inner;
         WorkerLeft {
             id,
             slot: inner.slot,
             pid: record.handle.pid(),
-            started: Time::new(now.since_start().saturating_sub(age)),
+            started: Time::new(inner.started.saturating_duration_since(self.start)),
             online: record.online,
             leaving: record.leaving,
             drains: record.drain.is_some(),

@@ -88,6 +88,7 @@ impl Shell {
                 record.channel_fd = spawned.channel_fd;
                 record.is_other = permissions::are_others(&settings);
                 record.watchdog = settings.watchdog.filter(|_| knows != Knows::Channel);
+                self.liveness.timed |= record.watchdog.is_some();
                 record._notifications = listening;
                 record.notify = notify;
                 record.pipes = open;
@@ -114,6 +115,7 @@ impl Shell {
                 for port in self.ports.values_mut() {
                     port.users.remove(&worker);
                 }
+                self.idle_ports = true;
                 let (permanent, why) = (spawn::is_permanent(&error), error.to_string());
                 self.core.observe(now, CoreEvent::ForkFailed { worker, why, permanent });
                 if let Some((_, reply)) = asked {

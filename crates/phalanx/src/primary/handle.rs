@@ -162,7 +162,34 @@ impl WorkerHandle {
     /// # Errors
     /// The channel is closed, the message is too long, no JSON, or has a `cmd` that is the channel's.
     pub async fn send<T: Serialize + ?Sized>(&self, message: &T) -> Result<()> {
-        message::send(&self.inner.channel, message, None).await
+        message::send(&self.inner.channel, message).await
+    }
+
+    /// Queues a message, and returns as soon as there is room for it: messages that follow one another are written
+    /// together, as soon as this thread has nothing else to do. It waits while the worker does not read. For many
+    /// small messages this is several times cheaper than [`WorkerHandle::send`], and as much in order.
+    ///
+    /// ```no_run
+    /// # async fn f(worker: phalanx::WorkerHandle) -> phalanx::Result<()> {
+    /// for number in 0..1000 {
+    ///     worker.feed(&number).await?;
+    /// }
+    /// worker.flush().await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`WorkerHandle::send`].
+    pub async fn feed<T: Serialize + ?Sized>(&self, message: &T) -> Result<()> {
+        message::feed(&self.inner.channel, message).await
+    }
+
+    /// Returns when the kernel has all that was [fed](WorkerHandle::feed).
+    ///
+    /// # Errors
+    /// The channel is closed.
+    pub async fn flush(&self) -> Result<()> {
+        self.inner.channel.flush().await
     }
 
     /// Sends a message with a handle.
@@ -174,7 +201,7 @@ impl WorkerHandle {
         message: &T,
         handle: Handle,
     ) -> Result<()> {
-        message::send(&self.inner.channel, message, Some(handle)).await
+        message::send_handle(&self.inner.channel, message, handle).await
     }
 
     /// Tells it to finish and leave. The guard replaces it at once, if it is guarded.

@@ -12,13 +12,17 @@ use phalanx_core::worker::{Exit, WorkerId};
 use rustix::fd::OwnedFd;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::sync::{mpsc, watch};
 
 /// How soon a keeper that had no room is told again.
 const RETRY: Duration = Duration::from_millis(20);
+
+/// So many facts may be dealt with before the next primary's book is brought up to date. It is written as a whole: when
+/// all workers start at once, not anew for each step of each of them.
+const FACTS_AT_ONCE: u32 = 32;
 
 /// Ends that are remembered: a worker's is waited for before so many others come.
 const MOST_ENDS: usize = 4096;
@@ -35,6 +39,12 @@ pub(super) struct Keeping {
     kept: BTreeSet<String>,
     /// Something may have changed.
     pub(super) changed: bool,
+    /// How often it was put off for facts that waited.
+    put_off: u32,
+    /// Which descriptors it was last brought up to date with, if that went well.
+    settled: Option<u64>,
+    /// When the first primary began, by the clock that is the same for all.
+    pub(super) begun: OnceLock<Duration>,
     /// The keeper knows that this primary hears signals.
     ready: bool,
     /// The keeper is to be told again then.
@@ -105,7 +115,7 @@ impl Keeping {
 
     /// There is no keeper any more.
     pub(super) fn lose(&mut self) {
-        self.post = None;
+        (self.post, self.settled) = (None, None);
         self.kept.clear();
     }
 
@@ -115,9 +125,11 @@ impl Keeping {
         book.write(text)
     }
 
-    /// Brings the keeper and the book up to date. Descriptors come before the text that names them, and go after.
-    fn settle(&mut self, text: Vec<u8>, mut fds: Named) -> io::Result<()> {
+    /// Brings the keeper and the book up to date. Descriptors come before the text that names them, and go after; `None`:
+    /// they are the same as last time.
+    fn settle(&mut self, text: Vec<u8>, fds: Option<Named>) -> io::Result<()> {
         let Some(post) = &self.post else { return Ok(()) };
+        let Some(mut fds) = fds else { return self.write(text) };
         fds.extend(self.pages());
         for (name, fd) in &fds {
             if !self.kept.contains(name) {
@@ -128,9 +140,10 @@ impl Keeping {
         if let Some(book) = &mut self.book {
             book.write(text)?;
         }
-        let gone: Vec<String> =
-            self.kept.iter().filter(|name| !fds.contains_key(*name)).cloned().collect();
-        for name in gone {
+        // It has all of these; if it has no more, nothing is to be dropped.
+        let none_gone = self.kept.len() == fds.len();
+        let gone = self.kept.iter().filter(|name| !none_gone && !fds.contains_key(*name));
+        for name in gone.cloned().collect::<Vec<_>>() {
             post::send(post, &Word::Drop(name.clone()), None::<&OwnedFd>)?;
             self.kept.remove(&name);
         }
@@ -173,11 +186,19 @@ impl Shell {
         if !self.keeping.is_kept() || !due {
             return;
         }
-        let (text, fds) = self.estate();
+        // What waits may change it again.
+        if !self.has_no_facts() && self.keeping.put_off < FACTS_AT_ONCE {
+            self.keeping.put_off += 1;
+            return;
+        }
+        self.keeping.put_off = 0;
+        let (text, mark) = (self.estate_text(), self.descriptors_mark());
+        let fds = (self.keeping.settled != Some(mark)).then(|| self.descriptors());
         self.keeping.changed = false;
         self.keeping.again = None;
+        self.keeping.settled = None;
         match self.keeping.settle(text, fds) {
-            Ok(()) => {}
+            Ok(()) => self.keeping.settled = Some(mark),
             // It has much to do; a descriptor more is in flight than may be.
             Err(error)
                 if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ETOOMANYREFS)) =>

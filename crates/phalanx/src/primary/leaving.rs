@@ -118,10 +118,14 @@ impl Shell {
     pub(super) fn withdraw(&mut self, now: Time, worker: WorkerId) {
         let lives = self.workers.get(&worker).is_some_and(|record| record.exit.is_none());
         let mut vacated = false;
+        let mut places = Vec::new();
         for port in self.ports.values_mut() {
             // What it has beside its channel is its own until its end.
             let left = port.users.get(&worker).is_some_and(|user| !(user.unasked && lives));
             if left && let Some(user) = port.users.remove(&worker) {
+                if !port.is_udp() {
+                    places.push((port.key.clone(), user.place));
+                }
                 if user.unasked {
                     port.vacate(now, user.place);
                     vacated = true;
@@ -134,15 +138,23 @@ impl Shell {
         }
         self.take_back(now, worker);
         if !matches!(self.sampling, Sampling::Off) {
-            self.sample(now);
+            self.sample_left(now, places);
         }
         self.idle_ports = true;
     }
 
     /// Closes the ports that no worker listens on any more, once every worker is back that might.
     pub(super) fn close_idle_ports(&mut self) {
+        if !self.idle_ports {
+            return;
+        }
+        if self.ports.values().all(|port| !port.users.is_empty()) {
+            // None is idle; that is looked at again when one may be.
+            self.idle_ports = false;
+            return;
+        }
         let all_back = self.core.wanted() > 0 && self.core.is_settled();
-        if !self.idle_ports || !(all_back || self.core.is_stopping()) {
+        if !(all_back || self.core.is_stopping()) {
             return;
         }
         self.idle_ports = false;

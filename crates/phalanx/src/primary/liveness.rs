@@ -58,6 +58,8 @@ pub(super) struct Liveness {
     pace: Pace,
     /// When the next beat is.
     next: Option<Time>,
+    /// Some workers have to give signs of life by themselves.
+    pub(super) timed: bool,
     /// Connections of checks that were handed over: who waits for the worker's answer.
     pub(super) handed: BTreeMap<u64, (WorkerId, oneshot::Sender<bool>)>,
 }

@@ -26,6 +26,7 @@ use std::time::Duration;
 
 mod asked;
 mod left;
+mod seats;
 
 use super::connections;
 use super::dispatch::Parked;
@@ -34,6 +35,7 @@ use super::shut::ShutWatch;
 use asked::{address, wish};
 #[cfg(target_os = "linux")]
 pub(super) use left::PortLeft;
+use seats::Seats;
 
 /// The rules for new ports.
 #[derive(Clone, Debug)]
@@ -94,7 +96,7 @@ pub(crate) enum Sockets {
 /// Where a listening socket is: in a slot; and which of it. A worker on a channel and its successor share the
 /// first one, and the old one closes it. One that cannot be told to has its socket to itself, so its successor
 /// gets another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Place {
     pub(crate) slot: SlotId,
     pub(crate) spare: u32,
@@ -450,9 +452,20 @@ impl Port {
             && (listening.port == query.port || listening.port == real)
     }
 
-    /// Whether a worker serves this slot and keeps up.
-    pub(crate) fn is_up(&self, socket: &SlotSocket) -> bool {
-        !socket.watch.is_stuck() && self.users.values().any(|u| u.serves && u.place == socket.place)
+    /// Who is where.
+    pub(super) fn seats(&self) -> Seats {
+        Seats::of(&self.users)
+    }
+
+    /// The socket in a place, to be changed.
+    pub(super) fn socket_mut(&mut self, place: Place) -> Option<&mut SlotSocket> {
+        let Sockets::Slots(slots) = &mut self.sockets else { return None };
+        // Where no socket has left the group, that is where it is.
+        let likely = usize::try_from(place.slot.0).unwrap_or(usize::MAX);
+        if slots.get(likely).is_some_and(|s| s.place == place) {
+            return slots.get_mut(likely);
+        }
+        slots.iter_mut().find(|s| s.place == place)
     }
 
     /// Whether a worker does not take what waits for it.
@@ -469,13 +482,15 @@ impl Port {
         #[cfg(target_os = "linux")]
         if let Sockets::Slots(slots) = &self.sockets {
             // While nobody serves, who may serve soon; a socket that nobody has is nobody's turn.
-            let any_up = slots.iter().any(|s| self.is_up(s));
-            let has_user = |s: &SlotSocket| self.users.values().any(|u| u.place == s.place);
+            let seats = self.seats();
+            let is_up = |s: &SlotSocket| seats.is_up(s);
+            let any_up = slots.iter().any(is_up);
+            let has_user = |s: &SlotSocket| seats.at(s.place).taken;
             let shares: Vec<Share> = slots
                 .iter()
                 .map(|s| Share {
                     weight: self.balance.weight(s.place.slot).saturating_mul(self.factor(s.place)),
-                    up: self.is_up(s) || !any_up && has_user(s),
+                    up: is_up(s) || !any_up && has_user(s),
                 })
                 .collect();
             let Some(first) = slots.first() else { return };
@@ -502,7 +517,8 @@ impl Port {
     /// Whether a worker that is not stuck could take connections of other slots.
     pub(crate) fn has_healthy(&self, but: Place) -> bool {
         let Sockets::Slots(slots) = &self.sockets else { return false };
-        slots.iter().any(|s| s.place != but && self.is_up(s))
+        let seats = self.seats();
+        slots.iter().any(|s| s.place != but && seats.is_up(s))
     }
 }
 

@@ -20,7 +20,6 @@ use rustix::fd::OwnedFd;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -52,7 +51,7 @@ pub(super) enum Sampling {
     /// At every tick, until this moment if nothing is seen.
     On(Time),
     /// When the kernel says that a queue has something in it.
-    Armed(Vec<AsyncFd<Arc<OwnedFd>>>),
+    Armed(AsyncFd<Arc<OwnedFd>>),
 }
 
 impl Sampling {
@@ -61,17 +60,7 @@ impl Sampling {
         match self {
             Self::Off => std::future::pending().await,
             Self::On(_) => drop(ticks.tick().await),
-            Self::Armed(queues) => {
-                let ready = |cx: &mut Context<'_>, queue: &AsyncFd<_>| {
-                    matches!(queue.poll_read_ready(cx), Poll::Ready(_))
-                };
-                std::future::poll_fn(|cx| {
-                    // Each is polled, so that each can wake.
-                    let any = queues.iter().filter(|queue| ready(cx, queue)).count() > 0;
-                    if any { Poll::Ready(()) } else { Poll::Pending }
-                })
-                .await;
-            }
+            Self::Armed(queues) => drop(queues.readable().await),
         }
     }
 }
@@ -100,14 +89,13 @@ impl Shell {
             Sockets::Slots(slots) => slots.as_slice(),
             Sockets::One(..) => &[],
         });
-        let armed: std::io::Result<Vec<_>> =
-            slots.map(|slot| sys::watch(Arc::clone(&slot.fd), Interest::READABLE)).collect();
-        self.sampling = match armed {
-            Ok(queues) if queues.is_empty() => Sampling::Off,
-            Ok(queues) => Sampling::Armed(queues),
-            // No descriptor is needed for it, but memory may be: go on sampling.
-            Err(_) => return,
-        };
+        let mut slots = slots.peekable();
+        if slots.peek().is_none() {
+            self.sampling = Sampling::Off;
+        } else if let Ok(queues) = any_of(slots.map(|slot| &*slot.fd)) {
+            // Else there is no descriptor or no memory for it: it goes on sampling.
+            self.sampling = Sampling::Armed(queues);
+        }
     }
 
     /// Looks at every slot of every TCP port.
@@ -121,6 +109,17 @@ impl Shell {
         }
     }
 
+    /// Looks at the sockets that somebody has just left.
+    pub(super) fn sample_left(&mut self, now: Time, left: Vec<(String, Place)>) {
+        let mut busy = false;
+        for (key, place) in left {
+            self.sample_key(now, key, Some(place), &mut busy);
+        }
+        if busy {
+            self.watch_queues(now);
+        }
+    }
+
     /// Whether anything waits or stands still.
     fn sample_all(&mut self, now: Time) -> bool {
         let mut busy = false;
@@ -131,18 +130,22 @@ impl Shell {
             .map(|p| p.key.clone())
             .collect();
         for key in keys {
-            let Some(mut port) = self.ports.remove(&key) else { continue };
-            let mut standing = self.sample_port(now, &mut port, &mut busy);
-            port.steer();
-            if self.knows_soon(now, &mut port) {
-                standing.clear();
-            }
-            let taken: Vec<_> =
-                standing.into_iter().flat_map(|place| self.take(&mut port, place)).collect();
-            self.ports.insert(key.clone(), port);
-            self.rehome(now, &key, taken);
+            self.sample_key(now, key, None, &mut busy);
         }
         busy
+    }
+
+    /// Looks at one place of a port, or at all.
+    fn sample_key(&mut self, now: Time, key: String, only: Option<Place>, busy: &mut bool) {
+        let Some(mut port) = self.ports.remove(&key) else { return };
+        let mut standing = self.sample_port(now, &mut port, only, busy);
+        if self.knows_soon(now, &mut port) {
+            standing.clear();
+        }
+        let taken: Vec<_> =
+            standing.into_iter().flat_map(|place| self.take(&mut port, place)).collect();
+        self.ports.insert(key.clone(), port);
+        self.rehome(now, &key, taken);
     }
 
     /// Whether nobody can be handed a connection of this port yet, but somebody is about to say that it can: a worker that
@@ -241,16 +244,25 @@ impl Shell {
     }
 
     /// The places of the port from whose queues connections are to be taken.
-    fn sample_port(&mut self, now: Time, port: &mut Port, busy: &mut bool) -> Vec<Place> {
+    fn sample_port(
+        &mut self,
+        now: Time,
+        port: &mut Port,
+        only: Option<Place>,
+        busy: &mut bool,
+    ) -> Vec<Place> {
         let mut standing = Vec::new();
         let mut to_say = Vec::new();
+        // Whether somebody is stuck, or was.
+        let mut stuck = false;
+        let seats = port.seats();
         let Port { sockets, users, .. } = port;
         let Sockets::Slots(slots) = sockets else { return standing };
-        for socket in slots {
+        for socket in slots.iter_mut().filter(|s| only.is_none_or(|only| s.place == only)) {
             let Ok(waiting) = sys::accept_queue(&socket.fd) else { continue };
+            stuck |= socket.watch.is_stuck();
             *busy |= waiting > 0 || socket.watch.is_stuck();
-            let served = users.iter().filter(|(_, u)| u.serves && u.place == socket.place);
-            let Some((worker, _)) = served.max_by_key(|(id, _)| **id) else {
+            let Some(worker) = &seats.at(socket.place).serves else {
                 socket.forget();
                 // One that drains without knowing of it takes what is in its queue.
                 let mut users = users.iter().filter(|(_, u)| u.place == socket.place && u.unasked);
@@ -276,6 +288,7 @@ impl Shell {
                     }
                 }
                 Verdict::Stuck => {
+                    stuck = true;
                     let record = self.workers.get(worker).filter(|record| record.is_mute());
                     let mute = record.is_some();
                     if record.is_some_and(|record| socket.moves(now, record)) {
@@ -295,6 +308,9 @@ impl Shell {
                     }
                 }
             }
+        }
+        if stuck {
+            port.steer();
         }
         standing.retain(|place| port.has_healthy(*place));
         for (worker, slot, waiting) in to_say {
@@ -321,24 +337,42 @@ impl Shell {
         record.life.answered(now);
         let slot = record.handle.slot();
         for port in self.ports.values_mut() {
-            if let Sockets::Slots(slots) = &mut port.sockets {
-                for socket in slots.iter_mut().filter(|s| s.watched == Some(worker)) {
-                    socket.watch.answered(now);
-                    if !socket.watch.is_stuck() {
-                        socket.stuck_since = None;
-                        if std::mem::take(&mut socket.said) {
-                            tracing::info!(
-                                "worker {worker} in slot {slot} accepts again on {}",
-                                port.address
-                            );
-                        }
-                    }
-                }
+            let Some(place) = port.users.get(&worker).map(|user| user.place) else { continue };
+            let watched = |s: &&mut SlotSocket| s.watched == Some(worker);
+            let Some(socket) = port.socket_mut(place).filter(watched) else { continue };
+            let was_stuck = socket.watch.is_stuck();
+            socket.watch.answered(now);
+            if socket.watch.is_stuck() {
+                continue;
             }
-            port.steer();
+            socket.stuck_since = None;
+            if std::mem::take(&mut socket.said) {
+                tracing::info!("worker {worker} in slot {slot} accepts again on {}", port.address);
+            }
+            if was_stuck {
+                port.steer();
+            }
         }
         self.pump_all(now);
     }
+}
+
+/// Becomes readable when any of these queues is not empty. It is one descriptor, however many there are: the loop waits
+/// for it beside everything else, each time anew.
+#[cfg(target_os = "linux")]
+fn any_of<'a>(queues: impl Iterator<Item = &'a OwnedFd>) -> std::io::Result<AsyncFd<Arc<OwnedFd>>> {
+    use rustix::event::epoll::{CreateFlags, EventData, EventFlags, add, create};
+    let epoll = create(CreateFlags::CLOEXEC)?;
+    for queue in queues {
+        add(&epoll, queue, EventData::new_u64(0), EventFlags::IN)?;
+    }
+    sys::watch(Arc::new(epoll), Interest::READABLE)
+}
+
+/// Only Linux has slots.
+#[cfg(not(target_os = "linux"))]
+fn any_of<'a>(_: impl Iterator<Item = &'a OwnedFd>) -> std::io::Result<AsyncFd<Arc<OwnedFd>>> {
+    Err(std::io::ErrorKind::Unsupported.into())
 }
 
 impl SlotSocket {

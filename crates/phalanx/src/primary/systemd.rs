@@ -170,7 +170,8 @@ impl Shell {
 
     /// When the first of those that have to give signs of life has been silent for too long.
     pub(super) fn next_silence(&self) -> Option<Time> {
-        self.workers.values().filter_map(Record::silent_at).min()
+        // Most primaries have nobody who has to.
+        self.liveness.timed.then(|| self.workers.values().filter_map(Record::silent_at).min())?
     }
 
     /// Those that were silent for too long hang.

@@ -374,7 +374,35 @@ impl Worker {
     /// # Errors
     /// The channel is closed, the message is too long, no JSON, or has a `cmd` that is the channel's.
     pub async fn send<T: Serialize + ?Sized>(&self, message: &T) -> Result<()> {
-        message::send(self.channel()?, message, None).await
+        message::send(self.channel()?, message).await
+    }
+
+    /// Queues a message, and returns as soon as there is room for it: messages that follow one another are written
+    /// together, as soon as this thread has nothing else to do. It waits while the primary does not read. For many
+    /// small messages this is several times cheaper than [`Worker::send`], and as much in order. A process that
+    /// ends by itself should wait for [`Worker::flush`] before.
+    ///
+    /// ```no_run
+    /// # async fn f(primary: phalanx::Worker) -> phalanx::Result<()> {
+    /// for number in 0..1000 {
+    ///     primary.feed(&number).await?;
+    /// }
+    /// primary.flush().await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Worker::send`].
+    pub async fn feed<T: Serialize + ?Sized>(&self, message: &T) -> Result<()> {
+        message::feed(self.channel()?, message).await
+    }
+
+    /// Returns when the kernel has all that was [fed](Worker::feed).
+    ///
+    /// # Errors
+    /// The channel is closed.
+    pub async fn flush(&self) -> Result<()> {
+        self.channel()?.flush().await
     }
 
     /// Sends the primary a message with a handle.
@@ -386,7 +414,7 @@ impl Worker {
         message: &T,
         handle: Handle,
     ) -> Result<()> {
-        message::send(self.channel()?, message, Some(handle)).await
+        message::send_handle(self.channel()?, message, handle).await
     }
 
     /// The primary's messages. The first receiver also gets what came before it.
@@ -456,21 +484,22 @@ impl Worker {
         *count - 1
     }
 
+    /// Passes a message on. A program that does not take its messages keeps the channel waiting, pings included; it is
+    /// none that hangs.
     async fn received(&self, message: Message) {
         let size = message.text().len();
-        {
-            let mut early = lock(&self.inner.early);
-            if let Some(kept) = early.as_mut() {
-                let held: usize = kept.iter().map(|m| m.text().len() + 64).sum();
-                if held + size <= EARLY_ROOM {
-                    kept.push(message);
-                } else {
-                    tracing::warn!("a message was dropped: nobody reads messages in this worker");
-                }
-                return;
+        if let Some(kept) = lock(&self.inner.early).as_mut() {
+            let held: usize = kept.iter().map(|m| m.text().len() + 64).sum();
+            if held + size <= EARLY_ROOM {
+                kept.push(message);
+            } else {
+                tracing::warn!("a message was dropped: nobody reads messages in this worker");
             }
+            return;
         }
-        self.inner.messages.tell_sized(message, size).await;
+        if let Err(later) = self.inner.messages.tell_now(message, size) {
+            alive_while(self, later.tell()).await;
+        }
     }
 
     fn frame(&self, frame: Frame, fd: Option<OwnedFd>) {
@@ -595,7 +624,7 @@ async fn listen_to(worker: Worker, mut channel: Receiver) {
         tokio::task::consume_budget().await;
         match channel.next().await {
             Ok(Some(Incoming { frame: Frame::User(text), .. })) => {
-                alive_while(&worker, worker.received(Message::new(text, None))).await;
+                worker.received(Message::new(text, None)).await;
             }
             Ok(Some(Incoming { frame: Frame::Handle(HandleFrame { message, .. }), fd })) => {
                 handle(&worker, *message, fd).await;
@@ -611,13 +640,13 @@ async fn listen_to(worker: Worker, mut channel: Receiver) {
     worker.lost();
 }
 
-/// A program that does not take its messages keeps the channel waiting, pings included; it is none that hangs.
-async fn alive_while(worker: &Worker, passing_on: impl Future<Output = ()>) {
+/// Gives signs of life while something waits for the program.
+async fn alive_while<T>(worker: &Worker, passing_on: impl Future<Output = T>) {
     let mut passing_on = std::pin::pin!(passing_on);
     loop {
         tokio::select! {
             biased;
-            () = &mut passing_on => return,
+            _ = &mut passing_on => return,
             () = tokio::time::sleep(SIGN_PAUSE) => {
                 if let Some(channel) = &worker.inner.channel {
                     channel.push(&Frame::Note(Note::Alive));
@@ -635,7 +664,7 @@ async fn handle(worker: &Worker, message: Frame, fd: Option<OwnedFd>) {
         match Handle::from_fd(fd) {
             Some(handle) => {
                 channel.push(&Frame::HandleAck);
-                alive_while(worker, worker.received(Message::new(text, Some(handle)))).await;
+                worker.received(Message::new(text, Some(handle))).await;
             }
             None => channel.push(&Frame::HandleNack),
         }

@@ -17,6 +17,9 @@ trials!(
     large_ones_pass,
     what_is_the_channels_own,
     a_flood_waits_for_a_slow_reader,
+    fed_and_sent_come_in_order,
+    what_a_worker_fed_comes_though_it_ends,
+    a_message_is_passed_on_as_it_came,
     all_handles_both_ways,
     broadcast,
 );
@@ -136,6 +139,70 @@ async fn a_flood_waits_for_a_slow_reader() {
     for n in 1..COUNT {
         assert_eq!(worker.message().await["flood"], json!(n), "in order, nothing lost");
     }
+    primary.stop().await;
+}
+
+async fn fed_and_sent_come_in_order() {
+    const COUNT: usize = 3_000;
+    let primary = Primary::start(manual()).expect("started");
+    let mut worker = Controlled::fork(&primary).await;
+    // Among them some that the kernel has no room for.
+    let value = |n: usize| json!([n, "z".repeat(if n % 500 == 499 { 300_000 } else { n % 64 })]);
+    for n in 0..COUNT {
+        let order = json!({ "do": "echo", "value": value(n) });
+        match n % 7 {
+            0 => worker.handle.send(&order).await.expect("sent"),
+            _ => worker.handle.feed(&order).await.expect("fed"),
+        }
+    }
+    worker.handle.flush().await.expect("written");
+    for n in 0..COUNT {
+        assert_eq!(worker.message().await["ok"], value(n), "in order, nothing lost");
+    }
+    worker.tell("flood", &mut json!({ "count": COUNT, "fed": true })).await;
+    for n in 0..COUNT {
+        assert_eq!(worker.message().await["flood"], json!(n), "in order, nothing lost");
+    }
+    assert_eq!(worker.message().await["ok"], json!(COUNT), "and what was sent behind them");
+    primary.stop().await;
+    let closed = worker.handle.feed(&1).await.expect_err("its channel is closed");
+    assert!(matches!(closed, phalanx::Error::Disconnected), "{closed}");
+    assert!(worker.handle.flush().await.is_err());
+}
+
+async fn what_a_worker_fed_comes_though_it_ends() {
+    let primary = Primary::start(manual()).expect("started");
+    let mut worker = Controlled::fork(&primary).await;
+    // Less than is written without being asked for, and more than that.
+    for count in [12, 1_000] {
+        worker.tell("flood", &mut json!({ "count": count, "fed": true, "then": "end" })).await;
+        for n in 0..count {
+            assert_eq!(worker.message().await["flood"], json!(n), "of {count}");
+        }
+        worker = Controlled::fork(&primary).await;
+    }
+    primary.stop().await;
+}
+
+async fn a_message_is_passed_on_as_it_came() {
+    let primary = Primary::start(manual()).expect("started");
+    let mut worker = Controlled::fork(&primary).await;
+    let order = json!({ "do": "echo", "value": { "id": 1, "text": "\u{e9}\n", "n": [1.5, null] } });
+    worker.handle.send(&order).await.expect("sent");
+    let is_message = |event: phalanx::Event| match event {
+        phalanx::Event::Message(_, message) => Some(message),
+        _ => None,
+    };
+    let answer = worker.next("a message", is_message).await;
+    // What it answered is no order, so it says that it does not know it, with what there was.
+    worker.handle.feed(&answer).await.expect("fed");
+    let unknown = worker.message().await;
+    assert!(unknown["error"].as_str().is_some_and(|e| e.contains("unknown order")), "{unknown}");
+    let text: &str = answer.text();
+    assert_eq!(serde_json::to_string(&answer).expect("JSON"), text);
+    // What is read of it may be a part of it.
+    let parts: std::collections::BTreeMap<&str, serde_json::Value> = answer.parse().expect("JSON");
+    assert_eq!(parts["ok"], order["value"]);
     primary.stop().await;
 }
 

@@ -210,8 +210,17 @@ async fn control(worker: Worker) -> phalanx::Result<()> {
             "flood" => {
                 let count = order["count"].as_u64().unwrap_or(0);
                 let filler = "x".repeat(1000);
+                let fed = order["fed"].as_bool().unwrap_or(false);
                 for n in 0..count {
-                    worker.send(&json!({ "flood": n, "filler": filler })).await?;
+                    let message = json!({ "flood": n, "filler": filler });
+                    // Not all of them: they come in order however they go.
+                    match fed && n % 5 != 0 {
+                        true => worker.feed(&message).await?,
+                        false => worker.send(&message).await?,
+                    }
+                }
+                if order["then"] == "end" {
+                    return Ok(());
                 }
                 Ok(json!(count))
             }

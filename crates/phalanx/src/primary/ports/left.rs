@@ -61,31 +61,40 @@ struct SlotLeft {
 }
 
 impl Port {
+    /// All its sockets, with their names.
+    fn named(&self) -> impl Iterator<Item = (u64, &Arc<OwnedFd>)> {
+        let (slots, one) = match &self.sockets {
+            Sockets::Slots(slots) => (slots.as_slice(), None),
+            Sockets::One(fd, _) => (&[][..], Some((self.name, fd))),
+        };
+        self.shut_down.iter().chain(slots).map(|socket| (socket.name, &socket.fd)).chain(one)
+    }
+
+    pub(in crate::primary) fn socket_names(&self) -> impl Iterator<Item = u64> {
+        self.named().map(|(name, _)| name)
+    }
+
+    pub(in crate::primary) fn descriptors(&self, fds: &mut Named) {
+        fds.extend(self.named().map(|(name, fd)| (socket_called(name), Arc::clone(fd))));
+    }
+
     /// What the next primary needs of it.
-    pub(in crate::primary) fn left(&self, fds: &mut Named) -> PortLeft {
-        let mut slots = |slots: &[SlotSocket]| {
-            slots
-                .iter()
-                .map(|socket| {
-                    fds.insert(socket_called(socket.name), Arc::clone(&socket.fd));
-                    SlotLeft {
-                        place: socket.place,
-                        name: socket.name,
-                        given: socket.given,
-                        may_block: socket.may_block,
-                        backlog: socket.backlog,
-                        vacant: socket.vacant,
-                    }
-                })
-                .collect()
+    pub(in crate::primary) fn left(&self) -> PortLeft {
+        let slots = |slots: &[SlotSocket]| {
+            let left = |socket: &SlotSocket| SlotLeft {
+                place: socket.place,
+                name: socket.name,
+                given: socket.given,
+                may_block: socket.may_block,
+                backlog: socket.backlog,
+                vacant: socket.vacant,
+            };
+            slots.iter().map(left).collect()
         };
         let shut_down = slots(&self.shut_down);
         let sockets = match &self.sockets {
             Sockets::Slots(all) => SocketsLeft::Slots(slots(all)),
-            Sockets::One(fd, _) => {
-                fds.insert(socket_called(self.name), Arc::clone(fd));
-                SocketsLeft::One(self.name)
-            }
+            Sockets::One(..) => SocketsLeft::One(self.name),
         };
         PortLeft {
             key: self.key.clone(),
