@@ -25,6 +25,31 @@ pub struct Candidate {
     pub open: u32,
 }
 
+/// How many connections a worker may have that it did not acknowledge, unless told otherwise.
+const AHEAD: u32 = 8;
+/// A worker that does not acknowledge for so long gets one at a time.
+const PROMPT: Duration = Duration::from_millis(2);
+
+/// How many connections a worker may have that it did not acknowledge: as many as is wished, or, if that is 0, as many as
+/// keep it from waiting for its primary. That is more than one only as long as it answers promptly: what is given to one
+/// that does something else waits there, while others could have taken it.
+///
+/// ```
+/// use core::time::Duration;
+/// use phalanx_core::balance::window;
+/// assert_eq!(window(3, Duration::from_secs(1)), 3);
+/// assert!(window(0, Duration::ZERO) > 1);
+/// assert_eq!(window(0, Duration::from_secs(1)), 1);
+/// ```
+#[must_use]
+pub fn window(wished: u32, silent: Duration) -> u32 {
+    match wished {
+        0 if silent < PROMPT => AHEAD,
+        0 => 1,
+        wished => wished,
+    }
+}
+
 /// Chooses the worker for a connection.
 ///
 /// ```
@@ -69,7 +94,8 @@ impl Default for RoundRobin {
 
 impl Scheduler for RoundRobin {
     fn pick(&mut self, _: Option<IpAddr>, candidates: &[Candidate]) -> Option<usize> {
-        self.given.retain(|id, _| candidates.iter().any(|c| c.worker == *id));
+        let is_there = |id: &WorkerId| candidates.binary_search_by_key(id, |c| c.worker).is_ok();
+        self.given.retain(|id, _| is_there(id));
         let answers = |c: &&Candidate| c.free || c.silent < WAITED_FOR;
         let known = candidates.iter().filter(answers).filter_map(|c| self.given.get(&c.worker));
         let least = known.min().copied().unwrap_or(0);

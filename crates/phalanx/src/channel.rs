@@ -112,7 +112,8 @@ fn begin(
     mark: Option<Mark>,
     queue: Queue,
 ) -> io::Result<(Sender, Receiver)> {
-    let io = sys::watch(Arc::new(socket), Interest::READABLE | Interest::WRITABLE)?;
+    // Not for writing: whenever the peer has read something, that would wake this process for nothing.
+    let io = sys::watch(Arc::new(socket), Interest::READABLE)?;
     let io = Arc::new(io);
     let shared = Arc::new(Shared {
         io: Arc::clone(&io),
@@ -160,6 +161,16 @@ impl Sender {
     /// Sends a frame of the cluster's own, soon. Nothing happens when the channel is closed.
     pub(crate) fn push(&self, frame: &Frame) {
         self.shared.enqueue(None, Item::new(self.encode(frame), None));
+    }
+
+    /// Sends a frame with what is sent next, or else when the runtime has nothing else to do.
+    pub(crate) fn push_with_next(&self, frame: &Frame) {
+        self.shared.queue_up(None, Item::new(self.encode(frame), None), Shared::leave);
+    }
+
+    /// Sends lines that nobody answers, soon.
+    pub(crate) fn push_words(&self, lines: Vec<u8>) {
+        self.shared.enqueue(None, Item::new(lines, None));
     }
 
     /// The line that says it to this peer.
@@ -310,6 +321,11 @@ impl Shared {
     }
 
     fn enqueue(&self, tag: Option<Tag>, item: Item) {
+        // The common case: nothing waits and the kernel has room. One call, no task switch.
+        self.queue_up(tag, item, Self::flush_or_wait);
+    }
+
+    fn queue_up(&self, tag: Option<Tag>, item: Item, then: fn(&Self, &mut Queue)) {
         let mut queue = self.lock();
         if queue.closed {
             return; // whoever waits sees `done` dropped
@@ -326,8 +342,16 @@ impl Shared {
             }
         }
         queue.items.push_back(item);
-        // The common case: nothing waits and the kernel has room. One call, no task switch.
-        self.flush_or_wait(&mut queue);
+        then(self, &mut queue);
+    }
+
+    /// Leaves it to the writer's task.
+    fn leave(&self, queue: &mut Queue) {
+        if queue.left.is_none() {
+            queue.turns += 1;
+            queue.left = Some(queue.turns);
+            self.more.notify_one();
+        }
     }
 
     /// Writes what is queued, and tells whether the kernel has it, or when.
@@ -372,7 +396,7 @@ impl Shared {
 
     /// Writes until the queue is empty (true) or the kernel is full (false).
     fn flush(&self, queue: &mut Queue) -> io::Result<bool> {
-        queue.fed = 0;
+        (queue.fed, queue.left) = (0, None);
         while let Some(front) = queue.items.front() {
             let sent = if front.fd.is_some() && front.sent == 0 {
                 if queue.pinging {
@@ -451,10 +475,19 @@ fn send_one(socket: &OwnedFd, item: &Item) -> rustix::io::Result<usize> {
     sendmsg(socket, &[IoSlice::new(&item.bytes)], &mut ancillary, SEND)
 }
 
-/// Writes what the kernel had no room for at once.
+/// Writes what waits: for the kernel, or for something that it can go with.
 async fn write_on(shared: Arc<Shared>) {
     loop {
         shared.more.notified().await;
+        let left = shared.lock().left;
+        if left.is_some() {
+            // What it can go with comes in this turn of the runtime. If it did, what is left now is of another.
+            tokio::task::yield_now().await;
+            if shared.lock().left != left {
+                continue;
+            }
+        }
+        let mut room = None;
         loop {
             let refs = {
                 let mut queue = shared.lock();
@@ -467,7 +500,15 @@ async fn write_on(shared: Arc<Shared>) {
                     Err(_) => return shared.shut(&mut queue),
                 }
             };
-            match shared.io.writable().await {
+            if room.is_none() {
+                room = watch_room(shared.io.get_ref()).ok();
+            }
+            let Some(room) = &room else {
+                // There is no descriptor to wait with.
+                tokio::time::sleep(REFS_PAUSE).await;
+                continue;
+            };
+            match room.writable().await {
                 // Writable and yet not: too many descriptors are in flight.
                 Ok(guard) if refs => {
                     drop(guard);
@@ -478,6 +519,12 @@ async fn write_on(shared: Arc<Shared>) {
             }
         }
     }
+}
+
+/// Hears when the kernel has room, for as long as somebody waits for it: by a duplicate, as a descriptor is watched once.
+fn watch_room(socket: &OwnedFd) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    let duplicate = rustix::io::fcntl_dupfd_cloexec(socket, 0)?;
+    sys::watch(Arc::new(duplicate), Interest::WRITABLE)
 }
 
 /// A frame and the descriptor that came with it.

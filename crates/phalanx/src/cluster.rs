@@ -235,7 +235,8 @@ impl Cluster {
         self
     }
 
-    /// `round-robin`: how many connections a worker may have that it did not acknowledge. 1.
+    /// `round-robin`: how many connections a worker may have that it did not acknowledge. 0: one, and more as long as it
+    /// acknowledges promptly.
     pub const fn window(mut self, window: u32) -> Self {
         self.options.window = window;
         self

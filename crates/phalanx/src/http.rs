@@ -54,6 +54,7 @@ where
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     let draining = listener.worker().draining_watch();
+    listener.accept_together();
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {

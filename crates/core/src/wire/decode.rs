@@ -2,7 +2,7 @@
 
 use super::{
     Act, AddressType, Answer, Cluster, Dialect, Extras, Frame, Handle, HandleKind, Query, RawValue,
-    SockName, SocketNote, Value, WireError, note,
+    SockName, SocketNote, Value, WireError, note, swift,
 };
 use alloc::borrow::{Cow, ToOwned};
 use alloc::boxed::Box;
@@ -183,8 +183,13 @@ impl Decoder {
     }
 }
 
-/// One line without its end. Nearly all that are the user's are looked at once.
+/// One line without its end.
 fn parse(line: &str) -> Result<Frame, WireError> {
+    swift::read(line).map_or_else(|| parse_any(line), Ok)
+}
+
+/// One line, whatever it says. Nearly all that are the user's are looked at once.
+pub(super) fn parse_any(line: &str) -> Result<Frame, WireError> {
     let not_json =
         |e: serde_json::Error| WireError::NotJson { why: e.to_string(), begins: begin(line) };
     if may_be_internal(line)

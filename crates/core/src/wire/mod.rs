@@ -14,6 +14,7 @@
 mod decode;
 mod encode;
 mod note;
+mod swift;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,7 @@ pub use serde_json::value::RawValue;
 pub use decode::Decoder;
 pub use encode::{encode_text, encode_user, is_reserved};
 pub use note::{Metrics, Note, Uncaught};
+pub use swift::{hand_over_line, taken_line};
 
 /// The longest line a channel accepts unless told otherwise: 64 MiB.
 pub const DEFAULT_MAX_LINE: usize = 64 << 20;

@@ -23,6 +23,9 @@ pub(super) struct Queue {
     pub(super) unread: usize,
     /// Bytes that were fed since the last attempt to write.
     pub(super) fed: usize,
+    /// Something was left to the writer's task, for the so-manieth time, which gives others their turn before.
+    pub(super) left: Option<u64>,
+    pub(super) turns: u64,
 }
 
 /// Which handle frame an ACK or NACK answers.

@@ -10,11 +10,12 @@ use crate::channel::Tag;
 use crate::policy::Policy;
 use crate::socket;
 use crate::sys;
-use phalanx_core::balance::Candidate;
+use phalanx_core::balance::{self, Candidate};
 use phalanx_core::time::Time;
-use phalanx_core::wire::{Act, Cluster, Frame, Handle, HandleKind};
+use phalanx_core::wire::hand_over_line;
 use phalanx_core::worker::WorkerId;
 use rustix::fd::OwnedFd;
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,8 @@ const RESCUE_WINDOW: u32 = 64;
 /// A connection that waits for a worker with room.
 pub(crate) struct Parked {
     pub(crate) fd: Arc<OwnedFd>,
+    /// Which of all it was, once it has waited: who comes back takes its place among those who wait.
+    pub(crate) number: Option<u64>,
     pub(crate) source: Option<IpAddr>,
     /// Its place in the port's bound, given back when a worker has it.
     #[expect(dead_code, reason = "held, not read")]
@@ -39,17 +42,20 @@ pub(crate) struct Parked {
 
 impl Parked {
     pub(super) fn new(fd: OwnedFd, from: Option<SocketAddr>) -> Self {
-        Self { fd: Arc::new(fd), source: from.as_ref().map(SocketAddr::ip), room: None }
+        Self {
+            fd: Arc::new(fd),
+            number: None,
+            source: from.as_ref().map(SocketAddr::ip),
+            room: None,
+        }
     }
 }
 
 /// A connection that was sent to a worker which did not answer yet.
 pub(crate) struct Handover {
-    pub(super) port: String,
+    pub(super) port: Arc<str>,
     pub(super) worker: WorkerId,
     pub(super) connection: Parked,
-    /// The line it was sent with.
-    pub(super) line: Vec<u8>,
 }
 
 impl Shell {
@@ -61,39 +67,76 @@ impl Shell {
         }
         if let Sockets::One(fd, task @ None) = &mut port.sockets {
             let room = Arc::new(Semaphore::new(self.options.waiting.max(1)));
-            let accepting = accept_on(key.to_owned(), Arc::clone(fd), room, self.facts.clone());
+            let accepting = accept_on(key.into(), Arc::clone(fd), room, self.facts.clone());
             *task = Some(tokio::spawn(accepting));
         }
     }
 
     /// A connection comes back from a worker that did not take it: it has waited longest.
     pub(super) fn dispatch_again(&mut self, now: Time, key: &str, connection: Parked) {
-        if let Some(port) = self.ports.get_mut(key) {
-            port.parked.push_front(connection);
-            self.pump(now, key);
-        }
+        self.waits(key, connection);
+        self.pump(now, key);
     }
 
     /// A connection was accepted or taken from a slot: to the next worker.
     pub(super) fn dispatch(&mut self, now: Time, key: &str, connection: Parked) {
-        let Some(port) = self.ports.get_mut(key) else { return };
-        port.parked.push_back(connection);
+        self.waits(key, connection);
         self.pump(now, key);
+    }
+
+    /// It waits, in front of all that came after it.
+    fn waits(&mut self, key: &str, mut connection: Parked) {
+        let Some(port) = self.ports.get_mut(key) else { return };
+        let number = *connection.number.get_or_insert_with(|| {
+            self.parked += 1;
+            self.parked
+        });
+        // Those that came back are at the front, those that come at the back.
+        if port.parked.back().is_none_or(|last| last.number < Some(number)) {
+            port.parked.push_back(connection);
+        } else {
+            let place = port.parked.iter().position(|other| other.number > Some(number));
+            port.parked.insert(place.unwrap_or(0), connection);
+        }
+    }
+
+    /// A connection was accepted: it is handed out when all are there that came with it.
+    pub(super) fn park(&mut self, key: Arc<str>, connection: Parked) {
+        self.waits(&key, connection);
+        self.is_due(key);
+    }
+
+    /// What waits on a port may find a worker with room.
+    fn is_due(&mut self, key: Arc<str>) {
+        let waits = self.ports.get(&*key).is_some_and(|port| !port.parked.is_empty());
+        if waits && !self.due.contains(&key) {
+            self.due.push(key);
+        }
+    }
+
+    /// Hands out what waits on such ports.
+    pub(super) fn pump_due(&mut self, now: Time) {
+        while let Some(key) = self.due.pop() {
+            self.pump(now, &key);
+        }
     }
 
     /// Hands out what waits, as far as workers have room.
     pub(super) fn pump(&mut self, now: Time, key: &str) {
-        let Some(mut port) = self.ports.remove(key) else { return };
-        let mut kept = std::collections::VecDeque::new();
-        while let Some(connection) = port.parked.pop_front() {
-            let candidates = self.candidates(now, &port);
-            if !candidates.iter().any(|c| c.free) {
-                kept.push_back(connection);
-                break;
-            }
+        let Some((key, mut port)) = self.ports.remove_entry(key) else { return };
+        let shared_key: Arc<str> = key.as_str().into();
+        let mut candidates = self.candidates(now, &port);
+        let mut kept = VecDeque::new();
+        while candidates.iter().any(|c| c.free)
+            && let Some(connection) = port.parked.pop_front()
+        {
             let pick = port.scheduler.pick(connection.source, &candidates);
-            match pick.and_then(|at| candidates.get(at)).filter(|c| c.free) {
-                Some(candidate) => self.hand_over(now, &port, candidate.worker, connection),
+            match pick.and_then(|at| candidates.get_mut(at)).filter(|c| c.free) {
+                Some(candidate) => {
+                    candidate.unanswered += 1;
+                    candidate.free = candidate.unanswered < self.window(&port, candidate.silent);
+                    self.hand_over(now, &shared_key, candidate.worker, connection);
+                }
                 None => kept.push_back(connection),
             }
         }
@@ -102,7 +145,15 @@ impl Shell {
         if !port.parked.is_empty() {
             self.retry_at(now.after(RETRY));
         }
-        self.ports.insert(port.key.clone(), port);
+        self.ports.insert(key, port);
+    }
+
+    /// How many connections a worker may have that it did not acknowledge.
+    fn window(&self, port: &Port, silent: Duration) -> u32 {
+        match port.policy {
+            Policy::RoundRobin => balance::window(self.options.window, silent),
+            _ => RESCUE_WINDOW,
+        }
     }
 
     /// Whether a worker takes connections of this port over the channel. Those that hold a listening socket
@@ -116,11 +167,6 @@ impl Shell {
 
     /// The workers that could get a connection of this port, and which may get one now.
     fn candidates(&self, now: Time, port: &Port) -> Vec<Candidate> {
-        let window = if port.policy == Policy::RoundRobin {
-            self.options.window.max(1)
-        } else {
-            RESCUE_WINDOW
-        };
         let stuck = |place| match &port.sockets {
             Sockets::Slots(slots) => slots.iter().any(|s| s.place == place && s.watch.is_stuck()),
             Sockets::One(..) => false,
@@ -131,39 +177,33 @@ impl Shell {
             .filter_map(|(id, user)| {
                 let record = self.workers.get(id).filter(|record| !record.pinged)?;
                 let rested = record.refused_until.is_none_or(|until| until <= now);
+                let silent = record.oldest.map_or(Duration::ZERO, |since| now.since(since));
                 Some(Candidate {
                     worker: *id,
                     slot: user.place.slot,
-                    free: rested && record.unanswered < window,
+                    free: rested && record.unanswered < self.window(port, silent),
                     unanswered: record.unanswered,
-                    silent: record.oldest.map_or(Duration::ZERO, |since| now.since(since)),
+                    silent,
                     open: record.open,
                 })
             })
             .collect()
     }
 
-    fn hand_over(&mut self, now: Time, port: &Port, worker: WorkerId, connection: Parked) {
+    fn hand_over(&mut self, now: Time, key: &Arc<str>, worker: WorkerId, connection: Parked) {
         let Some(record) = self.workers.get_mut(&worker) else { return };
         self.seq += 1;
         record.unanswered += 1;
         let oldest = *record.oldest.get_or_insert(now);
-        let message =
-            Cluster { seq: Some(self.seq), ack: None, act: Act::NewConn { key: port.key.clone() } };
-        let frame = Frame::Handle(Handle {
-            kind: HandleKind::Native,
-            key: None,
-            message: Box::new(Frame::Cluster(message)),
-        });
+        let line = hand_over_line(key, self.seq, record.channel.dialect());
         let fd = Arc::clone(&connection.fd);
-        let line = record.channel.encode(&frame);
-        record.channel.push_line(line.clone(), Tag::NewConn(self.seq), Some(fd));
-        let handover = Handover { port: port.key.clone(), worker, connection, line };
+        record.channel.push_line(line, Tag::NewConn(self.seq), Some(fd));
+        let handover = Handover { port: Arc::clone(key), worker, connection };
         self.in_flight.insert(self.seq, handover);
         self.retry_at(oldest.after(self.patience()));
     }
 
-    /// A worker's answer to a hand-over (or the NACK instead of one).
+    /// A worker's answer to a hand-over (or the NACK instead of one). What waits is due then.
     pub(super) fn answered(
         &mut self,
         now: Time,
@@ -192,11 +232,10 @@ impl Shell {
             }
         }
         let Handover { port, connection, .. } = handover;
-        if accepted {
-            self.pump(now, &port);
-        } else {
-            self.dispatch_again(now, &port, connection);
+        if !accepted {
+            self.waits(&port, connection);
         }
+        self.is_due(port);
     }
 
     /// A worker is gone: what it did not acknowledge goes to others.
@@ -217,7 +256,7 @@ impl Shell {
 
 /// Accepts as long as there is room for another waiting connection; else the kernel's queue fills.
 async fn accept_on(
-    key: String,
+    key: Arc<str>,
     listener: Arc<OwnedFd>,
     room: Arc<Semaphore>,
     facts: mpsc::Sender<Fact>,
@@ -247,8 +286,8 @@ async fn accept_on(
             }
         };
         let source = from.as_ref().map(SocketAddr::ip);
-        let connection = Parked { fd: Arc::new(fd), source, room: Some(permit) };
-        if facts.send(Fact::Accepted(key.clone(), connection)).await.is_err() {
+        let connection = Parked { fd: Arc::new(fd), number: None, source, room: Some(permit) };
+        if facts.send(Fact::Accepted(Arc::clone(&key), connection)).await.is_err() {
             return;
         }
     }

@@ -13,7 +13,7 @@ use crate::program::runs_another_language;
 use crate::settings::{Knows, Settings};
 use phalanx_core::heartbeat::Failures;
 use phalanx_core::time::Time;
-use phalanx_core::wire::{Act, Cluster, Frame, Handle, HandleKind};
+use phalanx_core::wire::hand_over_line;
 use phalanx_core::worker::{Leave, WorkerId};
 use std::ffi::OsString;
 use std::fmt;
@@ -343,14 +343,9 @@ async fn hand_over(channel: &Sender, key: String, seq: u64) -> io::Result<TcpStr
         if from != mine {
             continue;
         }
-        let message = Cluster { seq: Some(seq), ack: None, act: Act::NewConn { key } };
-        let frame = Frame::Handle(Handle {
-            kind: HandleKind::Native,
-            key: None,
-            message: Box::new(Frame::Cluster(message)),
-        });
         let end = Arc::new(end.into_std()?.into());
-        channel.push_handle(&frame, Tag::NewConn(seq), Some(end));
+        let line = hand_over_line(&key, seq, channel.dialect());
+        channel.push_line(line, Tag::NewConn(seq), Some(end));
         return Ok(client);
     }
     Err(io::Error::other("strangers connect to the port of the check"))

@@ -92,7 +92,8 @@ pub struct Options {
     pub balance: Balance,
     /// How long a queue may stand still before its connections are handed to other workers.
     pub patience: Duration,
-    /// `round-robin`: connections a worker may have that it did not acknowledge.
+    /// `round-robin`: connections a worker may have that it did not acknowledge. 0: one, and more as long as it acknowledges
+    /// promptly.
     pub window: u32,
     /// `round-robin`: connections of a port that may wait in the primary for a worker with room.
     /// Beyond it they wait in the kernel's queue.
@@ -120,7 +121,7 @@ pub struct Options {
 
 impl Default for Options {
     /// No guarded workers, as many of them starting at a time as there are cores, the policy `direct` where there is one (for the environment's, see
-    /// [`Policy::from_env`]), 100 ms of patience, a window of 1.
+    /// [`Policy::from_env`]), 100 ms of patience, a window of 0.
     fn default() -> Self {
         Self {
             spec: Spec { workers: 0, starts_at_once: cores(), ..Spec::default() },
@@ -128,7 +129,7 @@ impl Default for Options {
             policy: Policy::default(),
             balance: Balance::default(),
             patience: phalanx_core::rescue::PATIENCE,
-            window: 1,
+            window: 0,
             waiting: 1024,
             drain_idle: Duration::from_secs(5),
             heartbeat: Some(Heartbeat::default()),

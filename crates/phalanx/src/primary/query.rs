@@ -33,11 +33,7 @@ impl Shell {
     /// A frame came from a worker.
     pub(super) fn frame(&mut self, now: Time, worker: WorkerId, frame: Frame) {
         match frame {
-            Frame::Cluster(Cluster { seq, ack, act }) => {
-                self.cluster_frame(now, worker, seq, ack, act);
-            }
-            Frame::HandleAck => self.handle_answered(now, worker, true),
-            Frame::HandleNack => self.handle_answered(now, worker, false),
+            Frame::Cluster(Cluster { seq, act, .. }) => self.cluster_frame(now, worker, seq, act),
             Frame::Socket(SocketNote::GetCount(key) | SocketNote::NotifyClose(key))
                 if key.len() > 4096 => {}
             Frame::Socket(SocketNote::GetCount(key)) => {
@@ -47,12 +43,6 @@ impl Shell {
             Frame::Socket(SocketNote::NotifyClose(key)) => {
                 self.tell(worker, &Frame::Socket(SocketNote::AllClosed(key)));
             }
-            Frame::Socket(SocketNote::Count(key, _)) => {
-                let record = self.workers.get(&worker);
-                if record.is_some_and(|record| record.channel.counted(&key)) {
-                    self.pong(now, worker, Runtime::Deno);
-                }
-            }
             Frame::Note(Note::Upgraded { count }) => {
                 let grace = self.options.grace_upgraded;
                 self.core.observe(now, CoreEvent::Upgraded { worker, count, grace });
@@ -61,7 +51,10 @@ impl Shell {
                 self.counted(worker, accepted, open, lag);
             }
             Frame::Note(Note::Serves) => self.came_up(now, CoreEvent::Listening { worker }, worker),
-            Frame::Socket(_)
+            // Answers are dealt with where they are read.
+            Frame::HandleAck
+            | Frame::HandleNack
+            | Frame::Socket(_)
             | Frame::Handle(_)
             | Frame::Note(_)
             | Frame::Unknown(_)
@@ -69,14 +62,7 @@ impl Shell {
         }
     }
 
-    fn cluster_frame(
-        &mut self,
-        now: Time,
-        worker: WorkerId,
-        seq: Option<u64>,
-        ack: Option<u64>,
-        act: Act,
-    ) {
+    fn cluster_frame(&mut self, now: Time, worker: WorkerId, seq: Option<u64>, act: Act) {
         match act {
             Act::Online => {
                 self.came_up(now, CoreEvent::Online { worker }, worker);
@@ -93,11 +79,6 @@ impl Shell {
                 self.core.observe(now, CoreEvent::Leaving { worker });
                 let ack = Cluster { seq: Some(self.next_seq()), ack: seq, act: Act::Other };
                 self.tell(worker, &Frame::Cluster(ack));
-            }
-            Act::Answer(Answer { accepted: Some(accepted), open, .. }) => {
-                if let Some(seq) = ack {
-                    self.answered(now, worker, seq, accepted, open);
-                }
             }
             Act::Answer(Answer { open: Some(open), .. }) => {
                 if let Some(record) = self.workers.get_mut(&worker) {
@@ -124,16 +105,6 @@ impl Shell {
             self.sign_of_life(now, worker);
             self.begin_liveness(now, worker);
             self.ready_in_life(worker);
-        }
-    }
-
-    fn handle_answered(&mut self, now: Time, worker: WorkerId, ack: bool) {
-        let Some(record) = self.workers.get(&worker) else { return };
-        match record.channel.answered() {
-            Some(Tag::Ping(_)) => self.pong(now, worker, Runtime::Node),
-            // It had no descriptor left for the connection.
-            Some(Tag::NewConn(seq)) if !ack => self.answered(now, worker, seq, false, None),
-            Some(Tag::NewConn(_) | Tag::Other) | None => {}
         }
     }
 

@@ -12,6 +12,7 @@ use super::record::Record;
 use super::shell::Shell;
 use crate::sys::portable::cookie;
 use phalanx_core::time::Time;
+use phalanx_core::wire::hand_over_line;
 use phalanx_core::worker::WorkerId;
 
 impl Shell {
@@ -51,7 +52,10 @@ impl Shell {
         }
         let Some(paused) = record.hold() else { return };
         let mine = self.in_flight.iter().filter(|(_, h)| h.worker == worker);
-        let lines: Vec<(u64, &[u8])> = mine.map(|(seq, h)| (*seq, h.line.as_slice())).collect();
+        let dialect = record.channel.dialect();
+        let lines: Vec<(u64, Vec<u8>)> =
+            mine.map(|(seq, h)| (*seq, hand_over_line(&h.port, *seq, dialect))).collect();
+        let lines: Vec<(u64, &[u8])> = lines.iter().map(|(seq, l)| (*seq, l.as_slice())).collect();
         let recalled = take_unread(record, &lines);
         drop(paused);
         let recalled = match recalled {

@@ -11,7 +11,7 @@ use super::liveness::Life;
 use super::ports::Place;
 use super::usage::Look;
 use super::version::Version;
-use crate::channel::{Incoming, Receiver, Sender};
+use crate::channel::{Incoming, Receiver, Sender, Tag};
 use crate::event::Event;
 use crate::message::{Handle, Message};
 use crate::settings::{Intercept, Knows};
@@ -19,7 +19,7 @@ use phalanx_core::drain::Drain;
 use phalanx_core::ends::EndRecord;
 use phalanx_core::heartbeat::Activity;
 use phalanx_core::time::Time;
-use phalanx_core::wire::{Act, Dialect, Frame, Handle as HandleFrame, Note};
+use phalanx_core::wire::{Act, Cluster, Dialect, Frame, Handle as HandleFrame, Note, SocketNote};
 use phalanx_core::worker::{Exit, WorkerId};
 use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
@@ -76,7 +76,11 @@ pub(super) enum Fact {
     /// A check of a worker is over.
     Checked(WorkerId, Checked),
     /// A connection was accepted on a port.
-    Accepted(String, Parked),
+    Accepted(Arc<str>, Parked),
+    /// A worker's answer to a connection, by its number: whether it took it, and how many it has, if it says so.
+    Answered(WorkerId, u64, bool, Option<u32>),
+    /// A worker answered a ping, in the way of its runtime.
+    Pong(WorkerId, Runtime),
     /// An exception of a worker's that its program did not catch.
     Uncaught(WorkerId, String, bool),
     /// Something to be said.
@@ -93,10 +97,11 @@ impl Fact {
     /// Whether the next primary may have to know of what follows: not of single connections, nor of looks.
     pub(super) fn changes(&self) -> bool {
         match self {
-            Self::Accepted(..) | Self::Taken(..) | Self::Seen(..) | Self::Proves(..) => false,
+            Self::Accepted(..) | Self::Answered(..) | Self::Pong(..) => false,
+            Self::Taken(..) | Self::Seen(..) | Self::Proves(..) => false,
             Self::Frame(_, frame, _) => match frame {
                 Frame::Cluster(cluster) => !matches!(cluster.act, Act::Answer(_)),
-                Frame::HandleAck | Frame::HandleNack | Frame::Socket(_) => false,
+                Frame::Socket(_) => false,
                 _ => true,
             },
             _ => true,
@@ -309,15 +314,60 @@ pub(super) async fn listen_to(
                 }
             }
             frame => {
-                let (done, dealt_with) = oneshot::channel();
-                behind = Some(dealt_with);
-                if facts.send(Fact::Frame(id, frame, done)).await.is_err() {
+                let fact = match answer_of(&worker, frame) {
+                    Answered::Nothing => continue,
+                    Answered::Fact(fact) => fact,
+                    Answered::No(frame) => {
+                        let (done, dealt_with) = oneshot::channel();
+                        behind = Some(dealt_with);
+                        Fact::Frame(id, frame, done)
+                    }
+                };
+                if facts.send(fact).await.is_err() {
                     return;
                 }
             }
         }
     };
     let _ = facts.send(Fact::Closed(id, why)).await;
+}
+
+/// Whether a frame answers something that the primary sent.
+enum Answered {
+    /// Nothing follows from it.
+    Nothing,
+    Fact(Fact),
+    No(Frame),
+}
+
+/// What a frame answers. Answers are told from each other by their order, so this is known where they are read, and nobody
+/// is woken for those from which nothing follows.
+fn answer_of(worker: &WorkerHandle, frame: Frame) -> Answered {
+    let (id, channel) = (worker.id(), &worker.inner.channel);
+    let tag = match &frame {
+        Frame::HandleAck | Frame::HandleNack => channel.answered(),
+        Frame::Socket(SocketNote::Count(key, _)) => {
+            return match channel.counted(key) {
+                true => Answered::Fact(Fact::Pong(id, Runtime::Deno)),
+                false => Answered::Nothing,
+            };
+        }
+        Frame::Cluster(Cluster { ack: Some(seq), act: Act::Answer(answer), .. }) => {
+            return match answer.accepted {
+                Some(taken) => Answered::Fact(Fact::Answered(id, *seq, taken, answer.open)),
+                None => Answered::No(frame),
+            };
+        }
+        _ => return Answered::No(frame),
+    };
+    match tag {
+        Some(Tag::Ping(_)) => Answered::Fact(Fact::Pong(id, Runtime::Node)),
+        // It had no descriptor left for the connection.
+        Some(Tag::NewConn(seq)) if matches!(frame, Frame::HandleNack) => {
+            Answered::Fact(Fact::Answered(id, seq, false, None))
+        }
+        Some(Tag::NewConn(_) | Tag::Other) | None => Answered::Nothing,
+    }
 }
 
 /// A handle came from a worker: taken or not, it is answered, or the worker would wait for ever.

@@ -36,6 +36,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// Facts that may wait for the loop; beyond it their reporters wait.
 const FACTS: usize = 1024;
+/// Facts about connections that are dealt with before anything else is.
+const FACTS_AT_ONCE: usize = 256;
 /// How long a socket is kept that no worker has: a handshake may be under way to it.
 pub(super) const VACANT: Duration = Duration::from_secs(10);
 
@@ -72,6 +74,10 @@ pub(super) struct Shell {
     /// Workers that are to get more or less than others.
     pub(super) weights: BTreeMap<WorkerId, u32>,
     retry: Option<Time>,
+    /// How many connections have waited in this primary.
+    pub(super) parked: u64,
+    /// Ports whose waiting connections may be handed out now.
+    pub(super) due: Vec<Arc<str>>,
     pub(super) sampling: Sampling,
     pub(super) liveness: Liveness,
     /// A port may have lost its last worker.
@@ -136,6 +142,8 @@ impl Shell {
             oom: OomWatch::new(),
             weights: BTreeMap::new(),
             retry: None,
+            parked: 0,
+            due: Vec::new(),
             sampling: Sampling::default(),
             liveness: Liveness::default(),
             // What was opened before any worker is looked at when all are there.
@@ -163,29 +171,28 @@ impl Shell {
         let mut sampler = tokio::time::interval(self.sample_interval());
         sampler.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut abandoned = false;
+        // Something may have to be decided; else what comes next is known.
+        let mut decide = true;
+        let mut steady = None;
         self.begin_upkeep();
         loop {
-            self.perform_plan();
-            let now = self.now();
-            self.weigh(now);
-            self.go_on_stopping();
-            self.close_idle_ports();
-            if self.core.is_stopped() && self.workers.is_empty() && self.upkeep.awaiting == 0 {
-                break;
+            if std::mem::replace(&mut decide, true) {
+                self.perform_plan();
+                let now = self.now();
+                self.weigh(now);
+                self.go_on_stopping();
+                self.close_idle_ports();
+                if self.core.is_stopped() && self.workers.is_empty() && self.upkeep.awaiting == 0 {
+                    break;
+                }
+                #[cfg(target_os = "linux")]
+                {
+                    self.settle_estate();
+                    self.change();
+                }
+                steady = self.wakes_at();
             }
-            #[cfg(target_os = "linux")]
-            {
-                self.settle_estate();
-                self.change();
-            }
-            let wakes = [
-                self.core.wake(),
-                self.retry,
-                self.next_look(),
-                self.kept_again(),
-                self.stops_at(),
-            ];
-            let wake = wakes.into_iter().flatten().min();
+            let wake = [steady, self.retry].into_iter().flatten().min();
             // What is beyond the end of time never comes.
             let wake = wake.and_then(|at| self.start.checked_add(at.since_start()));
             let wake = wake.map(tokio::time::Instant::from_std);
@@ -200,7 +207,7 @@ impl Shell {
                 },
                 fact = self.incoming.recv() => {
                     if let Some(fact) = fact {
-                        self.fact(fact);
+                        decide = self.facts(fact);
                     }
                 }
                 () = sleep_until(wake) => self.retry_parked(),
@@ -217,6 +224,41 @@ impl Shell {
         super::child::rests_end().await;
         over.send_replace(Some(self.failed_start.take().unwrap_or(Over::Stopped)));
         self.audience.close();
+    }
+
+    /// When something is to be decided if nothing happens until then.
+    fn wakes_at(&self) -> Option<Time> {
+        let wakes = [self.core.wake(), self.next_look(), self.kept_again(), self.stops_at()];
+        wakes.into_iter().flatten().min()
+    }
+
+    /// Deals with a fact, and with those behind it if it is only about a connection: of these there are many, and nothing
+    /// is decided by them but who gets the next one. Whether there was another.
+    fn facts(&mut self, first: Fact) -> bool {
+        let now = self.now();
+        let (mut fact, mut decide) = (first, false);
+        for left in (0..FACTS_AT_ONCE).rev() {
+            match fact {
+                Fact::Accepted(key, connection) => self.park(key, connection),
+                Fact::Answered(worker, seq, accepted, open) => {
+                    self.answered(now, worker, seq, accepted, open);
+                }
+                fact => {
+                    self.fact(fact);
+                    decide = true;
+                    break;
+                }
+            }
+            if left == 0 {
+                break;
+            }
+            match self.incoming.try_recv() {
+                Ok(next) => fact = next,
+                Err(_) => break,
+            }
+        }
+        self.pump_due(now);
+        decide
     }
 
     /// Sockets were shut down, in this order.
@@ -340,7 +382,12 @@ impl Shell {
         match fact {
             // The sender is dropped when all is done.
             Fact::Frame(worker, frame, _done) => self.frame(now, worker, frame),
-            Fact::Accepted(port, connection) => self.dispatch(now, &port, connection),
+            Fact::Accepted(key, connection) => self.dispatch(now, &key, connection),
+            Fact::Answered(worker, seq, accepted, open) => {
+                self.answered(now, worker, seq, accepted, open);
+                self.pump_due(now);
+            }
+            Fact::Pong(worker, runtime) => self.pong(now, worker, runtime),
             Fact::Uncaught(worker, what, caught) => self.uncaught(worker, &what, caught),
             Fact::Trouble(what) => tracing::warn!("{what}"),
             #[cfg(target_os = "linux")]

@@ -7,8 +7,9 @@ use crate::policy::Policy;
 use crate::primary::query_for;
 use crate::socket::{self, Sharing, Wish};
 use crate::sys;
-use phalanx_core::wire::{Act, AddressType, Answer, Query};
+use phalanx_core::wire::{Act, AddressType, Answer, Query, taken_line};
 use rustix::fd::OwnedFd;
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
@@ -19,6 +20,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, watch};
+
+/// Connections that are taken together, at most.
+const TOGETHER: usize = 64;
 
 /// How to listen.
 ///
@@ -49,6 +53,9 @@ pub struct Listener<S> {
     address: Address,
     own: Option<AsyncFd<Arc<OwnedFd>>>,
     handed: Option<mpsc::UnboundedReceiver<Handed>>,
+    /// Connections whose acceptance the primary was told of together. Whoever has some takes all of them.
+    taken: VecDeque<OwnedFd>,
+    together: bool,
     draining: watch::Receiver<bool>,
     /// What the primary calls it; `None`: the primary does not know of it.
     key: Option<String>,
@@ -77,27 +84,23 @@ impl Handed {
         Self { worker, fd: Some(fd), seq }
     }
 
-    /// The connection; the primary is told that it is taken.
-    fn accept(mut self) -> Option<OwnedFd> {
+    /// The connection; the primary is to be told with these words, before anything is done with it.
+    fn accept(mut self, open: u32, words: &mut Vec<u8>) -> Option<OwnedFd> {
         // The primary gives what was not acknowledged to others when the channel closes.
         if self.worker.inner.closing.load(Ordering::SeqCst) {
             return None;
         }
         let fd = self.fd.take()?;
-        self.answer(true, self.worker.connections() + 1);
+        words.extend(taken_line(self.worker.next_seq(), self.seq, true, open));
         Some(fd)
-    }
-
-    fn answer(&self, accepted: bool, open: u32) {
-        let answer = Answer { accepted: Some(accepted), open: Some(open), ..Answer::default() };
-        self.worker.tell(Act::Answer(answer), Some(self.seq));
     }
 }
 
 impl Drop for Handed {
     fn drop(&mut self) {
-        if self.fd.take().is_some() {
-            self.answer(false, self.worker.connections());
+        if let (Some(_), Some(channel)) = (self.fd.take(), &self.worker.inner.channel) {
+            let (seq, open) = (self.worker.next_seq(), self.worker.connections());
+            channel.push_words(taken_line(seq, self.seq, false, open));
         }
     }
 }
@@ -150,6 +153,8 @@ pub(super) async fn listen<S: Socket>(
             address: real,
             own: Some(own),
             handed: None,
+            taken: VecDeque::new(),
+            together: false,
             draining: worker.inner.draining.subscribe(),
             key: None,
             query: Query::default(),
@@ -215,6 +220,8 @@ async fn ask_to_listen<S: Socket>(
         address,
         own,
         handed: Some(handed),
+        taken: VecDeque::new(),
+        together: false,
         draining: worker.inner.draining.subscribe(),
         key: Some(key),
         query,
@@ -307,8 +314,34 @@ impl<S: Socket> Listener<S> {
         }
     }
 
+    /// From now on what was handed over is taken together, and the primary is told in one call: for whoever accepts to
+    /// the end, whatever happens.
+    #[cfg(feature = "http")]
+    pub(crate) const fn accept_together(&mut self) {
+        self.together = true;
+    }
+
+    /// Takes a connection that was handed over, and those behind it if all are wanted.
+    fn take_handed(&mut self, first: Handed) {
+        let (mut next, mut words) = (Some(first), Vec::new());
+        let mut open = self.worker.connections();
+        while let Some(handed) = next.take() {
+            open = open.saturating_add(1);
+            self.taken.extend(handed.accept(open, &mut words));
+            if self.together && self.taken.len() < TOGETHER {
+                next = self.handed.as_mut().and_then(|handed| handed.try_recv().ok());
+            }
+        }
+        if let Some(channel) = self.worker.inner.channel.as_ref().filter(|_| !words.is_empty()) {
+            channel.push_words(words);
+        }
+    }
+
     async fn next_fd(&mut self) -> Option<OwnedFd> {
         loop {
+            if let Some(fd) = self.taken.pop_front() {
+                return Some(fd);
+            }
             if self.own.is_none() && self.handed.is_none() {
                 return None;
             }
@@ -316,9 +349,7 @@ impl<S: Socket> Listener<S> {
                 biased;
                 () = told(&mut self.draining) => return self.last_fd(),
                 handed = receive(&mut self.handed) => match handed {
-                    Some(handed) => if let Some(fd) = handed.accept() {
-                        return Some(fd);
-                    },
+                    Some(handed) => self.take_handed(handed),
                     None => self.handed = None,
                 },
                 taken = take(self.own.as_ref()) => match taken {
@@ -332,10 +363,11 @@ impl<S: Socket> Listener<S> {
     /// Told to leave: what was handed over before, and what waits in the slot already, is still served. Then it
     /// closes.
     fn last_fd(&mut self) -> Option<OwnedFd> {
-        if let Some(handed) = self.handed.as_mut().and_then(|handed| handed.try_recv().ok())
-            && let Some(fd) = handed.accept()
-        {
-            return Some(fd);
+        if let Some(handed) = self.handed.as_mut().and_then(|handed| handed.try_recv().ok()) {
+            self.take_handed(handed);
+            if let Some(fd) = self.taken.pop_front() {
+                return Some(fd);
+            }
         }
         if self.leftover > 0 {
             self.leftover -= 1;

@@ -669,7 +669,12 @@ async fn handle(worker: &Worker, message: Frame, fd: Option<OwnedFd>) {
             None => channel.push(&Frame::HandleNack),
         }
     } else {
-        channel.push(&Frame::HandleAck);
+        if matches!(&message, Frame::Cluster(Cluster { act: Act::NewConn { .. }, .. })) {
+            // It goes with the answer of the program, which usually accepts at once.
+            channel.push_with_next(&Frame::HandleAck);
+        } else {
+            channel.push(&Frame::HandleAck);
+        }
         worker.frame(message, Some(fd));
     }
 }

@@ -50,6 +50,14 @@ async fn workers(primary: &Primary, n: usize, address: &str) -> (Vec<Controlled>
 async fn round_robin_is_exact() {
     let primary = Primary::start(manual(Policy::RoundRobin)).expect("started");
     let (_workers, address) = workers(&primary, 3, &free_address()).await;
+    // A worker that listens is asked what it is, and is no candidate before it has answered.
+    let mut last = [0; 3];
+    bench::wait::until_async(PATIENCE, "all to have their turns", async || {
+        last = [last[1], last[2], greeted(address).await.0];
+        (last == [1, 2, 3]).then_some(())
+    })
+    .await
+    .expect("they have");
     let mut counts = BTreeMap::new();
     for _ in 0..30 {
         *counts.entry(greeted(address).await.0).or_insert(0) += 1;
