@@ -42,10 +42,13 @@ fn start(serving: &mut Serving, job: &Job, address: SocketAddr) -> Result<Proces
     Ok(Process { guarded: serving.guarded.len() - 1, address, start: Box::new(start) })
 }
 
-/// As its documentation advises it for many requests: connections are kept on both sides, and nothing is logged.
+/// As its documentation advises it for many requests: connections are kept on both sides, and nothing is logged. A
+/// server that failed is asked again at once (`max_fails=0`): by default it is left out for 10 s, and when each of them
+/// has been restarted within that time nobody is left, and every request is answered with 502.
 fn configuration(place: &Path, address: SocketAddr, behind: &[SocketAddr]) -> String {
     let place = place.display();
-    let servers: String = behind.iter().map(|one| format!("        server {one};\n")).collect();
+    let servers: String =
+        behind.iter().map(|one| format!("        server {one} max_fails=0;\n")).collect();
     format!(
         "daemon off;
 worker_processes auto;

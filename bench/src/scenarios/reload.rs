@@ -172,7 +172,8 @@ fn explain(case: &Case, section: &mut Section) {
     section.note(
         "pm2: `pm2 reload`; node:cluster: a new worker, then `disconnect()` of the old one, SIGKILL after 10 s; \
          nginx: its processes end by SIGTERM and start anew one after another, and nginx repeats at another one what \
-         was cut, which it does for requests that may be repeated (GET here), and not for others.",
+         was cut, which it does for requests that may be repeated (GET here), and not for others. Its servers have \
+         `max_fails=0`: with the default, reloads within 10 s of each other leave none, and all requests fail.",
     );
     if case.keep_alive {
         section.note(

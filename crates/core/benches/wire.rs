@@ -1,5 +1,4 @@
 //! What it costs to read and to write the lines of a channel: `cargo bench -p phalanx-core --bench wire`.
-#![expect(missing_docs, reason = "criterion's macros make public functions")]
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use phalanx_core::wire::{

@@ -5,6 +5,7 @@
 //!
 //! As a worker it does what that script does, under any primary that answers. `COUNTS` has `SIZE:COUNT` of messages,
 //! with commas between.
+#![allow(clippy::print_stdout)]
 
 use phalanx::{Cluster, Event, Messages, Primary, Program, ReadyWhen, Worker, WorkerHandle};
 use serde::Deserialize;
@@ -112,7 +113,7 @@ impl Bench {
     async fn run(&mut self, way: &str, size: usize, count: u64) -> Result<(), Failure> {
         match way {
             "one" => self.echoes(size, count, 1).await,
-            "many" => self.echoes(size, count, OUTSTANDING.min((MOST / size) as u64)).await,
+            "many" => self.echoes(size, count, OUTSTANDING.min((MOST / size.max(1)) as u64)).await,
             "up" => self.up(size, count).await,
             _ => self.down(size, count).await,
         }

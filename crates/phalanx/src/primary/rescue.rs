@@ -113,7 +113,7 @@ impl Shell {
     pub(super) fn sample_left(&mut self, now: Time, left: Vec<(String, Place)>) {
         let mut busy = false;
         for (key, place) in left {
-            self.sample_key(now, key, Some(place), &mut busy);
+            self.sample_key(now, &key, Some(place), &mut busy);
         }
         if busy {
             self.watch_queues(now);
@@ -130,22 +130,22 @@ impl Shell {
             .map(|p| p.key.clone())
             .collect();
         for key in keys {
-            self.sample_key(now, key, None, &mut busy);
+            self.sample_key(now, &key, None, &mut busy);
         }
         busy
     }
 
     /// Looks at one place of a port, or at all.
-    fn sample_key(&mut self, now: Time, key: String, only: Option<Place>, busy: &mut bool) {
-        let Some(mut port) = self.ports.remove(&key) else { return };
+    fn sample_key(&mut self, now: Time, key: &str, only: Option<Place>, busy: &mut bool) {
+        let Some(mut port) = self.ports.remove(key) else { return };
         let mut standing = self.sample_port(now, &mut port, only, busy);
         if self.knows_soon(now, &mut port) {
             standing.clear();
         }
         let taken: Vec<_> =
             standing.into_iter().flat_map(|place| self.take(&mut port, place)).collect();
-        self.ports.insert(key.clone(), port);
-        self.rehome(now, &key, taken);
+        self.ports.insert(key.to_owned(), port);
+        self.rehome(now, key, taken);
     }
 
     /// Whether nobody can be handed a connection of this port yet, but somebody is about to say that it can: a worker that

@@ -189,8 +189,8 @@ async fn a_message_is_passed_on_as_it_came() {
     let mut worker = Controlled::fork(&primary).await;
     let order = json!({ "do": "echo", "value": { "id": 1, "text": "\u{e9}\n", "n": [1.5, null] } });
     worker.handle.send(&order).await.expect("sent");
-    let is_message = |event: phalanx::Event| match event {
-        phalanx::Event::Message(_, message) => Some(message),
+    let is_message = |event: Event| match event {
+        Event::Message(_, message) => Some(message),
         _ => None,
     };
     let answer = worker.next("a message", is_message).await;
