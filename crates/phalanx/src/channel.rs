@@ -8,6 +8,7 @@
 mod broken;
 mod queue;
 mod recall;
+mod write;
 
 use crate::error::{Error, Result};
 use crate::keeper::{Kind, Mark};
@@ -29,7 +30,6 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -46,9 +46,6 @@ const MAX_UNANSWERED: usize = 100_000;
 const BATCH: usize = 64;
 /// So many bytes that were fed are not left to wait for the writer's task.
 const MUCH: usize = 64 << 10;
-/// How long to wait when the kernel has too many descriptors in flight (`ETOOMANYREFS`).
-const REFS_PAUSE: Duration = Duration::from_millis(5);
-
 /// One read: how many bytes, and whether descriptors were lost.
 fn receive(
     socket: &OwnedFd,
@@ -128,7 +125,7 @@ fn begin(
         max_line,
         is_bun: AtomicBool::new(false),
     });
-    tokio::spawn(write_on(Arc::clone(&shared)));
+    tokio::spawn(write::write_on(Arc::clone(&shared)));
     let fds = VecDeque::new();
     let receiver = Receiver { io, decoder, fds, shared: Arc::clone(&shared) };
     Ok((Sender { shared }, receiver))
@@ -473,58 +470,6 @@ fn send_one(socket: &OwnedFd, item: &Item) -> rustix::io::Result<usize> {
     let fds = [fd.as_fd()];
     ancillary.push(SendAncillaryMessage::ScmRights(&fds));
     sendmsg(socket, &[IoSlice::new(&item.bytes)], &mut ancillary, SEND)
-}
-
-/// Writes what waits: for the kernel, or for something that it can go with.
-async fn write_on(shared: Arc<Shared>) {
-    loop {
-        shared.more.notified().await;
-        let left = shared.lock().left;
-        if left.is_some() {
-            // What it can go with comes in this turn of the runtime. If it did, what is left now is of another.
-            tokio::task::yield_now().await;
-            if shared.lock().left != left {
-                continue;
-            }
-        }
-        let mut room = None;
-        loop {
-            let refs = {
-                let mut queue = shared.lock();
-                if queue.closed {
-                    return;
-                }
-                match shared.flush(&mut queue) {
-                    Ok(true) => break,
-                    Ok(false) => queue.items.front().is_some_and(|item| item.fd.is_some()),
-                    Err(_) => return shared.shut(&mut queue),
-                }
-            };
-            if room.is_none() {
-                room = watch_room(shared.io.get_ref()).ok();
-            }
-            let Some(room) = &room else {
-                // There is no descriptor to wait with.
-                tokio::time::sleep(REFS_PAUSE).await;
-                continue;
-            };
-            match room.writable().await {
-                // Writable and yet not: too many descriptors are in flight.
-                Ok(guard) if refs => {
-                    drop(guard);
-                    tokio::time::sleep(REFS_PAUSE).await;
-                }
-                Ok(mut guard) => guard.clear_ready(),
-                Err(_) => return shared.close(),
-            }
-        }
-    }
-}
-
-/// Hears when the kernel has room, for as long as somebody waits for it: by a duplicate, as a descriptor is watched once.
-fn watch_room(socket: &OwnedFd) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
-    let duplicate = rustix::io::fcntl_dupfd_cloexec(socket, 0)?;
-    sys::watch(Arc::new(duplicate), Interest::WRITABLE)
 }
 
 /// A frame and the descriptor that came with it.
