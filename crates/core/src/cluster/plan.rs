@@ -26,9 +26,11 @@ impl Cluster {
         self.retire_doubled(now);
         self.step_restart(now);
         // A slot with nobody goes before one that has somebody.
-        let room = self.room(now).saturating_sub(self.due(now).count());
         let reloading = self.reload.is_some();
-        self.step_reload(now, room);
+        if reloading {
+            let room = self.room_beside_due(now);
+            self.step_reload(now, room);
+        }
         if reloading && self.reload.is_none() {
             // Who was watched only for the reload is as good as any other now.
             self.retire_doubled(now);
@@ -106,6 +108,14 @@ impl Cluster {
         };
         let starting = self.workers.values().filter(starts).count();
         self.spec.starts_at_once.saturating_sub(starting)
+    }
+
+    /// How many may begin to start beside those that go before.
+    fn room_beside_due(&self, now: Time) -> usize {
+        match self.room(now) {
+            usize::MAX => usize::MAX,
+            room => room.saturating_sub(self.due(now).count()),
+        }
     }
 
     /// Slots without a worker that are to get one now.
@@ -197,10 +207,11 @@ impl Cluster {
     /// Workers in slots that nobody wants (any more) leave.
     fn retire_unwanted(&mut self, now: Time) {
         let stopping = self.mode != Mode::Running;
+        let wanted: Slots = self.wanted.iter().copied().collect();
         let unwanted: Vec<WorkerId> = self
             .workers
             .values()
-            .filter(|w| w.is_live() && (stopping || w.guarded && !self.wanted.contains(&w.slot)))
+            .filter(|w| w.is_live() && (stopping || w.guarded && !wanted.contains(w.slot)))
             .map(|w| w.id)
             .collect();
         let why = if stopping { Leave::Stop } else { Leave::Scale };
@@ -229,7 +240,10 @@ impl Cluster {
             .filter(|worker| self.succeeded_at(worker).is_some_and(|at| at <= now))
             .map(|worker| worker.slot)
             .collect();
-        let room = self.room(now).saturating_sub(self.due(now).count());
+        if due.is_empty() {
+            return;
+        }
+        let room = self.room_beside_due(now);
         self.held_back |= due.len() > room;
         for slot in due.into_iter().take(room) {
             self.fork_in(slot, true);

@@ -143,10 +143,7 @@ impl Cluster {
 
     /// Whether a worker is as good as it has to be, so that the one before it may leave.
     pub(super) fn is_confirmed(&self, worker: &Worker, now: Time) -> bool {
-        match (worker.phase.clone(), self.confirmed_at(worker)) {
-            (Phase::Ready { .. }, Some(at)) => at <= now,
-            _ => false,
-        }
+        self.confirmed_at(worker).is_some_and(|at| at <= now)
     }
 
     /// When that is, if nothing happens; `None` if it is not known yet.
@@ -214,15 +211,30 @@ impl Cluster {
         }
     }
 
+    /// Wanted slots where more than one of those serve that are surely no successors: nobody has to leave elsewhere.
+    fn crowded_slots(&self, now: Time) -> Vec<SlotId> {
+        let surely = |w: &Worker| {
+            let new = self.reload.is_some() && w.generation == self.generation;
+            new && !self.is_tried_elsewhere(w.slot) && !self.is_confirmed(w, now)
+        };
+        let (mut one, mut more) = (Slots::default(), Slots::default());
+        for worker in self.workers.values().filter(|w| w.guarded && w.is_live() && !surely(w)) {
+            if one.contains(worker.slot) {
+                more.insert(worker.slot);
+            }
+            one.insert(worker.slot);
+        }
+        if more.len() == 0 {
+            return Vec::new();
+        }
+        self.wanted.iter().filter(|slot| more.contains(**slot)).copied().collect()
+    }
+
     /// Where a slot has several live workers, one stays, and the successor that a reload that is
     /// going on brings up beside it.
     pub(super) fn retire_doubled(&mut self, now: Time) {
         let newest = self.generation;
-        // Who is alone is not one too many.
-        for slot in self.workers.shared_slots() {
-            if !self.wanted.contains(&slot) {
-                continue;
-            }
+        for slot in self.crowded_slots(now) {
             let live = || self.in_slot(slot).filter(|w| w.guarded && w.is_live());
             let retiring = live().filter(|w| w.retire.is_some()).map(|w| w.id).max();
             let replaces = |w: &Worker| retiring.is_some_and(|old| old < w.id) && !w.is_ready();
@@ -264,7 +276,8 @@ impl Cluster {
         let Some(reload) = &self.reload else { return };
         let (newest, back) = (self.generation, reload.back);
         let (replaced, took) = (reload.replaced, now.since(reload.begun));
-        let in_wanted = |w: &&Worker| w.guarded && w.is_live() && self.wanted.contains(&w.slot);
+        let wanted: Slots = self.wanted.iter().copied().collect();
+        let in_wanted = |w: &&Worker| w.guarded && w.is_live() && wanted.contains(w.slot);
         let old: Slots = self
             .workers
             .values()

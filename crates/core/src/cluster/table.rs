@@ -73,18 +73,6 @@ impl Workers {
         let ids = self.placed.range((slot, WorkerId(0))..=(slot, WorkerId(u32::MAX)));
         ids.filter_map(|(_, id)| self.all.get(id))
     }
-
-    /// Slots with more than one, lowest first.
-    pub(super) fn shared_slots(&self) -> Vec<SlotId> {
-        let (mut last, mut shared) = (None, Vec::new());
-        for (slot, _) in &self.placed {
-            if last == Some(*slot) && shared.last() != Some(slot) {
-                shared.push(*slot);
-            }
-            last = Some(*slot);
-        }
-        shared
-    }
 }
 
 /// As the map by numbers: the rest follows from it.
@@ -177,7 +165,6 @@ mod tests {
             workers.insert(worker(id, slot));
         }
         assert_eq!(in_slot(&workers, 0), [1, 3, 4]);
-        assert_eq!(workers.shared_slots(), [SlotId(0)]);
         assert_eq!(workers.remove(&WorkerId(3)).map(|w| w.slot), Some(SlotId(0)));
         assert!(workers.remove(&WorkerId(3)).is_none());
         workers.retain(|w| w.id != WorkerId(5));

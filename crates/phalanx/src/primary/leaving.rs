@@ -50,6 +50,7 @@ impl Shell {
         let starting =
             |w: &&phalanx_core::worker::Worker| matches!(w.phase, Phase::Starting { .. });
         let Some(slot) = self.core.worker(worker).filter(starting).map(|w| w.slot) else { return };
+        self.may_change();
         if self.workers.get(&worker).is_some_and(|record| record.proves_since.is_some()) {
             tracing::warn!(
                 "worker {worker} in slot {slot} listens, but takes nothing: the one before it goes on until it does"

@@ -99,9 +99,11 @@ impl Fact {
         match self {
             Self::Accepted(..) | Self::Answered(..) | Self::Pong(..) => false,
             Self::Taken(..) | Self::Seen(..) | Self::Proves(..) => false,
+            // Of one that is ready nothing follows, and of another it is said there.
+            Self::LookDue | Self::Slow(_) => false,
             Self::Frame(_, frame, _) => match frame {
                 Frame::Cluster(cluster) => !matches!(cluster.act, Act::Answer(_)),
-                Frame::Socket(_) => false,
+                Frame::Socket(_) | Frame::Note(Note::Counts { .. }) => false,
                 _ => true,
             },
             _ => true,

@@ -485,7 +485,7 @@ impl Shell {
 
     /// What the next primary has to know may be another after this.
     #[cfg_attr(not(target_os = "linux"), expect(clippy::unused_self))]
-    fn may_change(&mut self) {
+    pub(super) fn may_change(&mut self) {
         #[cfg(target_os = "linux")]
         {
             self.keeping.changed = true;

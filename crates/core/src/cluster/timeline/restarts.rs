@@ -220,12 +220,12 @@ fn with_one_that_serves_the_others_are_not_given_up() {
         t=11     exit 1#2 code 1
         t=13     exit 0#4 code 1
                  slot 0 waits 100ms, 2 crashes
-        t=120    pass
-                 fork 0#5, 1#6
-        t=130    exit 0#5 code 1
+        t=105    fork 1#5
+        t=113    fork 0#6
+        t=130    exit 0#6 code 1
                  slot 0 waits 200ms, 3 crashes
         t=131    look
-                 = 2#3 ready, 1#6 starting, slot 0 waits until 330 (3 crashes); 3 wanted, not settled
+                 = 2#3 ready, 1#5 starting, slot 0 waits until 330 (3 crashes); 3 wanted, not settled
         ",
     );
 }
