@@ -60,7 +60,7 @@ fn grown(
     }
     let base = row(32);
     if let Some(most) = sizes.last() {
-        // Twice as much would be a growth of the fifth root already; n times as much is what quadratic means.
+        // For something quadratic it would be as many times as much as there are workers.
         for column in [START, IDLE, LOADED, STEP] {
             section.goal_ratio(column, &row(*most), &base, Bound::AtMost(2.0));
         }
