@@ -72,14 +72,15 @@ pub trait Scheduler: Send {
 
 /// How many connections a worker may be ahead of the one that had the fewest.
 const LEAD: u64 = 8;
-/// A worker that does not acknowledge for so long is not waited for.
-const WAITED_FOR: Duration = Duration::from_millis(5);
+/// A worker that does not acknowledge for so long is not waited for: longer than it waits for a processor where there are
+/// several workers to each, or who gets the processor would get the connections.
+const WAITED_FOR: Duration = Duration::from_millis(50);
 
 /// One after the other, as `node:cluster`'s `SCHED_RR`. The default.
 ///
 /// Unlike there, a worker that acknowledges faster does not get more: none gets ahead of the others by more
-/// than a few connections, unless they do not answer. One that did not answer for a while, or that is new,
-/// starts level with the others; it has nothing to catch up.
+/// than a few connections, unless they do not answer. One that is new starts level with the others, and one that did not
+/// answer for a while has no more than these few to catch up.
 #[derive(Clone, Debug)]
 pub struct RoundRobin {
     last: WorkerId,
@@ -102,7 +103,7 @@ impl Scheduler for RoundRobin {
         for candidate in candidates {
             let given = self.given.entry(candidate.worker).or_insert(least);
             if !answers(&candidate) {
-                *given = (*given).max(least);
+                *given = (*given).max(least.saturating_sub(LEAD));
             }
         }
         let count = |c: &Candidate| self.given.get(&c.worker).copied().unwrap_or(least);
@@ -208,6 +209,11 @@ mod tests {
         // The others may get ahead a little, then they wait for those who answer soon …
         let more = (0..100).take_while(|_| turn.pick(None, &some).is_some()).count();
         assert!(more < 40, "{more}");
+        // (who has no processor for a moment answers soon) …
+        for c in &mut some {
+            c.silent = Duration::from_millis(20);
+        }
+        assert_eq!(turn.pick(None, &some), None);
         // … but not for those who do not.
         for c in &mut some {
             c.silent = Duration::from_secs(1);
