@@ -20,7 +20,7 @@ sim seeds="100000" seed="":
 chaos seconds="180" seed="":
     PHALANX_CHAOS_SECONDS="{{ seconds }}" PHALANX_SEED="{{ seed }}" cargo test -p phalanx-cli --test chaos -- --nocapture
 
-# What it costs, beside what it costs to do without; `just bench --quick` for a first look.
+# phalanx beside its peers, half an hour; `just bench --quick` for a first look, `just bench --list` for the parts.
 bench *args:
     cargo run --release -p bench -- "$@"
 

@@ -10,6 +10,8 @@ let reloading = Promise.resolve();
 cluster.setupPrimary({ exec: require('path').resolve(process.argv[2]) });
 for (let n = 0; n < Number(process.env.WORKERS); n++) cluster.fork();
 
+cluster.on('exit', (worker) => { if (!worker.exitedAfterDisconnect) cluster.fork(); });
+
 async function replace(old) {
   await once(cluster.fork(), 'listening');
   const gone = once(old, 'exit');

@@ -82,8 +82,8 @@ impl Bound {
 
     fn text(self) -> String {
         match self {
-            Self::AtLeast(bound) => format!("≥ {bound}"),
-            Self::AtMost(bound) => format!("≤ {bound}"),
+            Self::AtLeast(bound) => format!("≥ {}", plain(bound)),
+            Self::AtMost(bound) => format!("≤ {}", plain(bound)),
         }
     }
 }
@@ -107,6 +107,12 @@ impl Report {
             section
         }));
     }
+}
+
+/// A bound as it was meant: at most two digits behind the point.
+fn plain(bound: f64) -> String {
+    let text = format!("{bound:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 impl Section {

@@ -22,7 +22,7 @@ const CALM: Duration = Duration::from_secs(1);
 const AT_MOST: f64 = 150.0;
 
 pub(crate) fn run(context: &Context) -> Result<Vec<Section>, String> {
-    let blocked = Duration::from_millis(context.full_or(5_000, 2_000));
+    let blocked = Duration::from_millis(context.full_or(5_000, 1_500));
     let how = format!(
         "Node, {WORKERS} workers. When one of them has begun to spin for {} s, an open loop of {RATE} new \
          connections per second begins, for as long. Latency counts from the scheduled time.",
@@ -38,7 +38,7 @@ pub(crate) fn run(context: &Context) -> Result<Vec<Section>, String> {
         .column(BEFORE, "ms", Better::Less);
     let (candidates, missing) = peers::at_hand(candidates());
     missing.iter().for_each(|why| section.note(why));
-    for round in 0..context.full_or(3, 1) {
+    for round in 0..context.full_or(2, 1) {
         for peer in &candidates {
             context.say(peer.name);
             let serving = peer.start(&context.programs, &Job::new("block.js", WORKERS))?;

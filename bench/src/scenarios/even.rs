@@ -36,26 +36,23 @@ fn spread(context: &Context, workers: usize, bound: f64) -> Result<Section, Stri
     );
     let (candidates, missing) = peers::at_hand(candidates());
     missing.iter().for_each(|why| section.note(why));
-    for _ in 0..context.full_or(2, 1) {
-        for peer in &candidates {
-            context.say(&format!("{workers} workers, {}", peer.name));
-            let serving = peer.start(&context.programs, &Job::new("server.js", workers))?;
-            let outcome =
-                peers::run(Load::new(serving.address).clients(CLIENTS).requests(requests))?;
-            let (most, least) = extremes(&outcome, workers);
-            section.add(peer.name, RATIO, most / least.max(1.0));
-            section.add(peer.name, DIFFERENCE, most - least);
-            section.command(peer.name, &serving.command);
-            if outcome.failed > 0 {
-                section.note(format!("{}: {} connections failed", peer.name, outcome.failed));
-            }
+    for peer in &candidates {
+        context.say(&format!("{workers} workers, {}", peer.name));
+        let serving = peer.start(&context.programs, &Job::new("server.js", workers))?;
+        let outcome = peers::run(Load::new(serving.address).clients(CLIENTS).requests(requests))?;
+        let (most, least) = extremes(&outcome, workers);
+        section.add(peer.name, RATIO, most / least.max(1.0));
+        section.add(peer.name, DIFFERENCE, most - least);
+        section.command(peer.name, &serving.command);
+        if outcome.failed > 0 {
+            section.note(format!("{}: {} connections failed", peer.name, outcome.failed));
         }
     }
     section.goal(RATIO, "phalanx", Bound::AtMost(widened(bound, requests)));
     section.goal(DIFFERENCE, "phalanx, round-robin", Bound::AtMost(LEAD));
     section.note(
-        "round-robin waits for a worker for 5 ms at most: one that the machine keeps from running for longer falls \
-         behind for good, so on a busy machine the difference grows",
+        "round-robin waits for a worker for 5 ms at most; one that the machine keeps from running for longer catches \
+         up by 64 connections at most, and is behind for good by the rest",
     );
     if requests < FULL {
         section.note("fewer connections than in a full run: chance alone spreads them wider, and so is the goal");

@@ -32,7 +32,7 @@ pub(crate) fn run(context: &Context) -> Result<Vec<Section>, String> {
     .column(RATE, "/s", Better::More)
     .column(P99, "ms", Better::Less);
     let (candidates, missing) = peers::at_hand([peers::started(), peers::pm2()]);
-    for _ in 0..context.full_or(7, 3) {
+    for _ in 0..context.full_or(3, 1) {
         for peer in &candidates {
             for flood in [Flood::Nobody, Flood::Outside, Flood::Inside] {
                 once(context, peer, flood, &mut section)?;

@@ -52,7 +52,7 @@ fn grown(
     .column(LOADED, "µs/s", Better::Less)
     .column(STEP, "µs", Better::Less)
     .column(TOOK, "ms", Better::Less);
-    for _ in 0..context.full_or(3, 1) {
+    for _ in 0..context.full_or(2, 1) {
         for workers in sizes {
             context.say(&format!("{}, {}", peer.name, row(*workers)));
             once(context, &mut section, peer, *workers)?;
@@ -88,7 +88,7 @@ fn once(
 
     // The first second is the start's: queues are looked at, answers come.
     thread::sleep(Duration::from_secs(2));
-    let rounds = context.full_or(5, 3);
+    let rounds = context.full_or(4, 2);
     let (spent, _) = spends(&mut serving, |_| {
         thread::sleep(Duration::from_secs(rounds));
         Ok(())

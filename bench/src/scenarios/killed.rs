@@ -40,7 +40,7 @@ pub(crate) fn run(context: &Context) -> Result<Vec<Section>, String> {
         )
         .column(FAILED, "", Better::Less)
         .column(GAP, "ms", Better::Less);
-        for _ in 0..context.full_or(5, 2) {
+        for _ in 0..context.full_or(3, 1) {
             for peer in &managers {
                 manager(context, peer, keep_alive, &mut section)?;
             }
@@ -61,7 +61,7 @@ pub(crate) fn run(context: &Context) -> Result<Vec<Section>, String> {
     .column(FAILED, "", Better::Less)
     .column(BACK, "ms", Better::Less)
     .column(GAP, "ms", Better::Less);
-    for _ in 0..context.full_or(7, 3) {
+    for _ in 0..context.full_or(5, 1) {
         for peer in &workers {
             worker(context, peer, &mut section)?;
         }

@@ -78,7 +78,7 @@ fn at_rates(
     context.say(&format!("peaks, {connections}"));
     let (slowest, peak) = slowest_peak(context, candidates, keep_alive)?;
     let rates = LOADS.map(|load| (load, peak * f64::from(load) / 100.0));
-    let seconds = context.full_or(2.0, 0.5);
+    let seconds = context.full_or(1.5, 0.5);
     let how = format!(
         "Node, {WORKERS} workers, {connections}. An open loop (Poisson) at {} and {} requests per second: {} and {} % \
          of what the slowest peer ({slowest}) answers at most. {seconds} s each, in turns. Latency counts from \
@@ -96,7 +96,7 @@ fn at_rates(
     }
     section = section.column("failed", "", Better::Less);
     let mut late = Vec::new();
-    for round in 0..context.full_or(5, 2) {
+    for round in 0..context.full_or(3, 1) {
         for (load, rate) in rates {
             for Candidate { name, serving } in candidates {
                 context.say(&format!("{connections}, {load} %, {name}"));

@@ -31,7 +31,7 @@ pub(crate) fn run(context: &Context) -> Result<Vec<Section>, String> {
     section = section.column("further worker", "kB", Better::Less);
     let node = [peers::phalanx("direct"), peers::cluster("rr"), peers::pm2()];
     let (node, missing) = peers::at_hand(node);
-    for _ in 0..context.full_or(3, 2) {
+    for _ in 0..context.full_or(2, 1) {
         let trivial = [peers::trivial(PHALANX, &[]), peers::trivial(WITH_KEEPER, &["--keeper"])];
         for peer in trivial {
             grow(context, &mut section, &peer, many, false)?;

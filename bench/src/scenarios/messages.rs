@@ -43,7 +43,7 @@ struct Measured {
 pub(crate) fn run(context: &Context) -> Result<Vec<Section>, String> {
     let candidates = candidates(context);
     let mut sections: Vec<Section> = SIZES.iter().map(|(_, name, ..)| section(name)).collect();
-    for _ in 0..context.full_or(5, 3) {
+    for _ in 0..context.full_or(3, 1) {
         for (name, program, args) in &candidates {
             context.say(name);
             let mut command = Command::new(program);

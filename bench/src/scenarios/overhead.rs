@@ -29,13 +29,13 @@ fn preload(context: &Context, keep_alive: bool) -> Result<Section, String> {
     .column(CPU, "µs per request", Better::Less);
     let candidates =
         [peers::with("with", &[]), peers::with("without (`--no-preload`)", &["--no-preload"])];
-    for _ in 0..context.full_or(10, 3) {
+    for _ in 0..context.full_or(5, 1) {
         for peer in &candidates {
             let serving = peer.start(&context.programs, &Job::new("server.js", 1))?;
             add(context, &mut section, peer.name, &serving, keep_alive)?;
         }
     }
-    section.goal_ratio(RATE, "with", candidates[1].name, Bound::AtLeast(0.97));
+    section.goal_ratio(CPU, "with", candidates[1].name, Bound::AtMost(1.05));
     Ok(section)
 }
 
@@ -53,7 +53,7 @@ fn filter(context: &Context) -> Result<Section, String> {
     .column(CPU, "µs per request", Better::Less)
     .column(CALL, "ns", Better::Less)
     .column(BIND, "ns", Better::Less);
-    for _ in 0..context.full_or(8, 3) {
+    for _ in 0..context.full_or(5, 1) {
         for (name, option) in
             [("with", None), ("without (`--no-intercept`)", Some("--no-intercept"))]
         {
@@ -74,7 +74,7 @@ fn filter(context: &Context) -> Result<Section, String> {
             add(context, &mut section, name, &serving, false)?;
         }
     }
-    section.goal_ratio(RATE, "with", "without (`--no-intercept`)", Bound::AtLeast(0.97));
+    section.goal_ratio(CPU, "with", "without (`--no-intercept`)", Bound::AtMost(1.05));
     Ok(section)
 }
 
@@ -86,7 +86,7 @@ fn add(
     serving: &Serving,
     keep_alive: bool,
 ) -> Result<(), String> {
-    let requests = context.full_or(20_000, 5_000);
+    let requests = context.full_or(10_000, 4_000);
     let before = serving.cpu();
     let load = Load::new(serving.address).clients(CLIENTS).keep_alive(keep_alive);
     let outcome = peers::run(load.requests(requests))?;

@@ -106,7 +106,7 @@ fn measure(
 
 /// How many reloads, and how long a candidate has for them.
 fn limits(context: &Context) -> (u32, Duration) {
-    context.full_or((10, Duration::from_secs(40)), (3, Duration::from_secs(10)))
+    context.full_or((10, Duration::from_secs(30)), (3, Duration::from_secs(8)))
 }
 
 fn candidate(

@@ -29,7 +29,7 @@ pub(crate) fn run(context: &Context) -> Result<Vec<Section>, String> {
         peers::alone(),
     ];
     let (candidates, missing) = peers::at_hand(candidates);
-    for _ in 0..context.full_or(15, 5) {
+    for _ in 0..context.full_or(7, 3) {
         for peer in &candidates {
             once(context, peer, &mut section)?;
         }
