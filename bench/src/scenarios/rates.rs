@@ -29,7 +29,8 @@ pub(crate) fn run(context: &Context) -> Result<Vec<Section>, String> {
         peers::raw(),
         peers::alone(),
     ];
-    let [mut connections, mut requests] = rates(context, &wrk, "node", "Node application", node)?;
+    let [mut connections, mut requests] =
+        rates(context, &wrk, ("node", "Node application", "server.js"), node)?;
     for peer in ["node:cluster", "pm2"] {
         connections.goal_ratio(RATE, OURS, peer, Bound::AtLeast(2.0));
     }
@@ -45,20 +46,33 @@ pub(crate) fn run(context: &Context) -> Result<Vec<Section>, String> {
     let rust =
         [peers::own("direct"), peers::own("round-robin"), peers::own_raw(), peers::own_threads()];
     let [mut rust_connections, mut rust_requests] =
-        rates(context, &wrk, "rust", "Rust application (axum)", rust)?;
+        rates(context, &wrk, ("rust", "Rust application (axum)", ""), rust)?;
     for section in [&mut rust_connections, &mut rust_requests] {
         section.goal_ratio(RATE, OURS, RAW, Bound::AtLeast(0.98));
         section.goal_ratio(RATE, ROUND_ROBIN, RAW, Bound::AtLeast(0.6));
     }
-    Ok(vec![connections, requests, rust_connections, rust_requests])
+    let mut sections = vec![connections, requests, rust_connections, rust_requests];
+    if !context.quick {
+        for framework in [
+            ("express", "Express application", "express.js"),
+            ("fastify", "Fastify application", "fastify.js"),
+        ] {
+            sections.extend(rates(context, &wrk, framework, some_peers())?);
+        }
+    }
+    Ok(sections)
+}
+
+/// Those that a framework's users would think of.
+fn some_peers() -> [Peer; 4] {
+    [peers::phalanx("direct"), peers::cluster("rr"), peers::pm2(), peers::alone()]
 }
 
 /// A connection per request, and keep-alive.
 fn rates<const N: usize>(
     context: &Context,
     wrk: &Path,
-    id: &str,
-    what: &str,
+    (id, what, app): (&str, &str, &'static str),
     candidates: [Peer; N],
 ) -> Result<[Section; 2], String> {
     let (candidates, missing) = peers::at_hand(candidates);
@@ -75,7 +89,7 @@ fn rates<const N: usize>(
         });
     for _ in 0..context.full_or(5, 1) {
         for peer in &candidates {
-            let serving = peer.start(&context.programs, &Job::new("server.js", WORKERS))?;
+            let serving = peer.start(&context.programs, &Job::new(app, WORKERS))?;
             // The first requests compile the handler.
             peers::run(Load::new(serving.address).clients(4).keep_alive(true).requests(2_000))?;
             for (section, keep_alive) in sections.iter_mut().zip([false, true]) {
