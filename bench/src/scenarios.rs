@@ -64,9 +64,9 @@ pub(crate) const ALL: &[Scenario] = &[
 ];
 
 /// Asks once, on a new connection: which process answered.
-fn ask(address: SocketAddr) -> Result<u32, String> {
+fn ask(address: SocketAddr, patience: Duration) -> Result<u32, String> {
     let mut stream = TcpStream::connect(address).map_err(|error| error.to_string())?;
-    let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
+    let _ = stream.set_read_timeout(Some(patience));
     let asked = stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     let mut answer = String::new();
     asked.and_then(|()| stream.read_to_string(&mut answer)).map_err(|error| error.to_string())?;

@@ -26,7 +26,7 @@ pub(crate) fn run(context: &Context) -> Result<Vec<Section>, String> {
     let how = format!(
         "Node, {WORKERS} workers. When one of them has begun to spin for {} s, an open loop of {RATE} new \
          connections per second begins, for as long. Latency counts from the scheduled time.",
-        blocked.as_secs()
+        blocked.as_secs_f64()
     );
     let mut section = Section::new("blocked", "One of four workers is blocked", &how)
         .column("p50", "ms", Better::Less)

@@ -6,7 +6,7 @@ use crate::report::{Better, Bound, Section};
 use bench::load::{Load, Outcome};
 
 const CLIENTS: usize = 16;
-/// Of the issue: what random steering spreads by itself over `FULL` connections.
+/// Workers, and what random steering spreads by itself over `FULL` connections.
 const GOALS: [(usize, f64); 2] = [(4, 1.05), (16, 1.10)];
 const FULL: u64 = 40_000;
 const QUICK: u64 = 10_000;

@@ -6,10 +6,14 @@ use crate::report::{Better, Bound, Section};
 use bench::load::{Load, Running};
 use bench::{process, wait};
 use rustix::process::{Pid, Signal, kill_process};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 const WORKERS: usize = 4;
 const CLIENTS: usize = 16;
+/// How long one question for the replacement may take.
+const PROBE: Duration = Duration::from_millis(250);
 const FAILED: &str = "failed requests";
 const GAP: &str = "longest time without an answer";
 const BACK: &str = "replaced after";
@@ -97,15 +101,25 @@ fn worker(context: &Context, peer: &Peer, section: &mut Section) -> Result<(), S
     let running = load(&serving, false)?;
     let begun = Instant::now();
     kill(killed)?;
+    let (tell, told) = mpsc::channel();
+    let (address, name) = (serving.address, peer.name);
+    // By itself: one question that nobody answers delays neither the others nor the look at the load.
+    let probe = thread::spawn(move || {
+        while begun.elapsed() < PATIENCE {
+            if ask(address, PROBE).is_ok_and(|pid| !before.contains(&pid)) {
+                let _ = tell.send(begun.elapsed());
+                return;
+            }
+        }
+    });
     let mut back = None;
     let gap = longest_gap(&running, PATIENCE, || {
-        if ask(serving.address).is_ok_and(|pid| !before.contains(&pid)) {
-            back = Some(begun.elapsed());
-        }
+        back = back.or_else(|| told.try_recv().ok());
         back.is_some()
     });
     let outcome = running.stop();
-    let back = back.ok_or_else(|| format!("{}: it is not replaced", peer.name))?;
+    probe.join().map_err(|_| "the probe failed")?;
+    let back = back.ok_or_else(|| format!("{name}: it is not replaced"))?;
     context.say(&format!("{}: {} failed, back after {back:.0?}", peer.name, outcome.failed));
     section.add(peer.name, BACK, back.as_secs_f64() * 1e3);
     add(section, peer, &serving, outcome.failed, gap);
@@ -133,7 +147,7 @@ fn longest_gap(running: &Running, watch: Duration, mut done: impl FnMut() -> boo
     let (mut last, mut answered) = (begun, running.progress().answered());
     let mut longest = Duration::ZERO;
     while begun.elapsed() < watch && !done() {
-        std::thread::sleep(Duration::from_millis(1));
+        thread::sleep(Duration::from_millis(1));
         let now = running.progress().answered();
         longest = longest.max(last.elapsed());
         if now > answered {

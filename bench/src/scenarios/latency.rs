@@ -199,15 +199,19 @@ fn judge(section: &mut Section) {
     }
     section.note(
         "the noise is how far phalanx typically is from itself, measured twice in each round: what is above a peer by \
-         less is not above it",
+         less, and by less than a quarter, is not above it",
     );
 }
+
+/// With more, nothing can be said of a peer that is nearer.
+const MUCH_NOISE: f64 = 1.25;
 
 fn verdict(worst: Option<(&String, Ratio)>, noise: Option<f64>) -> (String, bool) {
     let (Some((peer, ratio)), Some(noise)) = (worst, noise) else {
         return ("not measured".into(), false);
     };
-    (format!("at worst {ratio} of {peer}; noise {noise:.2} ×"), ratio.median <= noise)
+    let met = ratio.median <= noise.min(MUCH_NOISE);
+    (format!("at worst {ratio} of {peer}; noise {noise:.2} ×"), met)
 }
 
 /// By which factor two measurements of one thing typically differ: the median, at least 1.

@@ -85,7 +85,7 @@ fn counts(context: &Context) -> String {
 fn section(size: &str) -> Section {
     let id = format!("messages-{}", size.replace(' ', "").to_lowercase());
     let how = "One worker sends to its primary, which sends back, counts, or sends by itself. At most 64 messages and \
-        4 MB are on their way. Measured in the worker; CPU by what the kernel says of each process, and per message.";
+        4 MB are on their way (in a flood of the crate's worker, what its room of 1 MiB takes). Measured in the worker; CPU by what the kernel says of each process, and per message.";
     let section = Section::new(&id, &format!("Messages of {size} between worker and primary"), how)
         .column(ONE, "/s", Better::More)
         .column(MANY, "/s", Better::More)
@@ -123,7 +123,7 @@ fn judge(section: &mut Section) {
     section.goal_ratio(CPU_DOWN, OURS_NODE, NODE, Bound::AtMost(0.2));
     section.note(
         "One at a time, both processes sleep and are woken for each message: two programs in C that do nothing but \
-         epoll_wait, recv and send need 7.6 µs each for that on the machine where this was written. So no primary can \
+         epoll_wait, recv and send need 7.6 µs each for that on an AMD EPYC. So no primary can \
          be five times as fast as Node's there. A Node worker needs more for a message than the primary: with one, its \
          own cost is the limit, and a primary that has caught up is woken for each message.",
     );

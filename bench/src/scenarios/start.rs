@@ -6,7 +6,7 @@ use crate::report::{Better, Bound, Section};
 use bench::wait;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const WORKERS: usize = 4;
 const FIRST: &str = "first answer";
@@ -50,7 +50,7 @@ fn once(context: &Context, peer: &Peer, section: &mut Section) -> Result<(), Str
     let mut first = None;
     let workers = peer.workers(WORKERS);
     while seen.len() < workers {
-        if let Ok(pid) = ask(address) {
+        if let Ok(pid) = ask(address, Duration::from_secs(1)) {
             first.get_or_insert_with(|| begun.elapsed());
             seen.insert(pid);
         }

@@ -100,8 +100,12 @@ impl Scheduler for RoundRobin {
         let is_there = |id: &WorkerId| candidates.binary_search_by_key(id, |c| c.worker).is_ok();
         self.given.retain(|id, _| is_there(id));
         let answers = |c: &&Candidate| c.free || c.silent < WAITED_FOR;
-        let known = candidates.iter().filter(answers).filter_map(|c| self.given.get(&c.worker));
-        let least = known.min().copied().unwrap_or(0);
+        let known =
+            || candidates.iter().filter(answers).filter_map(|c| self.given.get(&c.worker)).copied();
+        // Who catches up comes first, but is not waited for.
+        let most = known().max().unwrap_or(0);
+        let level = known().filter(|given| given + 2 * LEAD >= most);
+        let least = level.min().unwrap_or(0);
         for candidate in candidates {
             let given = self.given.entry(candidate.worker).or_insert(least);
             if !answers(&candidate) {
@@ -125,20 +129,27 @@ impl Scheduler for RoundRobin {
 }
 
 /// The worker with the fewest connections; among equals, one after the other.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct LeastConnections {
-    turn: RoundRobin,
+    last: WorkerId,
+}
+
+impl Default for LeastConnections {
+    fn default() -> Self {
+        Self { last: WorkerId(0) }
+    }
 }
 
 impl Scheduler for LeastConnections {
-    fn pick(&mut self, source: Option<IpAddr>, candidates: &[Candidate]) -> Option<usize> {
+    fn pick(&mut self, _: Option<IpAddr>, candidates: &[Candidate]) -> Option<usize> {
         let load = |c: &Candidate| c.open.saturating_add(c.unanswered);
-        let least = candidates.iter().filter(|c| c.free).map(load).min()?;
-        let mut among = alloc::vec::Vec::from(candidates);
-        for candidate in &mut among {
-            candidate.free &= load(candidate) == least;
-        }
-        self.turn.pick(source, &among)
+        let (at, next) = candidates
+            .iter()
+            .enumerate()
+            .filter(|(_, c)| c.free)
+            .min_by_key(|(_, c)| (load(c), c.worker <= self.last, c.worker))?;
+        self.last = next.worker;
+        Some(at)
     }
 }
 
@@ -246,6 +257,45 @@ mod tests {
         }
         let most = counts.iter().max().copied().unwrap_or(0);
         assert!(counts.iter().all(|n| most - n <= 1), "{counts:?}");
+    }
+
+    #[test]
+    fn nobody_waits_for_who_catches_up() {
+        let mut turn = RoundRobin::default();
+        let mut all = workers(&[true, true, false]);
+        all[2].silent = Duration::from_millis(100);
+        assert!((0..300).all(|_| turn.pick(None, &all).is_some()));
+        // Back, with its window full now and then: the others go on, and it is the first to be given one.
+        all[2].silent = Duration::from_millis(1);
+        for _ in 0..20 {
+            assert!((0..4).all(|_| turn.pick(None, &all).is_some_and(|at| at < 2)));
+            all[2].free = true;
+            assert!((0..5).all(|_| turn.pick(None, &all) == Some(2)));
+            all[2].free = false;
+            if turn.given[&WorkerId(3)] + 2 * LEAD >= turn.given[&WorkerId(1)] {
+                return;
+            }
+        }
+        panic!("it never catches up: {:?}", turn.given);
+    }
+
+    #[test]
+    fn many_connections_of_one_keep_nobody_waiting() {
+        let mut least = LeastConnections::default();
+        let mut all = workers(&[true; 2]);
+        all[0].open = 100;
+        for open in 0..100 {
+            assert_eq!(least.pick(None, &all), Some(1), "{open}");
+            all[1].open += 1;
+        }
+        let both: BTreeMap<_, u32> = (0..10).filter_map(|_| least.pick(None, &all)).fold(
+            BTreeMap::new(),
+            |mut counts, at| {
+                *counts.entry(at).or_default() += 1;
+                counts
+            },
+        );
+        assert_eq!(both, BTreeMap::from([(0, 5), (1, 5)]));
     }
 
     #[test]

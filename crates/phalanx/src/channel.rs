@@ -534,7 +534,7 @@ impl Receiver {
                 Err(Errno::CONNRESET) => return Ok(0),
                 Err(error) => return Err(Broken::Io(error.into())),
             };
-            // Nothing is left, unless the kernel stopped behind a descriptor: no other call to find that out. What
+            // Nothing is left, unless Linux stopped behind a descriptor: no other call to find that out. What
             // comes from now on is told anew; so is an end, if it was not told with this.
             if all && self.fds.len() == fds {
                 guard.clear_ready();
@@ -546,7 +546,7 @@ impl Receiver {
         }
     }
 
-    /// How many bytes, and whether more would have had room.
+    /// How many bytes, and whether these were all there are, but for what is behind a descriptor.
     fn read_into(&mut self, buffer: &mut [u8]) -> rustix::io::Result<(usize, bool)> {
         let (bytes, lost) = receive(self.io.get_ref(), buffer, &mut self.fds)?;
         // They show as handle frames without one.
@@ -561,6 +561,8 @@ impl Receiver {
         if let Some(mark) = self.shared.mark.as_ref().filter(|_| mid_line != before) {
             mark.set(Kind::Reading, mid_line);
         }
-        Ok((bytes, 0 < bytes && bytes < buffer.len()))
+        // It also stopped behind a descriptor that was lost; and other systems stop before one.
+        let all = cfg!(target_os = "linux") && !lost && 0 < bytes && bytes < buffer.len();
+        Ok((bytes, all))
     }
 }

@@ -160,6 +160,7 @@ impl Shell {
         if port.users.is_empty() && !port.pinned {
             self.ports.remove(key);
         }
+        self.idle_ports = true;
     }
 
     /// Which of a worker's places that socket is.

@@ -72,13 +72,7 @@ impl Shell {
         }
     }
 
-    /// A connection comes back from a worker that did not take it: it has waited longest.
-    pub(super) fn dispatch_again(&mut self, now: Time, key: &str, connection: Parked) {
-        self.waits(key, connection);
-        self.pump(now, key);
-    }
-
-    /// A connection was accepted or taken from a slot: to the next worker.
+    /// A connection was taken from a slot, or comes back from a worker that did not take it: to the next worker.
     pub(super) fn dispatch(&mut self, now: Time, key: &str, connection: Parked) {
         self.waits(key, connection);
         self.pump(now, key);
@@ -178,12 +172,14 @@ impl Shell {
                 let record = self.workers.get(id).filter(|record| !record.pinged)?;
                 let rested = record.refused_until.is_none_or(|until| until <= now);
                 let silent = record.oldest.map_or(Duration::ZERO, |since| now.since(since));
+                let free = rested && record.unanswered < self.window(port, silent);
                 Some(Candidate {
                     worker: *id,
                     slot: user.place.slot,
-                    free: rested && record.unanswered < self.window(port, silent),
+                    free,
                     unanswered: record.unanswered,
-                    silent,
+                    // Who refused one is not waited for.
+                    silent: if rested { silent } else { Duration::MAX },
                     open: record.open,
                 })
             })
@@ -248,7 +244,7 @@ impl Shell {
             .collect();
         for seq in lost.into_iter().rev() {
             if let Some(Handover { port, connection, .. }) = self.in_flight.remove(&seq) {
-                self.dispatch_again(now, &port, connection);
+                self.dispatch(now, &port, connection);
             }
         }
     }

@@ -182,13 +182,14 @@ impl Shell {
     /// Lets the keeper know what changed, if it may have.
     pub(super) fn settle_estate(&mut self) {
         let now = self.now();
-        let due = self.keeping.changed || self.keeping.again.is_some_and(|at| at <= now);
-        if !self.keeping.is_kept() || !due {
+        let late = self.keeping.again.is_some_and(|at| at <= now);
+        if !self.keeping.is_kept() || !(self.keeping.changed || late) {
             return;
         }
         // What waits may change it again.
-        if !self.has_no_facts() && self.keeping.put_off < FACTS_AT_ONCE {
+        if !late && !self.has_no_facts() && self.keeping.put_off < FACTS_AT_ONCE {
             self.keeping.put_off += 1;
+            self.keeping.again.get_or_insert(now.after(RETRY));
             return;
         }
         self.keeping.put_off = 0;

@@ -79,7 +79,7 @@ impl Shell {
         tracing::warn!(%worker, "it does not read its channel: {count} connections go to other workers");
         for seq in recalled.into_iter().rev() {
             if let Some(Handover { port, connection, .. }) = self.in_flight.remove(&seq) {
-                self.dispatch_again(now, &port, connection);
+                self.dispatch(now, &port, connection);
             }
         }
     }

@@ -258,6 +258,9 @@ impl Shell {
             }
         }
         self.pump_due(now);
+        // What the next primary has to know is not put off until something is to be decided.
+        #[cfg(target_os = "linux")]
+        let decide = decide || self.keeping.changed;
         decide
     }
 
@@ -265,6 +268,9 @@ impl Shell {
     fn were_shut(&mut self, names: &[u64]) {
         for name in names {
             self.ports.values_mut().for_each(|port| port.shut(*name));
+        }
+        if !names.is_empty() {
+            self.may_change();
         }
     }
 

@@ -22,7 +22,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, watch};
 
 /// Connections that are taken together, at most.
-const TOGETHER: usize = 64;
+const TOGETHER: usize = 8;
 
 /// How to listen.
 ///
