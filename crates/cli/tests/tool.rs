@@ -201,7 +201,7 @@ fn a_client_that_is_interrupted_does_not_end_the_reload() {
     let tool = Tool::new();
     let server = tool.server("server.js", "");
     let mut start = tool.command(&["start", path(&server), "-i", "2", "--name", "app"]);
-    finish(support::begin(start.env("DELAY", "1500"))).expect(0, &["listening"]);
+    finish(support::begin(start.env("DELAY", "4000"))).expect(0, &["listening"]);
     let workers = tool.workers("app");
     let reload = tool.begin(&["reload", "app"]);
     wait::until(LONG, "the reload", || {
