@@ -77,7 +77,6 @@ fn measure(options: &Options) -> Result<(), String> {
         return write(&options.out, &report);
     }
     let context = Context { programs: build()?, quick: options.quick };
-    report.quick = options.quick;
     let chosen = |one: &&Scenario| {
         options.only.is_empty() || options.only.iter().any(|name| name == one.name)
     };
@@ -88,7 +87,7 @@ fn measure(options: &Options) -> Result<(), String> {
         match (scenario.run)(&context) {
             Ok(sections) => {
                 print!("{}", markdown::sections(&sections));
-                report.replace(scenario.name, sections);
+                report.replace(scenario.name, options.quick, sections);
                 report.know(setup::machine(&context.programs.phalanx));
                 // What is measured is not lost with what comes after it.
                 write(&options.out, &report)?;

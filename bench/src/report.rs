@@ -12,8 +12,6 @@ use stats::{Ratio, median};
 pub(crate) struct Report {
     /// What the machine is, and which versions were measured: name and value.
     pub(crate) machine: Vec<(String, String)>,
-    /// Whether it was a short run.
-    pub(crate) quick: bool,
     pub(crate) sections: Vec<Section>,
 }
 
@@ -24,6 +22,8 @@ pub(crate) struct Section {
     pub(crate) id: String,
     /// Which scenario measured it.
     pub(crate) scenario: String,
+    /// Whether that was a short run.
+    pub(crate) quick: bool,
     pub(crate) title: String,
     /// How it was measured, in a sentence or two.
     pub(crate) how: String,
@@ -100,10 +100,11 @@ impl Report {
     }
 
     /// Puts the sections of a scenario in the place of those that an earlier run had.
-    pub(crate) fn replace(&mut self, scenario: &str, sections: Vec<Section>) {
+    pub(crate) fn replace(&mut self, scenario: &str, quick: bool, sections: Vec<Section>) {
         self.sections.retain(|section| section.scenario != scenario);
         self.sections.extend(sections.into_iter().map(|mut section| {
             scenario.clone_into(&mut section.scenario);
+            section.quick = quick;
             section
         }));
     }

@@ -7,10 +7,9 @@ use std::fmt::Write as _;
 /// The whole report: what was measured on what, the goals, then each section.
 pub(crate) fn report(report: &Report, sections: &[&Section]) -> String {
     let mut text = String::from("# What it costs, side by side\n\n");
-    let run = if report.quick { "a short run (`--quick`)" } else { "a full run" };
     let _ = writeln!(
         text,
-        "Made by `just bench`: {run}. Candidates take turns, round by round. A cell has the median of the \
+        "Made by `just bench`. Candidates take turns, round by round. A cell has the median of the \
          rounds; behind it, how the candidate compares with the first one of its table: the median of the \
          rounds' ratios, and their lowest and highest.\n"
     );
@@ -33,7 +32,8 @@ pub(crate) fn sections(sections: &[Section]) -> String {
 }
 
 fn section(section: &Section) -> String {
-    let mut text = format!("## {}\n\n{}\n\n", section.title, section.how);
+    let short = if section.quick { " (A short run, `--quick`.)" } else { "" };
+    let mut text = format!("## {}\n\n{}{short}\n\n", section.title, section.how);
     if !section.rows.is_empty() {
         text.push_str(&table(section));
     }
@@ -119,17 +119,14 @@ mod tests {
         section.goal_ratio("rate", "phalanx", "pm2", Bound::AtLeast(2.0));
         section.goal("rate", "pm2", Bound::AtLeast(5_000.0));
         section.note("On two cores.");
-        let all = Report {
-            machine: vec![("cores".into(), "2".into())],
-            quick: true,
-            sections: vec![section],
-        };
+        section.quick = true;
+        let all = Report { machine: vec![("cores".into(), "2".into())], sections: vec![section] };
         let text = report(&all, &[&all.sections[0]]);
         let (head, rest) = text.split_once("\n## ").unwrap();
         assert!(head.contains("- cores: 2\n\n1 of 2 goals are met."), "{head}");
         let expected = "Connections per second
 
-16 clients.
+16 clients. (A short run, `--quick`.)
 
 | | rate, /s | failed |
 |---|---:|---:|

@@ -19,6 +19,7 @@ const RAW: &str = "raw SO_REUSEPORT";
 
 pub(crate) fn run(context: &Context) -> Result<Vec<Section>, String> {
     let wrk = setup::wrk()?;
+    let rounds = context.full_or(5, 1);
     let node = [
         peers::phalanx("direct"),
         peers::phalanx("round-robin"),
@@ -30,7 +31,7 @@ pub(crate) fn run(context: &Context) -> Result<Vec<Section>, String> {
         peers::alone(),
     ];
     let [mut connections, mut requests] =
-        rates(context, &wrk, ("node", "Node application", "server.js"), node)?;
+        rates(context, &wrk, ("node", "Node application", "server.js"), rounds, node)?;
     for peer in ["node:cluster", "pm2"] {
         connections.goal_ratio(RATE, OURS, peer, Bound::AtLeast(2.0));
     }
@@ -46,7 +47,7 @@ pub(crate) fn run(context: &Context) -> Result<Vec<Section>, String> {
     let rust =
         [peers::own("direct"), peers::own("round-robin"), peers::own_raw(), peers::own_threads()];
     let [mut rust_connections, mut rust_requests] =
-        rates(context, &wrk, ("rust", "Rust application (axum)", ""), rust)?;
+        rates(context, &wrk, ("rust", "Rust application (axum)", ""), rounds, rust)?;
     for section in [&mut rust_connections, &mut rust_requests] {
         section.goal_ratio(RATE, OURS, RAW, Bound::AtLeast(0.98));
         section.goal_ratio(RATE, ROUND_ROBIN, RAW, Bound::AtLeast(0.6));
@@ -57,7 +58,7 @@ pub(crate) fn run(context: &Context) -> Result<Vec<Section>, String> {
             ("express", "Express application", "express.js"),
             ("fastify", "Fastify application", "fastify.js"),
         ] {
-            sections.extend(rates(context, &wrk, framework, some_peers())?);
+            sections.extend(rates(context, &wrk, framework, 3, some_peers())?);
         }
     }
     Ok(sections)
@@ -73,6 +74,7 @@ fn rates<const N: usize>(
     context: &Context,
     wrk: &Path,
     (id, what, app): (&str, &str, &'static str),
+    rounds: u32,
     candidates: [Peer; N],
 ) -> Result<[Section; 2], String> {
     let (candidates, missing) = peers::at_hand(candidates);
@@ -87,7 +89,7 @@ fn rates<const N: usize>(
             missing.iter().for_each(|why| section.note(why));
             section
         });
-    for _ in 0..context.full_or(5, 1) {
+    for _ in 0..rounds {
         for peer in &candidates {
             let serving = peer.start(&context.programs, &Job::new(app, WORKERS))?;
             // The first requests compile the handler.
