@@ -123,6 +123,19 @@ impl Peer {
     }
 }
 
+/// All who run several workers of a Node application.
+pub(crate) fn of_node() -> [Peer; 7] {
+    [
+        phalanx("direct"),
+        phalanx("round-robin"),
+        cluster("rr"),
+        cluster("none"),
+        pm2(),
+        nginx(),
+        raw(),
+    ]
+}
+
 /// Those that can be measured here, installed if need be, and for each of the others why it is left out.
 pub(crate) fn at_hand(peers: impl IntoIterator<Item = Peer>) -> (Vec<Peer>, Vec<String>) {
     let mut missing = Vec::new();

@@ -1,7 +1,7 @@
 //! One of four workers is busy with something else for five seconds: what new connections feel.
 
 use super::Context;
-use crate::peers::{self, Job, PATIENCE, Peer, Serving};
+use crate::peers::{self, Job, PATIENCE, Serving};
 use crate::report::{Better, Bound, Section};
 use bench::load::{Arrivals, Load, Outcome};
 use std::io::{Read, Write};
@@ -36,7 +36,7 @@ pub(crate) fn run(context: &Context) -> Result<Vec<Section>, String> {
         .column("over 150 ms", "%", Better::Less)
         .column("failed", "", Better::Less)
         .column(BEFORE, "ms", Better::Less);
-    let (candidates, missing) = peers::at_hand(candidates());
+    let (candidates, missing) = peers::at_hand(peers::of_node());
     missing.iter().for_each(|why| section.note(why));
     for round in 0..context.full_or(2, 1) {
         for peer in &candidates {
@@ -58,18 +58,6 @@ pub(crate) fn run(context: &Context) -> Result<Vec<Section>, String> {
         section.goal("failed", ours, Bound::AtMost(0.0));
     }
     Ok(vec![section])
-}
-
-fn candidates() -> [Peer; 7] {
-    [
-        peers::phalanx("direct"),
-        peers::phalanx("round-robin"),
-        peers::cluster("rr"),
-        peers::cluster("none"),
-        peers::pm2(),
-        peers::nginx(),
-        peers::raw(),
-    ]
 }
 
 /// Blocks a worker, and then connects. The load begins only when the worker spins, so that no

@@ -20,16 +20,7 @@ const RAW: &str = "raw SO_REUSEPORT";
 pub(crate) fn run(context: &Context) -> Result<Vec<Section>, String> {
     let wrk = setup::wrk()?;
     let rounds = context.full_or(5, 1);
-    let node = [
-        peers::phalanx("direct"),
-        peers::phalanx("round-robin"),
-        peers::cluster("rr"),
-        peers::cluster("none"),
-        peers::pm2(),
-        peers::nginx(),
-        peers::raw(),
-        peers::alone(),
-    ];
+    let node = peers::of_node().into_iter().chain([peers::alone()]);
     let [mut connections, mut requests] =
         rates(context, &wrk, ("node", "Node application", "server.js"), rounds, node)?;
     for peer in ["node:cluster", "pm2"] {
@@ -70,12 +61,12 @@ fn some_peers() -> [Peer; 4] {
 }
 
 /// A connection per request, and keep-alive.
-fn rates<const N: usize>(
+fn rates(
     context: &Context,
     wrk: &Path,
     (id, what, app): (&str, &str, &'static str),
     rounds: u32,
-    candidates: [Peer; N],
+    candidates: impl IntoIterator<Item = Peer>,
 ) -> Result<[Section; 2], String> {
     let (candidates, missing) = peers::at_hand(candidates);
     let mut sections = [("connections", "Connections per second"), ("requests", "Requests per second, keep-alive")]

@@ -53,9 +53,7 @@ impl Item {
     pub(super) const fn new(bytes: Vec<u8>, fd: Option<Arc<OwnedFd>>) -> Self {
         Self { bytes, sent: 0, ping: false, fd, done: None, room: None }
     }
-}
 
-impl Item {
     /// A line may be added to it: nobody waits for its end, or needs it as it is.
     pub(super) fn takes(&self, line: &[u8]) -> bool {
         let plain = self.fd.is_none() && !self.ping && self.done.is_none() && self.room.is_some();
