@@ -238,18 +238,9 @@ impl Shell {
         let now = self.now();
         let (mut fact, mut decide) = (first, false);
         for left in (0..FACTS_AT_ONCE).rev() {
-            match fact {
-                Fact::Accepted(key, connection) => self.park(key, connection),
-                Fact::Answered(worker, seq, accepted, open) => {
-                    self.answered(now, worker, seq, accepted, open);
-                }
-                fact => {
-                    self.fact(fact);
-                    decide = true;
-                    break;
-                }
-            }
-            if left == 0 {
+            decide = !matches!(fact, Fact::Accepted(..) | Fact::Answered(..));
+            self.fact(now, fact);
+            if decide || left == 0 {
                 break;
             }
             match self.incoming.try_recv() {
@@ -380,18 +371,17 @@ impl Shell {
         }
     }
 
-    fn fact(&mut self, fact: Fact) {
-        let now = self.now();
+    /// What follows from a fact; what waits for a worker is handed out after it, by who calls this.
+    fn fact(&mut self, now: Time, fact: Fact) {
         if fact.changes() {
             self.may_change();
         }
         match fact {
             // The sender is dropped when all is done.
             Fact::Frame(worker, frame, _done) => self.frame(now, worker, frame),
-            Fact::Accepted(key, connection) => self.dispatch(now, &key, connection),
+            Fact::Accepted(key, connection) => self.park(key, connection),
             Fact::Answered(worker, seq, accepted, open) => {
                 self.answered(now, worker, seq, accepted, open);
-                self.pump_due(now);
             }
             Fact::Pong(worker, runtime) => self.pong(now, worker, runtime),
             Fact::Uncaught(worker, what, caught) => self.uncaught(worker, &what, caught),
