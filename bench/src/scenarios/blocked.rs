@@ -80,7 +80,9 @@ fn block(address: SocketAddr, blocked: Duration) -> std::io::Result<TcpStream> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let path = format!("/block?{}", blocked.as_millis());
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    // In one piece: a server may answer, and close, after the first.
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut said = Vec::new();
     let mut buffer = [0; 1_024];
     while !said.windows(WORD.len()).any(|window| window == WORD) {
@@ -113,6 +115,7 @@ fn add(section: &mut Section, name: &str, outcome: &Outcome) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{BufRead, BufReader};
     use std::net::TcpListener;
 
     /// Answers one request with that.
@@ -121,9 +124,11 @@ mod tests {
         let address = listener.local_addr().unwrap();
         std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut request = [0; 1_024];
-            let count = stream.read(&mut request).unwrap();
-            assert!(request[..count].starts_with(b"GET /block?5000 HTTP/1.1\r\n"));
+            let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            // What is not read resets the connection when it is closed.
+            let request: Vec<String> =
+                lines.map(Result::unwrap).take_while(|l| !l.is_empty()).collect();
+            assert_eq!(request[0], "GET /block?5000 HTTP/1.1");
             stream.write_all(answer.as_bytes()).unwrap();
         });
         address
