@@ -1,12 +1,20 @@
 //! The command line.
 
+pub(crate) mod file;
 pub(crate) mod guard;
+pub(crate) mod habits;
 mod limits;
 mod liveness;
+pub(crate) mod logging;
 mod permissions;
+pub(crate) mod planned;
 mod tool;
 
-pub(crate) use tool::{Delete, Describe, Detached, List, Named, Scale, Start, Stop, Target, Why};
+pub(crate) use tool::{
+    Check, Completions, Describe, Detached, Environment, Flush, Init, List, LogsOf, Ping, Reload,
+    Restart, Resurrect, Save, Scale, Send, Signal, Start, Startup, Stop, Target, Targets,
+    Unstartup, Why,
+};
 
 use clap::{Arg, Args, Parser, Subcommand};
 pub(crate) use limits::LimitArgs;
@@ -14,6 +22,7 @@ use liveness::Liveness;
 use phalanx::{Address, Balance, MAX_WORKERS, Policy, ReadyWhen, cores};
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The multi-process server cluster for one machine: N workers, one port, and the kernel dispatches.
@@ -39,26 +48,69 @@ pub(crate) enum Command {
     Run(Box<Run>),
     /// Run any program as `run` does, in the background, under a name
     Start(Box<Start>),
-    /// Show the applications that were started, and their workers
-    #[command(visible_aliases = ["ls", "status"])]
-    List(List),
-    /// Show what is known of an application
-    #[command(visible_aliases = ["show", "info"])]
-    Describe(Describe),
-    /// Drain an application's workers, and end it
+    /// Drain the workers of applications, and end them; `start NAME` starts them again
     Stop(Stop),
-    /// Stop an application, and forget it; one that does not answer is killed
-    Delete(Delete),
-    /// Replace an application's workers one by one, without losing a request
-    Reload(Named),
-    /// End an application's workers, and start them anew
-    Restart(Named),
+    /// End the workers of applications, and start them anew; starts those that are stopped
+    Restart(Restart),
+    /// Replace the workers of applications one by one, without losing a request
+    Reload(Reload),
+    /// Stop applications, and forget them; one that does not answer is killed
+    #[command(visible_alias = "del")]
+    Delete(Stop),
     /// Change how many workers an application has
     Scale(Scale),
+    /// Show the applications that were started, and their workers
+    #[command(visible_aliases = ["ls", "ps", "status"], alias = "l")]
+    List(List),
+    /// Show what is known of applications
+    #[command(visible_aliases = ["show", "info"], alias = "desc")]
+    Describe(Describe),
+    /// Show what workers say, and go on with it
+    #[command(visible_alias = "log")]
+    Logs(LogsOf),
+    /// Empty the logs of applications
+    Flush(Flush),
+    /// Open the log files anew, as after logrotate(8) has moved them
+    #[command(visible_alias = "reloadLogs")]
+    Reopen(Flush),
     /// Show why an application's workers ended
     Why(Why),
-    /// Replace an application's primary by this version of the program, while its workers serve on
-    Upgrade(Named),
+    /// Send a signal to the workers of applications
+    #[command(visible_alias = "sendSignal")]
+    Signal(Signal),
+    /// Send a message to the workers of an application, as `worker.send()` of `node:cluster` does
+    Send(Send),
+    /// Show the environment of an application
+    Env(Environment),
+    /// Print the process numbers of applications: of the primary, or of the workers
+    Pid(Targets),
+    /// Print the ids of applications
+    Id(Targets),
+    /// Count the restarts of applications from nothing again
+    Reset(Targets),
+    /// Keep what there is as a snapshot; what is to run is always kept, with or without it
+    #[command(visible_alias = "dump")]
+    Save(Save),
+    /// Start everything that is to run, and does not: as after a reboot
+    Resurrect(Resurrect),
+    /// Print the systemd unit that starts everything at boot, and how to install it
+    Startup(Startup),
+    /// Remove that unit
+    Unstartup(Unstartup),
+    /// Replace the primaries of applications by this version of the program, while their workers serve on
+    #[command(visible_alias = "update")]
+    Upgrade(Targets),
+    /// Ask the primaries of applications whether they are there
+    Ping(Ping),
+    /// Write an annotated configuration file to begin with
+    #[command(visible_alias = "ecosystem")]
+    Init(Init),
+    /// Check a configuration file, and show what would run and what would change
+    Check(Check),
+    /// Look at this machine: the kernel's features, limits, permissions, versions, with advice
+    Doctor(crate::doctor::Doctor),
+    /// Print a shell's completions, which know the applications' names; or manual pages
+    Completions(Completions),
     /// Print the configuration of nginx or haproxy in front of workers that have a port each
     Export(crate::export::Export),
 }
@@ -97,7 +149,7 @@ pub(crate) struct Run {
     #[arg(short = 'i', long, value_name = "N|max|-N", value_parser = count_or_max, allow_negative_numbers = true)]
     pub(crate) instances: Option<usize>,
     /// What it is called in the log; else the program's name
-    #[arg(long)]
+    #[arg(short, long)]
     pub(crate) name: Option<String>,
     /// How connections get to workers: direct, round-robin or shared
     #[arg(long, value_name = "POLICY")]
@@ -125,8 +177,22 @@ pub(crate) struct Run {
     /// Print each message of a worker on stdout
     #[arg(long)]
     pub(crate) print_messages: bool,
+    /// The group it belongs to, which commands can name instead of it
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub(crate) namespace: String,
+    /// The working directory; a link in it is followed anew at each reload
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cwd: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) detached: Detached,
+    #[command(flatten)]
+    pub(crate) file: file::FromFile,
+    #[command(flatten)]
+    pub(crate) planned: planned::Planned,
+    #[command(flatten)]
+    pub(crate) logging: logging::Logging,
+    #[command(flatten)]
+    pub(crate) habits: habits::Habits,
     /// Run the script with this: a name, a path, or none
     #[arg(help_heading = "Scripts", long, value_name = "NAME|PATH|none")]
     pub(crate) interpreter: Option<OsString>,

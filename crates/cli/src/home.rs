@@ -10,6 +10,7 @@ pub(crate) use lock::Lock;
 use crate::failure::{Failure, USAGE};
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -233,15 +234,28 @@ pub(crate) struct App {
     logs: PathBuf,
 }
 
-/// What `start` was told, for those who come later.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+/// What is to run, for those who come later. All that an application is made of is in here, and nothing else is.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
 pub(crate) struct Spec {
     /// The version of this file.
     pub(crate) v: u32,
+    pub(crate) id: u32,
     pub(crate) name: String,
-    /// The command line after `phalanx start`.
+    pub(crate) namespace: String,
+    /// The command line after `phalanx run`: options, then the program, then its arguments after `--`.
     pub(crate) argv: Vec<String>,
+    /// As it was named: links in it are followed anew by each worker.
     pub(crate) cwd: String,
+    /// The whole environment of the primary, and so of its workers.
+    pub(crate) env: BTreeMap<String, String>,
+    /// The configuration file that it is from, and the environment that was chosen in it (`--env`).
+    pub(crate) config: Option<PathBuf>,
+    pub(crate) environment: Option<String>,
+    /// Applications that have to be ready first.
+    pub(crate) after: Vec<String>,
+    /// It was stopped by somebody, and is not started at boot.
+    pub(crate) stopped: bool,
     /// Milliseconds since 1970.
     pub(crate) started_ms: u64,
     /// The version of phalanx.
@@ -271,13 +285,14 @@ impl App {
         let cwd = std::env::current_dir().map_err(Failure::os("find the working directory"))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let spec = Spec {
-            v: 1,
+            v: 2,
             name: self.name.clone(),
             argv,
             cwd: cwd.display().to_string(),
             started_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             logs: self.logs.clone(),
+            ..Spec::default()
         };
         let file = self.directory.join("spec.json");
         write_json(&file, &spec).map_err(Failure::os(format_args!("write {}", file.display())))

@@ -1,20 +1,28 @@
 //! The program `phalanx`: a cluster of a Node program or of one on the crate, and a demonstration.
 
 mod args;
+mod completions;
+mod config;
 mod control;
 mod demo;
+mod doctor;
 mod export;
 mod failure;
 mod home;
+mod list;
 mod log;
+mod logs;
 mod manage;
 mod output;
 mod patient;
 mod processes;
+mod resurrect;
 mod run;
 mod show;
 mod start;
+mod startup;
 mod table;
+mod targets;
 mod watch;
 
 use args::{Arguments, Command};
@@ -28,15 +36,33 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::demo(options),
         Command::Run(options) => run::run(*options),
         Command::Start(options) => start::start(&options.run),
-        Command::List(options) => manage::list(options.json),
-        Command::Describe(options) => manage::describe(&options.name, options.json),
-        Command::Stop(options) => manage::stop(&options.name, options.now),
-        Command::Delete(options) => manage::delete(&options.name, options.now),
-        Command::Reload(options) => manage::reload(&options.name),
-        Command::Scale(options) => manage::scale(&options.name, options.workers),
-        Command::Restart(options) => manage::restart(&options.name),
-        Command::Why(options) => manage::why(&options.name, options.number, options.json),
-        Command::Upgrade(options) => manage::upgrade(&options.name),
+        Command::Stop(options) => manage::stop(&options.of.apps, options.now),
+        Command::Restart(options) => manage::restart(&options),
+        Command::Reload(options) => manage::reload(&options),
+        Command::Delete(options) => manage::delete(&options.of.apps, options.now),
+        Command::Scale(options) => manage::scale(&options.app, options.workers),
+        Command::List(options) => list::list(&options),
+        Command::Describe(options) => list::describe(&options),
+        Command::Logs(options) => logs::logs(&options),
+        Command::Flush(options) => logs::flush(&options.of.apps),
+        Command::Reopen(options) => logs::reopen(&options.of.apps),
+        Command::Why(options) => manage::why(&options),
+        Command::Signal(options) => manage::signal(&options),
+        Command::Send(options) => manage::send(&options),
+        Command::Env(options) => manage::env(&options),
+        Command::Pid(options) => manage::pid(&options.apps),
+        Command::Id(options) => manage::id(&options.apps),
+        Command::Reset(options) => manage::reset(&options.apps),
+        Command::Save(options) => resurrect::save(&options),
+        Command::Resurrect(options) => resurrect::resurrect(&options),
+        Command::Startup(options) => startup::startup(&options),
+        Command::Unstartup(options) => startup::unstartup(&options),
+        Command::Upgrade(options) => manage::upgrade(&options.apps),
+        Command::Ping(options) => manage::ping(&options.of.apps),
+        Command::Init(options) => config::init(&options),
+        Command::Check(options) => config::check(&options),
+        Command::Doctor(options) => doctor::doctor(&options),
+        Command::Completions(options) => completions::completions(&options),
         Command::Export(options) => {
             export::export(&options);
             Ok(())

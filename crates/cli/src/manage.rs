@@ -1,13 +1,13 @@
 //! What is done to applications that run in the background.
 
-use crate::args::Target;
+use crate::args::{self, Target};
 use crate::control::{Description, Refusal, Unanswered, Word, ask, ask_within};
 use crate::failure::{Failure, UNEXPECTED};
 use crate::home::{App, Home, Lock};
 use crate::processes::Register;
-use crate::show;
 use crate::start::{self, Mark};
-use serde_json::{Value, json};
+use crate::{show, targets};
+use serde_json::Value;
 use std::time::{Duration, Instant};
 
 /// For an answer, when somebody only looks.
@@ -25,75 +25,36 @@ const ASKED: Duration = Duration::from_millis(500);
 /// Until new workers of a scaled application are ready.
 const SCALED: Duration = Duration::from_secs(30);
 
-pub(crate) fn list(as_json: bool) -> Result<(), Failure> {
-    let home = Home::find()?;
-    let apps: Vec<Value> = home.names()?.iter().map(|name| look(&home.app(name))).collect();
-    if as_json {
-        show::print(&format!("{:#}\n", Value::Array(apps)));
-        return Ok(());
+/// Does it for each; says at once what fails, and goes on with the others.
+fn each(
+    wanted: &[String],
+    mut deed: impl FnMut(&App) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let apps = targets::resolve(&Home::find()?, wanted)?;
+    if let [app] = apps.as_slice() {
+        return deed(app);
     }
-    if apps.is_empty() {
-        show::say("no application was started; `phalanx start PROGRAM` does");
-        return Ok(());
-    }
-    let apps: Vec<Description> =
-        apps.into_iter().filter_map(|app| serde_json::from_value(app).ok()).collect();
-    show::print(&show::table(&apps));
-    Ok(())
-}
-
-pub(crate) fn describe(name: &str, as_json: bool) -> Result<(), Failure> {
-    let app = Home::find()?.existing(name)?;
-    let about = look(&app);
-    if as_json {
-        show::print(&format!("{about:#}\n"));
-        return Ok(());
-    }
-    let about: Description = serde_json::from_value(about)
-        .map_err(|error| Failure::tool(UNEXPECTED, format!("{name}: {error}")))?;
-    show::print(&show::details(&about));
-    Ok(())
-}
-
-/// What an application's primary tells; of one that does not, what its files tell.
-fn look(app: &App) -> Value {
-    if let Ok(about) = ask_within(app, Word::Describe, LOOK) {
-        return about;
-    }
-    let register = Register::read(app);
-    let primary = register.as_ref().and_then(|register| register.primary);
-    let primary = primary.filter(|primary| primary.is_alive()).map(|primary| primary.pid);
-    let workers: &[_] = register.as_ref().map_or(&[], |register| &register.workers);
-    let state = if !Lock::is_held(app) {
-        match workers.iter().any(|worker| worker.is_alive()) {
-            true => "without primary",
-            false => "stopped",
+    let mut failed = Vec::new();
+    for app in &apps {
+        if let Err(failure) = deed(app) {
+            let _ = failure.tell();
+            failed.push(app.name.clone());
         }
-    } else if primary.is_some() {
-        "not answering"
-    } else {
-        "starting"
-    };
-    let mut about =
-        Description { name: app.name.clone(), state: state.into(), ..Description::default() };
-    about.primary_pid = primary;
-    about.logs.primary = app.primary_log().display().to_string();
-    about.logs.out = app.out_log().display().to_string();
-    about.logs.err = app.err_log().display().to_string();
-    if let Some(spec) = app.spec() {
-        (about.argv, about.cwd, about.version) = (spec.argv, spec.cwd, spec.version);
     }
-    json!(about)
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::tool(UNEXPECTED, format!("it was not done for {}", failed.join(", "))))
 }
 
-/// An application that runs.
-fn running(name: &str) -> Result<App, Failure> {
-    let app = Home::find()?.existing(name)?;
-    if Lock::is_held(&app) {
-        return Ok(app);
+/// That it runs.
+fn running(app: &App) -> Result<(), Failure> {
+    if Lock::is_held(app) {
+        return Ok(());
     }
+    let name = &app.name;
     Err(Failure::tool(UNEXPECTED, format!("{name} does not run"))
-        .hint(format!("`phalanx start` starts it, `phalanx delete {name}` forgets it")))
+        .hint(format!("`phalanx start {name}` starts it, `phalanx delete {name}` forgets it")))
 }
 
 fn failed(app: &App, why: Unanswered) -> Failure {
@@ -115,57 +76,71 @@ fn failed(app: &App, why: Unanswered) -> Failure {
     }
 }
 
-pub(crate) fn reload(name: &str) -> Result<(), Failure> {
-    let app = running(name)?;
+pub(crate) fn reload(options: &args::Reload) -> Result<(), Failure> {
+    each(&options.of.apps, reload_one)
+}
+
+fn reload_one(app: &App) -> Result<(), Failure> {
+    running(app)?;
     let errors = Mark::end(app.err_log());
     // It goes on if this process is interrupted.
-    let done = ask(&app, Word::Reload, &mut |text| show::print(&format!("{text}\n")));
+    let done = ask(app, Word::Reload, &mut |text| show::print(&format!("{text}\n")));
     done.map(drop).map_err(|why| match why {
         // What the new ones died of, they may have said nowhere else.
         Unanswered::Refused(refusal) => {
             let message = format!("{}{}", refusal.message, start::said_last(&errors.last_lines()));
-            failed(&app, Unanswered::Refused(Refusal { message, ..refusal }))
+            failed(app, Unanswered::Refused(Refusal { message, ..refusal }))
         }
-        why => failed(&app, why),
+        why => failed(app, why),
     })
 }
 
-pub(crate) fn restart(name: &str) -> Result<(), Failure> {
-    let app = running(name)?;
-    let done = ask(&app, Word::Restart, &mut |text| show::print(&format!("{text}\n")));
-    done.map(drop).map_err(|why| failed(&app, why))
+pub(crate) fn restart(options: &args::Restart) -> Result<(), Failure> {
+    each(&options.of.apps, |app| {
+        running(app)?;
+        let done = ask(app, Word::Restart, &mut |text| show::print(&format!("{text}\n")));
+        done.map(drop).map_err(|why| failed(app, why))
+    })
+}
+
+pub(crate) fn upgrade(apps: &[String]) -> Result<(), Failure> {
+    each(apps, upgrade_one)
 }
 
 /// The primary does not answer if all goes well: it is another program then, which is asked who it is.
-pub(crate) fn upgrade(name: &str) -> Result<(), Failure> {
-    let app = running(name)?;
+fn upgrade_one(app: &App) -> Result<(), Failure> {
+    running(app)?;
     let before = Instant::now();
-    match ask(&app, Word::Upgrade, &mut |_| {}) {
+    match ask(app, Word::Upgrade, &mut |_| {}) {
         Err(Unanswered::Silent(_) | Unanswered::Nobody) => {}
-        Err(why) => return Err(failed(&app, why)),
+        Err(why) => return Err(failed(app, why)),
         Ok(_) => return Ok(()),
     }
     loop {
-        let about = ask_within(&app, Word::Describe, LOOK).ok();
+        let about = ask_within(app, Word::Describe, LOOK).ok();
         let about = about.and_then(|about| serde_json::from_value::<Description>(about).ok());
         let is_new = |about: &Description| {
             Duration::from_millis(about.uptime_ms) < before.elapsed() && about.primary_pid.is_some()
         };
         if let Some(about) = about.filter(is_new) {
-            show::say(&format!("{name}: version {} has taken over", about.version));
+            show::say(&format!("{}: version {} has taken over", app.name, about.version));
             show::print(&show::table(&[about]));
             return Ok(());
         }
         if before.elapsed() >= ANSWER + HUNG {
-            return Err(failed(&app, Unanswered::Silent(std::io::ErrorKind::TimedOut.into())));
+            return Err(failed(app, Unanswered::Silent(std::io::ErrorKind::TimedOut.into())));
         }
         std::thread::sleep(AGAIN);
     }
 }
 
-pub(crate) fn why(name: &str, number: usize, as_json: bool) -> Result<(), Failure> {
-    let app = running(name)?;
-    let about = ask_within(&app, Word::Why, ANSWER).map_err(|why| failed(&app, why))?;
+pub(crate) fn why(options: &args::Why) -> Result<(), Failure> {
+    each(&options.of.apps, |app| why_one(app, options.number, options.json))
+}
+
+fn why_one(app: &App, number: usize, as_json: bool) -> Result<(), Failure> {
+    running(app)?;
+    let about = ask_within(app, Word::Why, ANSWER).map_err(|why| failed(app, why))?;
     let list = |key: &str| about.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
     if as_json {
         show::print(&format!("{:#}\n", Value::Array(list("ends"))));
@@ -173,7 +148,7 @@ pub(crate) fn why(name: &str, number: usize, as_json: bool) -> Result<(), Failur
     }
     let texts = list("texts");
     if texts.is_empty() {
-        show::say(&format!("{name}: no worker has ended since this primary began"));
+        show::say(&format!("{}: no worker has ended since this primary began", app.name));
         return Ok(());
     }
     let last = texts.iter().skip(texts.len().saturating_sub(number));
@@ -183,28 +158,62 @@ pub(crate) fn why(name: &str, number: usize, as_json: bool) -> Result<(), Failur
     Ok(())
 }
 
-pub(crate) fn scale(name: &str, workers: Target) -> Result<(), Failure> {
-    let app = running(name)?;
+pub(crate) fn scale(app: &str, workers: Target) -> Result<(), Failure> {
+    each(&[app.to_owned()], |app| scale_one(app, workers))
+}
+
+fn scale_one(app: &App, workers: Target) -> Result<(), Failure> {
+    running(app)?;
     let word = match workers {
         Target::To(workers) => Word::ScaleTo(workers),
         Target::By(workers) => Word::ScaleBy(workers),
     };
-    ask_within(&app, word, ANSWER).map_err(|why| failed(&app, why))?;
-    let about = start::settle(&app, SCALED);
+    ask_within(app, word, ANSWER).map_err(|why| failed(app, why))?;
+    let about = start::settle(app, SCALED);
     if let Some(about) = about.as_ref().filter(|about| !about.is_settled()) {
-        show::say(&format!("{name}: {}", show::unsettled(about)));
+        show::say(&format!("{}: {}", app.name, show::unsettled(about)));
     }
     show::print(&about.map(|about| show::table(&[about])).unwrap_or_default());
     Ok(())
 }
 
-pub(crate) fn stop(name: &str, now: bool) -> Result<(), Failure> {
-    let app = running(name)?;
-    tell_to_stop(&app, now).map_err(|why| failed(&app, why))?;
-    if end(&app) {
-        return Ok(());
-    }
-    Err(failed(&app, Unanswered::Silent(std::io::ErrorKind::TimedOut.into())))
+pub(crate) fn signal(_options: &args::Signal) -> Result<(), Failure> {
+    Err(Failure::tool(UNEXPECTED, "not yet"))
+}
+
+pub(crate) fn send(_options: &args::Send) -> Result<(), Failure> {
+    Err(Failure::tool(UNEXPECTED, "not yet"))
+}
+
+pub(crate) fn env(_options: &args::Environment) -> Result<(), Failure> {
+    Err(Failure::tool(UNEXPECTED, "not yet"))
+}
+
+pub(crate) fn pid(_apps: &[String]) -> Result<(), Failure> {
+    Err(Failure::tool(UNEXPECTED, "not yet"))
+}
+
+pub(crate) fn id(_apps: &[String]) -> Result<(), Failure> {
+    Err(Failure::tool(UNEXPECTED, "not yet"))
+}
+
+pub(crate) fn reset(_apps: &[String]) -> Result<(), Failure> {
+    Err(Failure::tool(UNEXPECTED, "not yet"))
+}
+
+pub(crate) fn ping(_apps: &[String]) -> Result<(), Failure> {
+    Err(Failure::tool(UNEXPECTED, "not yet"))
+}
+
+pub(crate) fn stop(apps: &[String], now: bool) -> Result<(), Failure> {
+    each(apps, |app| {
+        running(app)?;
+        tell_to_stop(app, now).map_err(|why| failed(app, why))?;
+        if end(app) {
+            return Ok(());
+        }
+        Err(failed(app, Unanswered::Silent(std::io::ErrorKind::TimedOut.into())))
+    })
 }
 
 /// Until it has taken the word. A socket that is not there may be about to be, and one with too many clients has
@@ -246,20 +255,8 @@ fn end(app: &App) -> bool {
     true
 }
 
-pub(crate) fn delete(name: &str, now: bool) -> Result<(), Failure> {
-    let home = Home::find()?;
-    if name != "all" {
-        return delete_one(&home.existing(name)?, now);
-    }
-    let mut last = Ok(());
-    for name in home.names()? {
-        if let Err(failure) = delete_one(&home.app(&name), now) {
-            // Said at once: the others are deleted all the same.
-            let _ = failure.tell();
-            last = Err(Failure::tool(UNEXPECTED, "not every application could be deleted"));
-        }
-    }
-    last
+pub(crate) fn delete(apps: &[String], now: bool) -> Result<(), Failure> {
+    each(apps, |app| delete_one(app, now))
 }
 
 fn delete_one(app: &App, now: bool) -> Result<(), Failure> {

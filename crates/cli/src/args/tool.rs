@@ -29,51 +29,122 @@ pub(crate) struct Start {
     pub(crate) run: Run,
 }
 
+/// Which applications.
+#[derive(Args, Debug)]
+pub(crate) struct Targets {
+    /// Names, ids, all, patterns (`api-*`), /regular expressions/, namespaces, configuration files
+    #[arg(value_name = "APP", required = true)]
+    pub(crate) apps: Vec<String>,
+}
+
+/// Which applications; all if none is named.
+#[derive(Args, Debug)]
+pub(crate) struct Any {
+    /// Names, ids, all, patterns (`api-*`), /regular expressions/, namespaces, configuration files; else all
+    #[arg(value_name = "APP")]
+    pub(crate) apps: Vec<String>,
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct List {
+    #[command(flatten)]
+    pub(crate) of: Any,
     /// For programs: an array, with all that is known of each application
     #[arg(long)]
     pub(crate) json: bool,
+    /// Show it again every second, until Ctrl-C
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+    /// The order: id, name, namespace, state, restarts, uptime, cpu or memory; with `:desc` the other way round
+    #[arg(long, value_name = "FIELD[:asc|:desc]")]
+    pub(crate) sort: Option<String>,
+    /// One line for each application, and none for its workers
+    #[arg(short = 'm', long, visible_alias = "mini-list")]
+    pub(crate) short: bool,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct Describe {
-    /// The application
-    pub(crate) name: String,
-    /// For programs
+    #[command(flatten)]
+    pub(crate) of: Targets,
+    /// For programs: an object, or an array of them if several applications are meant
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct Stop {
-    /// The application
-    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) of: Targets,
     /// Kill the workers instead of letting them finish
     #[arg(long)]
     pub(crate) now: bool,
 }
 
 #[derive(Args, Debug)]
-pub(crate) struct Delete {
-    /// The application, or all of them
-    #[arg(value_name = "NAME|all")]
-    pub(crate) name: String,
-    /// Kill the workers instead of letting them finish
+pub(crate) struct Reload {
+    #[command(flatten)]
+    pub(crate) of: Targets,
+    /// Take the environment of this shell, and of nothing before
+    #[arg(short = 'a', long)]
+    pub(crate) update_env: bool,
+    /// The environment of the configuration file
+    #[arg(long, value_name = "NAME")]
+    pub(crate) env: Option<String>,
+    /// Only these applications of a configuration file
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+}
+
+/// As `reload`.
+pub(crate) type Restart = Reload;
+
+#[derive(Args, Debug)]
+pub(crate) struct LogsOf {
+    #[command(flatten)]
+    pub(crate) of: Any,
+    /// So many of the last lines of each application first
+    #[arg(short = 'n', long, value_name = "N", default_value = "15")]
+    pub(crate) lines: usize,
+    /// Only what is said on standard error
+    #[arg(long, conflicts_with = "out")]
+    pub(crate) err: bool,
+    /// Only what is said on standard output
     #[arg(long)]
-    pub(crate) now: bool,
+    pub(crate) out: bool,
+    /// A line of JSON for each: time, application, worker, slot, pid, stream, text
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The lines as they were said, with nothing before them
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) raw: bool,
+    /// The time before each line
+    #[arg(short = 't', long, visible_alias = "timestamp")]
+    pub(crate) time: bool,
+    /// Only what was said since then: a time span (5m, 2h), or a date and a time (2026-01-31 13:00)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// Only lines in which this regular expression is found
+    #[arg(long, value_name = "REGEX", visible_alias = "highlight")]
+    pub(crate) grep: Option<String>,
+    /// Only of this worker, by slot
+    #[arg(long, value_name = "SLOT")]
+    pub(crate) slot: Option<u32>,
+    /// Show what there is, and end
+    #[arg(long, visible_alias = "nostream")]
+    pub(crate) no_follow: bool,
 }
 
 #[derive(Args, Debug)]
-pub(crate) struct Named {
-    /// The application
-    pub(crate) name: String,
+pub(crate) struct Flush {
+    #[command(flatten)]
+    pub(crate) of: Any,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct Why {
-    /// The application
-    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) of: Targets,
     /// So many of the last ends; the newest is the last
     #[arg(short = 'n', long, value_name = "N", default_value = "3")]
     pub(crate) number: usize,
@@ -85,10 +156,135 @@ pub(crate) struct Why {
 #[derive(Args, Debug)]
 pub(crate) struct Scale {
     /// The application
-    pub(crate) name: String,
-    /// How many workers: a number, or so many more or less
-    #[arg(value_name = "N|+N|-N", allow_hyphen_values = true)]
+    #[arg(value_name = "APP")]
+    pub(crate) app: String,
+    /// How many workers: a number, max for one per core, or so many more or less
+    #[arg(value_name = "N|+N|-N|max", allow_hyphen_values = true)]
     pub(crate) workers: Target,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Signal {
+    /// As in kill(1): USR1, SIGHUP, 15
+    #[arg(value_name = "SIGNAL")]
+    pub(crate) signal: String,
+    #[command(flatten)]
+    pub(crate) of: Targets,
+    /// Only to the worker of this slot
+    #[arg(long, value_name = "SLOT")]
+    pub(crate) slot: Option<u32>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Send {
+    /// The application
+    #[arg(value_name = "APP")]
+    pub(crate) app: String,
+    /// JSON; else it is sent as a string
+    #[arg(value_name = "MESSAGE")]
+    pub(crate) message: String,
+    /// Only to the worker of this slot
+    #[arg(long, value_name = "SLOT")]
+    pub(crate) slot: Option<u32>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Environment {
+    /// The application
+    #[arg(value_name = "APP")]
+    pub(crate) app: String,
+    /// For programs
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Show the values of secrets too
+    #[arg(long)]
+    pub(crate) secrets: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Ping {
+    #[command(flatten)]
+    pub(crate) of: Any,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Save {
+    /// Keep the snapshot even if there is no application
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Resurrect {
+    /// As it was at the snapshot before the last (2), the one before that (3), …
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) generation: usize,
+    /// At boot: what is to run, and nothing that was deleted since the snapshot
+    #[arg(long, hide = true)]
+    pub(crate) boot: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Startup {
+    /// systemd, the only one there is
+    #[arg(value_name = "PLATFORM")]
+    pub(crate) platform: Option<String>,
+    /// The user whose applications are started; else this one
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
+    /// The home directory of that user
+    #[arg(long, value_name = "DIR")]
+    pub(crate) hp: Option<PathBuf>,
+    /// What the unit is called
+    #[arg(long, value_name = "NAME", default_value = "phalanx")]
+    pub(crate) service_name: String,
+    /// Start when the network is online, and not as soon as there are local sockets
+    #[arg(long)]
+    pub(crate) wait_ip: bool,
+    /// A unit of the user's own systemd (`systemctl --user`)
+    #[arg(long)]
+    pub(crate) user_unit: bool,
+    /// Install it
+    #[arg(short, long)]
+    pub(crate) write: bool,
+}
+
+/// As `startup`.
+pub(crate) type Unstartup = Startup;
+
+#[derive(Args, Debug)]
+pub(crate) struct Init {
+    /// The file; its extension says which language it is in
+    #[arg(value_name = "FILE", default_value = "phalanx.toml")]
+    pub(crate) file: PathBuf,
+    /// Overwrite it
+    #[arg(short, long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Check {
+    /// The file; else phalanx.toml, .yaml, .yml, .json or .json5 here
+    #[arg(value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) which: super::file::FromFile,
+    /// Print the JSON schema of configuration files instead
+    #[arg(long)]
+    pub(crate) schema: bool,
+    /// For programs
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Completions {
+    /// bash, zsh, fish, elvish or powershell; or man, for manual pages
+    #[arg(value_name = "SHELL|man")]
+    pub(crate) shell: String,
+    /// Manual pages: the directory to write them to; else the first page is printed
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
 }
 
 /// How many workers there are to be.
@@ -105,11 +301,15 @@ impl FromStr for Target {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let most = i64::try_from(MAX_WORKERS).unwrap_or(i64::MAX);
-        let wrong = || format!("expected a number from 1 to {MAX_WORKERS}, or one with + or -");
+        let wrong =
+            || format!("expected a number from 1 to {MAX_WORKERS}, max, or one with + or -");
         let number = |text: &str| match text.bytes().all(|byte| byte.is_ascii_digit()) {
             true => text.parse::<i64>().ok().filter(|n| (1..=most).contains(n)).ok_or_else(wrong),
             false => Err(wrong()),
         };
+        if text == "max" {
+            return Ok(Self::To(phalanx::cores()));
+        }
         match (text.strip_prefix('+'), text.strip_prefix('-')) {
             (Some(more), _) => number(more).map(Self::By),
             (None, Some(less)) => number(less).map(|n| Self::By(-n)),
@@ -137,7 +337,7 @@ mod tests {
             ("", None),
             ("+", None),
             ("513", None),
-            ("max", None),
+            ("max", Some(Target::To(phalanx::cores()))),
             ("99999999999999999999", None),
         ] {
             assert_eq!(text.parse::<Target>().ok(), target, "{text:?}");

@@ -222,6 +222,7 @@ impl Server {
                 out: self.app.out_log().display().to_string(),
                 err: self.app.err_log().display().to_string(),
             },
+            ..Description::default()
         }
     }
 }

@@ -178,6 +178,9 @@ fn line(value: &Value) -> Vec<u8> {
 #[serde(default)]
 pub(crate) struct Description {
     pub(crate) name: String,
+    /// Given at its first start, and kept.
+    pub(crate) id: u32,
+    pub(crate) namespace: String,
     /// `running`; of one that does not run, its client says what it is.
     pub(crate) state: String,
     pub(crate) primary_pid: Option<u32>,
@@ -187,6 +190,20 @@ pub(crate) struct Description {
     /// What stood after `phalanx start`.
     pub(crate) argv: Vec<String>,
     pub(crate) cwd: String,
+    /// The configuration file that it is from.
+    pub(crate) config: Option<String>,
+    /// Of the program, as its package.json says.
+    pub(crate) program_version: Option<String>,
+    pub(crate) user: String,
+    /// How often its workers ended without having been asked to, or were ended by the guard, since the last `reset`.
+    pub(crate) restarts: u64,
+    /// Of all its workers and their children, in RAM.
+    pub(crate) memory_bytes: u64,
+    /// Of all its workers, lately; 100 is one core.
+    pub(crate) cpu_percent: f64,
+    /// What makes it reload by itself: files that change, or times.
+    pub(crate) watching: bool,
+    pub(crate) cron: Option<String>,
     /// Of ports that do not choose their own.
     pub(crate) policy: String,
     pub(crate) ports: Vec<Port>,
