@@ -21,6 +21,7 @@ mod patient;
 mod resurrect;
 mod run;
 mod show;
+mod signals;
 mod start;
 mod startup;
 mod table;
