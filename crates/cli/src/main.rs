@@ -23,6 +23,7 @@ mod start;
 mod startup;
 mod table;
 mod targets;
+mod ui;
 mod watch;
 
 use args::{Arguments, Command};
