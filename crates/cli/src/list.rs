@@ -139,6 +139,7 @@ fn look_at(apps: &[App]) -> Vec<Seen> {
     found.into_iter().map(|(_, seen)| seen).collect()
 }
 
+/// What an application's primary tells.
 fn see(app: &App) -> Seen {
     if let Ok(told) = ask_within(app, Word::Describe, LOOK)
         && let Ok(about) = serde_json::from_value(told.clone())
@@ -149,11 +150,12 @@ fn see(app: &App) -> Seen {
     Seen { told: json!(about), about }
 }
 
-/// What an application's primary tells; of one that does not, what its files tell.
-pub(crate) fn look(app: &App) -> Value {
-    see(app).told
+/// What there is, of each application.
+pub(crate) fn descriptions(home: &Home) -> Result<Vec<Description>, Failure> {
+    Ok(look_at(&targets::any(home, &[])?).into_iter().map(|seen| seen.about).collect())
 }
 
+/// Of an application whose primary tells nothing, what its files tell.
 fn from_files(app: &App) -> Description {
     let register = Register::read(app);
     let primary = register.as_ref().and_then(|register| register.primary);

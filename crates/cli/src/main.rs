@@ -31,6 +31,9 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if completions::answered() {
+        return ExitCode::SUCCESS;
+    }
     // A usage error has clap's exit code, 2.
     let Arguments { command } = Arguments::parse();
     let done = match command {

@@ -222,6 +222,9 @@ pub(crate) struct Resurrect {
     /// At boot: what is to run, and nothing that was deleted since the snapshot
     #[arg(long, hide = true)]
     pub(crate) boot: bool,
+    /// Stay, as the process of a systemd unit: SIGTERM drains and stops all applications, SIGHUP reloads them
+    #[arg(long, hide = true)]
+    pub(crate) stay: bool,
 }
 
 #[derive(Args, Debug)]

@@ -126,7 +126,8 @@ pub(crate) fn nearest<'a>(word: &str, names: &'a [impl AsRef<str>]) -> Option<&'
         let part = typed.len() >= 2 && (name.starts_with(&typed) || typed.starts_with(&name));
         // Of a long name, more letters may be.
         let few = name.chars().count().div_ceil(3);
-        (part || !typed.is_empty() && wrong <= few && wrong < typed.chars().count()).then_some(wrong)
+        (part || !typed.is_empty() && wrong <= few && wrong < typed.chars().count())
+            .then_some(wrong)
     };
     let likely = names.iter().filter_map(|name| Some((wrong(name.as_ref())?, name.as_ref())));
     likely.min_by_key(|(wrong, _)| *wrong).map(|(_, name)| name)
