@@ -4,11 +4,11 @@ use crate::args::{Describe, List};
 use crate::control::{Description, Word, ask_within};
 use crate::failure::Failure;
 use crate::home::{App, Home, Lock};
-use crate::processes::Register;
 use crate::ui::screen::Screen;
 use crate::ui::words::status;
 use crate::ui::{applications, watch};
 use crate::{show, targets};
+use phalanx::control::Register;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -141,7 +141,7 @@ fn look_at(apps: &[App]) -> Vec<Seen> {
 
 /// What an application's primary tells.
 fn see(app: &App) -> Seen {
-    if let Ok(told) = ask_within(app, Word::Describe, LOOK)
+    if let Ok(told) = ask_within(app, &Word::Describe, LOOK)
         && let Ok(about) = serde_json::from_value(told.clone())
     {
         return Seen { about, told };
@@ -181,6 +181,7 @@ fn from_files(app: &App) -> Description {
         (about.id, about.namespace) = (spec.id, spec.namespace);
         (about.argv, about.cwd, about.version) = (spec.argv, spec.cwd, spec.version);
         about.config = spec.config.map(|file| file.display().to_string());
+        about.foreground = spec.foreground;
     }
     about
 }

@@ -188,7 +188,7 @@ impl Supervisor {
                 () = told(&mut self.terminate, &mut self.interrupt) => {
                     show::say("told once more: workers are killed");
                     for app in apps.iter().cloned() {
-                        spawn_blocking(move || ask_within(&app, Word::Stop { now: true }, ANSWER));
+                        spawn_blocking(move || ask_within(&app, &Word::Stop { now: true }, ANSWER));
                     }
                 }
                 done = stop => {
@@ -226,21 +226,25 @@ fn told<'a>(
     }
 }
 
-/// As somebody who types `phalanx reload all`.
+/// As somebody who types `phalanx reload`, and the names of all.
 fn reload_all() -> Result<(), Failure> {
-    if running()?.is_empty() {
+    let apps = running()?;
+    if apps.is_empty() {
         return Ok(());
     }
-    match Arguments::try_parse_from(["phalanx", "reload", "all"]) {
+    let words = ["phalanx", "reload"].into_iter().chain(apps.iter().map(|app| app.name.as_str()));
+    match Arguments::try_parse_from(words) {
         Ok(Arguments { command: Command::Reload(options) }) => manage::reload(&options),
         other => Err(Failure::tool(UNEXPECTED, format!("this is no reload: {other:?}"))),
     }
 }
 
+/// What runs in the background. Those in somebody's foreground are that one's.
 fn running() -> Result<Vec<App>, Failure> {
     let home = Home::find()?;
     let apps = home.names()?.into_iter().map(|name| home.app(&name));
-    Ok(apps.filter(Lock::is_held).collect())
+    let ours = |app: &App| Lock::is_held(app) && app.spec().is_none_or(|spec| !spec.foreground);
+    Ok(apps.filter(ours).collect())
 }
 
 /// Stops an application, and waits until it has ended, for as long as it answers. Its name if it is left behind. What is
@@ -250,7 +254,7 @@ fn end(app: &App) -> Option<String> {
     let mut told = false;
     while Lock::is_held(app) {
         let word = if told { Word::Describe } else { Word::Stop { now: false } };
-        match ask_within(app, word, ANSWER) {
+        match ask_within(app, &word, ANSWER) {
             Ok(_) => (told, answered) = (true, Instant::now()),
             // One that is busy is there.
             Err(Unanswered::Refused(_)) => answered = Instant::now(),
@@ -263,8 +267,10 @@ fn end(app: &App) -> Option<String> {
 }
 
 async fn look() -> Vec<Description> {
-    let looked = spawn_blocking(|| Home::find().and_then(|home| descriptions(&home)));
-    looked.await.ok().and_then(Result::ok).unwrap_or_default()
+    let looked = spawn_blocking(|| descriptions(&Home::find()?));
+    let mut all = looked.await.ok().and_then(Result::ok).unwrap_or_default();
+    all.retain(|app| !app.foreground);
+    all
 }
 
 /// How all applications do.

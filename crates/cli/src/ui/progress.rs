@@ -106,7 +106,7 @@ impl Progress {
             thread::spawn(move || {
                 let mut leavers = Leavers::default();
                 while ended.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
-                    let about = ask_within(&app, Word::Describe, LOOK).ok();
+                    let about = ask_within(&app, &Word::Describe, LOOK).ok();
                     let about = about.and_then(|about| serde_json::from_value(about).ok());
                     if let Some(about) = about {
                         let leaving = leavers.see(&about, Instant::now());
