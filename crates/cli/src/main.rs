@@ -26,6 +26,7 @@ mod start;
 mod startup;
 mod table;
 mod targets;
+mod ui;
 mod watch;
 
 use args::{Arguments, Command};
@@ -37,6 +38,9 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     if let Some(directory) = as_told() {
         return end(run::run_as_told(&directory));
+    }
+    if completions::answered() {
+        return ExitCode::SUCCESS;
     }
     // A usage error has clap's exit code, 2.
     let Arguments { command } = Arguments::parse();
