@@ -47,7 +47,7 @@ pub(crate) fn here() -> Result<PathBuf, Failure> {
 pub(crate) fn options(argv: &[String]) -> Result<Run, Failure> {
     let words = ["phalanx", "run"].into_iter().chain(argv.iter().map(String::as_str));
     match Arguments::try_parse_from(words) {
-        Ok(Arguments { command: args::Command::Run(options) }) => Ok(*options),
+        Ok(Arguments { command: args::Command::Run(options), .. }) => Ok(options.settled()),
         Ok(_) => Err(Failure::tool(USAGE, "that is no program to be run")),
         Err(error) => Err(Failure::tool(USAGE, error.to_string().trim_end().to_owned())),
     }

@@ -66,7 +66,11 @@ impl Habits {
     ///
     /// # Errors
     /// A variable that is to be counted from is no number.
-    pub(crate) fn apply(&self, settings: &mut Settings, compat: &Compat<'_>) -> Result<(), Failure> {
+    pub(crate) fn apply(
+        &self,
+        settings: &mut Settings,
+        compat: &Compat<'_>,
+    ) -> Result<(), Failure> {
         settings.by_slot.push(("pm_id".into(), 0));
         if let Some(name) = &self.instance_var {
             settings.by_slot.push((name.into(), 0));
@@ -111,7 +115,8 @@ fn filtered(names: &[OsString], words: &[String]) -> Inherit {
         words.iter().any(|word| name.contains(word.as_str()))
     };
     // What has these in it would be a pattern.
-    let plain = |name: &&OsString| !name.as_encoded_bytes().iter().any(|b| matches!(b, b'*' | b'='));
+    let plain =
+        |name: &&OsString| !name.as_encoded_bytes().iter().any(|b| matches!(b, b'*' | b'='));
     Inherit::Except(names.iter().filter(has).filter(plain).cloned().collect())
 }
 
@@ -160,8 +165,11 @@ fn signal(text: &str) -> Result<Signal, String> {
     ];
     let found = known.iter().find(|(known, _)| *known == name).map(|(_, signal)| *signal);
     found.ok_or_else(|| match name.as_str() {
-        "SIGKILL" => "nobody can handle SIGKILL; --kill-after 0 kills without a signal before".into(),
-        _ => "expected SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH or SIGABRT".into(),
+        "SIGKILL" => {
+            "nobody can handle SIGKILL; --kill-after 0 kills without a signal before".into()
+        }
+        _ => "expected SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH or SIGABRT"
+            .into(),
     })
 }
 
@@ -191,7 +199,12 @@ const OTHERS: [(&str, Option<char>, bool, Instead); 49] = [
     ("treekill", None, false, Silence),
     ("exec-mode", None, true, Silence),
     ("daemon", None, false, Silence),
-    ("no-treekill", None, false, This("what a worker started ends with it, unless it has a session of its own (setsid)")),
+    (
+        "no-treekill",
+        None,
+        false,
+        This("what a worker started ends with it, unless it has a session of its own (setsid)"),
+    ),
     ("execute-command", Some('x'), false, Nothing),
     ("write", Some('w'), false, Nothing),
     ("vizion", None, false, Silence),
@@ -234,7 +247,12 @@ const OTHERS: [(&str, Option<char>, bool, Instead); 49] = [
     ("node-version", None, true, Never("--interpreter names another Node")),
     ("fresh", None, false, Never("in a container, `phalanx run` is the first process")),
     ("dockerdaemon", None, false, Never("in a container, `phalanx run` is the first process")),
-    ("web", None, false, Never("nothing listens for the outside; `phalanx list --json` tells scripts")),
+    (
+        "web",
+        None,
+        false,
+        Never("nothing listens for the outside; `phalanx list --json` tells scripts"),
+    ),
 ];
 
 /// Those of [`OTHERS`] that were given, by their places there.
@@ -246,7 +264,14 @@ impl Args for Others {
         // Options that are options here by now are not taken away.
         let known: Vec<String> = command
             .get_arguments()
-            .flat_map(|arg| arg.get_long_and_visible_aliases().into_iter().flatten().chain(arg.get_all_aliases().into_iter().flatten()).map(str::to_owned).collect::<Vec<_>>())
+            .flat_map(|arg| {
+                arg.get_long_and_visible_aliases()
+                    .into_iter()
+                    .flatten()
+                    .chain(arg.get_all_aliases().into_iter().flatten())
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+            })
             .collect();
         for (name, short, has_value, _) in OTHERS {
             if known.iter().any(|known| known == name) {
@@ -288,7 +313,10 @@ impl FromArgMatches for Others {
 
 impl Others {
     fn given(&self) -> impl Iterator<Item = (&'static str, Instead)> {
-        self.0.iter().filter_map(|at| OTHERS.get(*at)).map(|(name, _, _, instead)| (*name, *instead))
+        self.0
+            .iter()
+            .filter_map(|at| OTHERS.get(*at))
+            .map(|(name, _, _, instead)| (*name, *instead))
     }
 
     fn refused(&self) -> Result<(), Failure> {
@@ -338,14 +366,16 @@ mod tests {
 
     #[test]
     fn one_line_for_all_that_is_not_needed() {
-        let at = |name| OTHERS.iter().position(|(known, ..)| *known == name).expect(name);
+        let at = |name: &str| OTHERS.iter().position(|(known, ..)| *known == name).expect("known");
         let said = |names: &[&str]| Others(names.iter().map(|name| at(name)).collect()).words();
         assert_eq!(said(&[]), None);
         assert_eq!(said(&["treekill", "exec-mode"]), None);
         assert_eq!(said(&["no-pmx"]).as_deref(), Some("--no-pmx is pm2's, and not needed here"));
         assert_eq!(
             said(&["v8", "no-vizion", "write"]).as_deref(),
-            Some("--no-vizion, --write are pm2's, and not needed here; --v8: --stats logs the heap")
+            Some(
+                "--no-vizion, --write are pm2's, and not needed here; --v8: --stats logs the heap"
+            )
         );
         assert!(Others(vec![at("container")]).refused().is_err());
         assert!(Others(vec![at("no-pmx")]).refused().is_ok());

@@ -42,28 +42,34 @@ pub(crate) struct Watch {
 }
 
 impl Planned {
-    /// The program, if it stands where a path to watch may: `--watch server.js`.
-    pub(crate) fn program<'a>(
-        &'a self,
+    /// The program, if it stands where a path to watch may: `--watch server.js`. It is no path then.
+    pub(crate) fn take_program(
+        &mut self,
         program: &[OsString],
         args: &[OsString],
-    ) -> Option<&'a str> {
+    ) -> Option<OsString> {
         let options_only = args.first().is_none_or(|arg| arg.as_encoded_bytes().starts_with(b"-"));
-        let last = self.watch.last().map(String::as_str).filter(|path| !path.is_empty());
-        last.filter(|_| program.is_empty() && options_only)
+        if !program.is_empty() || !options_only {
+            return None;
+        }
+        let last = self.watch.last_mut().filter(|path| !path.is_empty())?;
+        Some(std::mem::take(last).into())
     }
 
-    /// What is watched; but not the program, if it was taken for a path.
-    pub(crate) fn watch(&self, program: Option<&str>) -> Option<Watch> {
+    /// What is watched.
+    pub(crate) fn watch(&self) -> Option<Watch> {
         if self.watch.is_empty() {
             return None;
         }
-        let given = self.watch.len() - usize::from(program.is_some());
-        let paths = self.watch.iter().take(given).flat_map(|text| list(text));
+        let paths = self.watch.iter().flat_map(|text| list(text));
         Some(Watch {
             paths: paths.collect(),
             ignore: self.ignore_watch.iter().flat_map(|text| list(text)).collect(),
-            extensions: self.ext.iter().map(|ext| ext.trim().trim_start_matches('.').into()).collect(),
+            extensions: self
+                .ext
+                .iter()
+                .map(|ext| ext.trim().trim_start_matches('.').into())
+                .collect(),
             delay: self.watch_delay,
         })
     }
@@ -78,7 +84,7 @@ impl Planned {
 
 /// Several in one argument: separated by commas or blanks, as pm2's users write them. One that is there is one.
 fn list(text: &str) -> Vec<String> {
-    if std::path::Path::new(text).exists() {
+    if !text.is_empty() && std::path::Path::new(text).exists() {
         return vec![text.to_owned()];
     }
     let words = text.split(|c: char| c == ',' || c.is_whitespace());
@@ -94,7 +100,9 @@ fn delay(text: &str) -> Result<Duration, String> {
     let longest = Duration::from_secs(3600);
     time(text)
         .map_err(|_| "expected a time: 500ms, 2s; a number up to 60 is of seconds".into())
-        .and_then(|time| Some(time).filter(|t| *t <= longest).ok_or("that is more than an hour".into()))
+        .and_then(|time| {
+            Some(time).filter(|t| *t <= longest).ok_or("that is more than an hour".into())
+        })
 }
 
 #[cfg(test)]
@@ -123,19 +131,21 @@ mod tests {
             (&["--watch", "--", "node", "app.js"], None, Some(&[])),
             (&["app.js"], None, None),
         ] {
-            let run = run(words);
-            let found = run.planned.program(&run.program, &run.args);
-            assert_eq!(found, program, "{words:?}");
-            let watch = run.planned.watch(found).map(|watch| watch.paths);
-            let paths = paths.map(|paths| paths.iter().map(ToString::to_string).collect::<Vec<_>>());
+            let mut run = run(words);
+            let found = run.planned.take_program(&run.program, &run.args);
+            assert_eq!(found, program.map(OsString::from), "{words:?}");
+            let watch = run.planned.watch().map(|watch| watch.paths);
+            let paths =
+                paths.map(|paths| paths.iter().map(ToString::to_string).collect::<Vec<_>>());
             assert_eq!(watch, paths, "{words:?}");
         }
     }
 
     #[test]
     fn lists_and_delays() {
-        let run = run(&["app.js", "--watch", "--ignore-watch=node_modules logs", "--ext", "js,.ts"]);
-        let watch = run.planned.watch(None).expect("watched");
+        let run =
+            run(&["app.js", "--watch", "--ignore-watch=node_modules logs", "--ext", "js,.ts"]);
+        let watch = run.planned.watch().expect("watched");
         assert_eq!(watch.ignore, ["node_modules", "logs"]);
         assert_eq!(watch.extensions, ["js", "ts"]);
         assert_eq!(delay("4"), Ok(Duration::from_secs(4)));
@@ -146,7 +156,10 @@ mod tests {
 
     #[test]
     fn off_takes_back() {
-        assert_eq!(run(&["a.js", "-c", "0 3 * * *", "--cron-restart", "0"]).planned.cron().len(), 0);
+        assert_eq!(
+            run(&["a.js", "-c", "0 3 * * *", "--cron-restart", "0"]).planned.cron().len(),
+            0
+        );
         assert_eq!(run(&["a.js", "--cron", "off", "--cron", "* * * * *"]).planned.cron().len(), 1);
     }
 }

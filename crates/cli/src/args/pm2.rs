@@ -1,6 +1,6 @@
 //! pm2's commands that are no commands here: what has a counterpart does it, the others name it.
 
-use super::{Reload, Run};
+use super::Reload;
 use clap::{Args, Subcommand};
 use std::ffi::OsString;
 
@@ -30,9 +30,6 @@ pub(crate) enum Pm2 {
     /// `doctor`
     #[command(hide = true, aliases = ["slist", "sysinfos"])]
     Report(Words),
-    /// `run`
-    #[command(hide = true, name = "dev")]
-    Dev(Box<Run>),
     /// pm2's modules
     #[command(hide = true, aliases = ["i", "module:install", "module:update", "module:generate", "uninstall", "module:uninstall", "package", "module:package", "publish", "module:publish", "generate", "install-otel", "uninstall-otel", "autoinstall"])]
     Install(Words),

@@ -24,11 +24,11 @@ impl Pattern {
         if matches!(text, "0" | "off") {
             return Ok(Self::Off);
         }
-        let parser = CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build();
+        let parser =
+            CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build();
         let example = "as in \"0 3 * * *\": every day at 3:00";
-        let cron = parser
-            .parse(text)
-            .map_err(|why| format!("{}; {example}", lower(&why.to_string())))?;
+        let cron =
+            parser.parse(text).map_err(|why| format!("{}; {example}", lower(&why.to_string())))?;
         match cron.find_next_occurrence(&Zoned::now(), false) {
             Ok(_) => Ok(Self::At(Box::new(cron))),
             Err(_) => Err(format!("there is no such time; {example}")),

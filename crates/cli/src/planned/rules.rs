@@ -8,8 +8,18 @@ use std::path::{Path, PathBuf};
 
 /// What programs and editors write beside what somebody wrote.
 const USUAL: [&str; 12] = [
-    "*.log", "*.pid", "*.sock", "*.tmp", "*~", "*.swp", "*.swo", "*.swx", "4913", "\\#*#",
-    "__pycache__/", "*.pyc",
+    "*.log",
+    "*.pid",
+    "*.sock",
+    "*.tmp",
+    "*~",
+    "*.swp",
+    "*.swo",
+    "*.swx",
+    "4913",
+    "\\#*#",
+    "__pycache__/",
+    "*.pyc",
 ];
 /// Files in which such patterns are.
 pub(crate) const PATTERN_FILES: [&str; 2] = [".ignore", ".gitignore"];

@@ -93,7 +93,10 @@ impl Tree {
             // It is gone again, or not to be looked into.
             Err(notify::Error { kind: notify::ErrorKind::PathNotFound, .. }) => return Ok(false),
             Err(notify::Error { kind: notify::ErrorKind::Io(error), .. })
-                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) =>
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+                ) =>
             {
                 return Ok(false);
             }

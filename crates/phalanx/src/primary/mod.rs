@@ -69,11 +69,11 @@ use phalanx_core::wire::DEFAULT_MAX_LINE;
 pub(crate) use query::query_for;
 pub use status::{Reloaded, Status, WorkerState, WorkerStatus};
 
+use rustix::process::Signal;
 #[cfg(target_os = "linux")]
 pub(crate) use spawn::{
     inherited_files, lower_descriptor_limit, raise_descriptor_limit, this_program,
 };
-use rustix::process::Signal;
 use std::ffi::OsString;
 use std::fmt;
 use std::sync::{Arc, Mutex};

@@ -538,7 +538,9 @@ impl Shell {
                 Some(program) => program.settings.preload,
                 None => lock(&self.settings).preload,
             };
-            if let (true, false, Ok(shutdown)) = (message, preload, RawValue::from_string(SHUTDOWN.into())) {
+            if let (true, false, Ok(shutdown)) =
+                (message, preload, RawValue::from_string(SHUTDOWN.into()))
+            {
                 record.channel.push(&Frame::User(shutdown));
             }
             let frame = ClusterFrame { seq: Some(seq), ack: None, act: Act::Disconnect };
