@@ -261,6 +261,9 @@ pub(crate) struct Run {
     pub(crate) limits: LimitArgs,
     #[command(flatten)]
     pub(crate) rights: permissions::Rights,
+    /// After all others: what is an option here is none of pm2's.
+    #[command(flatten)]
+    pub(crate) others: habits::Others,
 }
 
 impl Run {

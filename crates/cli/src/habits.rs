@@ -10,7 +10,7 @@ use clap::Parser;
 pub(crate) fn run(options: Run) -> Result<(), Failure> {
     // In the background it was said by `start`.
     if options.detached.app_dir.is_none() {
-        options.habits.tell()?;
+        options.others.tell()?;
     }
     crate::run::run(options)
 }
@@ -20,7 +20,7 @@ pub(crate) fn start(options: Run) -> Result<(), Failure> {
     if options.habits.no_daemon {
         return run(options);
     }
-    options.habits.tell()?;
+    options.others.tell()?;
     start::start(&options)?;
     if !options.habits.attach {
         return Ok(());

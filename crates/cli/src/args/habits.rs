@@ -49,8 +49,6 @@ pub(crate) struct Habits {
     /// Write the number of the process to signal to this file
     #[arg(short, long, alias = "pid-file", value_name = "FILE")]
     pub(crate) pid: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) others: Others,
 }
 
 /// What the environment of pm2's workers has in it, under common names.
@@ -92,17 +90,6 @@ impl Habits {
         filtered(&names, &self.filter_env)
     }
 
-    /// What cannot be had, and one line about what is not needed.
-    ///
-    /// # Errors
-    /// What is refused.
-    pub(crate) fn tell(&self) -> Result<(), Failure> {
-        self.others.refused()?;
-        if let Some(words) = self.others.words() {
-            crate::show::say(&format!("phalanx: {words}"));
-        }
-        Ok(())
-    }
 }
 
 /// What is left without the variables that have one of these words in their names.
@@ -193,7 +180,7 @@ enum Instead {
 use Instead::{Never, Nothing, Silence, This};
 
 /// pm2's options that are no options here: name, short name, whether a value follows, and what is done instead.
-const OTHERS: [(&str, Option<char>, bool, Instead); 49] = [
+const OTHERS: [(&str, Option<char>, bool, Instead); 48] = [
     ("autorestart", None, false, Silence),
     ("autostart", None, false, Silence),
     ("treekill", None, false, Silence),
@@ -232,7 +219,6 @@ const OTHERS: [(&str, Option<char>, bool, Instead); 49] = [
     ("post-update", None, true, Nothing),
     ("merge-logs", None, false, Silence),
     ("combine-logs", None, false, Silence),
-    ("secret", None, true, Silence),
     ("public", None, true, Nothing),
     ("machine-name", None, true, Nothing),
     ("monitor", None, false, This("`phalanx list --watch` shows it")),
@@ -312,6 +298,18 @@ impl FromArgMatches for Others {
 }
 
 impl Others {
+    /// What cannot be had, and one line about what is not needed.
+    ///
+    /// # Errors
+    /// What is refused.
+    pub(crate) fn tell(&self) -> Result<(), Failure> {
+        self.refused()?;
+        if let Some(words) = self.words() {
+            crate::show::say(&words);
+        }
+        Ok(())
+    }
+
     fn given(&self) -> impl Iterator<Item = (&'static str, Instead)> {
         self.0
             .iter()

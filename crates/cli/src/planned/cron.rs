@@ -89,9 +89,11 @@ impl Times {
 
     /// How long to wait before it is looked again.
     fn wait(&self, now: &Zoned) -> Duration {
-        let left = self.next.as_ref().map(|next| now.duration_until(next));
-        let left = left.and_then(|left| Duration::try_from(left).ok());
-        left.unwrap_or(STEP).clamp(Duration::from_millis(1), STEP)
+        let left = self.next.as_ref().map_or(STEP, |next| {
+            // What is over is due.
+            Duration::try_from(now.duration_until(next)).unwrap_or_default()
+        });
+        left.clamp(Duration::from_millis(1), STEP)
     }
 }
 
