@@ -1,13 +1,14 @@
 //! `phalanx run`: a program, N times, in the foreground.
 
+use crate::args::logging::Logging;
 use crate::args::{Run, is_time};
 use crate::control::{Detached, lead};
 use crate::failure::{Failure, USAGE};
-use crate::home::{App, append};
-use crate::{log, output, watch};
+use crate::home::{App, Spec};
+use crate::{log, logs, output, watch};
 use phalanx::{Cluster, Error, Intercept, LISTEN_VARIABLE, Policy, Program, Settings};
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 pub(crate) fn run(options: Run) -> Result<(), Failure> {
@@ -44,11 +45,10 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
     {
         return Err(Error::PortBase(base, most).into());
     }
-    let (output, _last_words) = match &detached {
-        Some(detached) => Some(into_files(&detached.app, &mut settings)?),
-        None => output::piped(&name, most, &mut settings),
-    }
-    .unzip();
+    let about = detached.as_ref().map(|detached| (&detached.app, &detached.spec));
+    let base = options.cwd.as_deref();
+    let kept = kept(&options.logging, base, &name, most, about, &mut settings)?;
+    let (output, _last_words) = kept.unzip();
     tracing::info!(%name, workers = instances, pid = std::process::id(), "primary");
     // As long as it likes.
     let limit = |time: Duration| Some(time).filter(|time| !time.is_zero());
@@ -101,14 +101,29 @@ pub(crate) fn called(options: &Run) -> String {
     options.name.clone().unwrap_or_else(|| title(&program, &args))
 }
 
-/// What workers say in the background.
-fn into_files(
-    app: &App,
+/// What becomes of what workers say: in the background, files unless something else is wanted.
+fn kept(
+    logging: &Logging,
+    cwd: Option<&Path>,
+    name: &str,
+    workers: usize,
+    detached: Option<(&App, &Spec)>,
     settings: &mut Settings,
-) -> Result<(output::Output, output::Rest), Failure> {
-    let open =
-        |path: PathBuf| append(&path).map_err(Failure::os(format!("write {}", path.display())));
-    Ok(output::to_files(open(app.out_log())?, open(app.err_log())?, settings))
+) -> Result<Option<(output::Output, output::Rest)>, Failure> {
+    let places = match detached {
+        Some((app, spec)) => {
+            let usual = [Some(app.out_log()), Some(app.err_log())];
+            logging.places(&logs::base(spec, cwd), usual)
+        }
+        None => logging.places(cwd.unwrap_or(Path::new("")), [None, None]),
+    };
+    let name = detached.map_or(name, |(app, _)| &app.name);
+    let detached = detached.is_some();
+    let wanted = output::Wanted { name, workers, logging, places, detached };
+    output::piped(&wanted, settings).map_err(|(path, error)| {
+        Failure::os(format!("write {}", path.display()))(error)
+            .hint("--output and --error name other files, --disable-logs does without")
+    })
 }
 
 /// Finds the program, and says how workers are started.

@@ -27,7 +27,7 @@ const LOCK: Duration = Duration::from_secs(2);
 /// A primary that is an application's.
 pub(crate) struct Detached {
     pub(crate) app: App,
-    spec: Spec,
+    pub(crate) spec: Spec,
     started: Instant,
     listener: UnixListener,
     register: Register,
