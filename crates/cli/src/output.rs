@@ -176,8 +176,12 @@ impl Output {
         // Read all the time: workers wait for whoever does not.
         while let Some(event) = events.next().await {
             let (Event::Fork(worker) | Event::Adopt(worker)) = event else { continue };
-            let source =
-                |stream| Source { worker: worker.id(), slot: worker.slot(), pid: worker.pid(), stream };
+            let source = |stream| Source {
+                worker: worker.id(),
+                slot: worker.slot(),
+                pid: worker.pid(),
+                stream,
+            };
             let [out, err] = &self.routes;
             if let Some(pipe) = worker.take_stdout() {
                 pipes.pass(pipe, source(Stream::Out), out.clone());

@@ -73,6 +73,20 @@ fn parse<'a>(name: &'a str, log: &str) -> Option<(&'a str, bool)> {
     }
 }
 
+/// The time of a stamp, in microseconds since 1970; 0: it is none.
+pub(crate) fn time_of(stamp: &str) -> u64 {
+    let time = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%S%.fZ", stamp).ok();
+    let time = time.and_then(|time| time.to_zoned(jiff::tz::TimeZone::UTC).ok());
+    time.and_then(|time| u64::try_from(time.timestamp().as_microsecond()).ok()).unwrap_or_default()
+}
+
+/// The time in the name of an old file.
+pub(crate) fn time_in(path: &Path) -> u64 {
+    let name = path.to_str().unwrap_or_default();
+    let stamp = name.len().checked_sub(STAMP).and_then(|at| name.get(at..));
+    stamp.map_or(0, time_of)
+}
+
 /// The old files of a log, oldest first.
 pub(crate) fn list(log: &Path) -> Vec<Old> {
     let (Some(directory), Some(name)) = (log.parent(), log.file_name().and_then(|n| n.to_str()))
@@ -275,7 +289,10 @@ mod tests {
         assert_eq!(parse(name, "a-out.log"), Some(("20260131T130000.123Z", false)));
         let compressed = format!("{name}.gz");
         assert_eq!(parse(&compressed, "a-out.log"), Some(("20260131T130000.123Z", true)));
-        for other in ["a-out.log", "a-out.log.idx", "a-out.log.1", "a-out.log.20260131T130000.123"] {
+        assert_eq!(time_in(Path::new(name)), 1_769_864_400_123_000);
+        assert_eq!((time_of("x"), time_in(Path::new("ä"))), (0, 0));
+        for other in ["a-out.log", "a-out.log.idx", "a-out.log.1", "a-out.log.20260131T130000.123"]
+        {
             assert_eq!(parse(other, "a-out.log"), None, "{other}");
         }
         for more in [".idx", ".idx.gz", ".gz.new", "x"] {

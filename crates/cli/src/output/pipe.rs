@@ -367,14 +367,11 @@ mod tests {
 
     #[test]
     fn what_has_no_end_is_carried_over() {
-        let source = |n, stream| Source {
-            worker: WorkerId(n),
-            slot: SlotId(2),
-            pid: 4711,
-            stream,
-        };
+        let source = |n, stream| Source { worker: WorkerId(n), slot: SlotId(2), pid: 4711, stream };
         let mut kept = BTreeMap::new();
-        for (n, stream, said) in [(1, Stream::Out, "half"), (1, Stream::Err, ""), (2, Stream::Err, "ä")] {
+        for (n, stream, said) in
+            [(1, Stream::Out, "half"), (1, Stream::Err, ""), (2, Stream::Err, "ä")]
+        {
             let mut one = Kept::default();
             one.hear(said.as_bytes(), Some(100));
             one.continued = n == 2;

@@ -320,7 +320,7 @@ impl Shell {
             }
             #[cfg(target_os = "linux")]
             Command::Upgrade(reply) => self.upgrade(reply),
-                Command::BeforeUpgrade(does) => self.before_upgrade.push(does),
+            Command::BeforeUpgrade(does) => self.before_upgrade.push(does),
             #[cfg(not(target_os = "linux"))]
             Command::Begin(reply) => drop(reply.send(false)),
             #[cfg(not(target_os = "linux"))]
