@@ -1,5 +1,7 @@
 //! The program `phalanx`: a cluster of a Node program or of one on the crate, and a demonstration.
 
+mod about;
+mod apply;
 mod args;
 mod completions;
 mod config;
@@ -9,13 +11,13 @@ mod doctor;
 mod export;
 mod failure;
 mod home;
+mod intent;
 mod list;
 mod log;
 mod logs;
 mod manage;
 mod output;
 mod patient;
-mod processes;
 mod resurrect;
 mod run;
 mod show;
@@ -27,9 +29,14 @@ mod watch;
 
 use args::{Arguments, Command};
 use clap::Parser;
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Some(directory) = as_told() {
+        return end(run::run_as_told(&directory));
+    }
     // A usage error has clap's exit code, 2.
     let Arguments { command } = Arguments::parse();
     let done = match command {
@@ -68,8 +75,21 @@ fn main() -> ExitCode {
             Ok(())
         }
     };
+    end(done)
+}
+
+fn end(done: Result<(), failure::Failure>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.tell(),
+    }
+}
+
+/// What `start` starts, and all that comes after it: keepers and primaries are small without a parser of all commands.
+fn as_told() -> Option<PathBuf> {
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    match words.as_slice() {
+        [run, option, directory] if run == "run" && option == "--app-dir" => Some(directory.into()),
+        _ => None,
     }
 }

@@ -71,6 +71,10 @@ pub(crate) fn piped(
     };
     let changed = !detached && logging.changes_lines();
     let any = places.out.is_some() || places.err.is_some() || places.both.is_some();
+    // One that is only asked whether it could take over touches nothing.
+    if phalanx::rehearses() {
+        return Ok(None);
+    }
     if !detached && !any && !changed && terminals == [false; 2] && logging.named() == [false; 2] {
         return Ok(None);
     }
@@ -89,7 +93,7 @@ pub(crate) fn piped(
     let (style, mut carry, mut files) = (logging.style(), None, None);
     if any {
         let must = |place: &PathBuf| is_file(place) && !place.exists();
-        let must = !phalanx::rehearses() && places.paths().iter().any(must);
+        let must = places.paths().iter().any(must);
         let (writers, more, told) =
             files::begin(wanted.name, places, logging.rules(), &style, must)?;
         rest.and(more);

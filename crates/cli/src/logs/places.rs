@@ -1,9 +1,8 @@
 //! Which files an application's workers write to.
 
-use crate::args::{Arguments, Command};
+use crate::args::logging::Logging;
 use crate::home::{App, Spec};
-use clap::Parser;
-use std::ffi::OsString;
+use crate::intent;
 use std::path::{Path, PathBuf};
 
 /// The files of an application; two of them may be the same.
@@ -53,35 +52,42 @@ impl Places {
 }
 
 /// The words of a command line that may be about logs.
-const WORDS: [&str; 9] =
-    ["--out", "--err", "--log", "-o", "-e", "-l", "--disable-logs", "--cwd", "--time"];
+const WORDS: [&str; 7] = ["--out", "--err", "--log", "-o", "-e", "-l", "--disable-logs"];
 
 /// Where the lines of an application are, and whether they are JSON.
 pub(crate) fn places(app: &App) -> (Places, bool) {
-    let usual = [Some(app.out_log()), Some(app.err_log())];
-    let [out, err] = usual.clone();
-    let otherwise = Places { out, err, both: None };
-    let Some(spec) = app.spec() else { return (otherwise, false) };
-    let own = spec.argv.iter().take_while(|word| *word != "--");
+    let Some(spec) = app.spec() else { return (usual(app, false), false) };
+    let otherwise = (usual(app, spec.foreground), false);
+    let mut own = spec.argv.iter().take_while(|word| *word != "--");
     // To understand a whole command line takes a millisecond, and few have such words.
-    if !own.into_iter().any(|word| WORDS.iter().any(|known| word.starts_with(known))) {
-        return (otherwise, false);
+    if !own.any(|word| WORDS.iter().any(|known| word.starts_with(known))) {
+        return otherwise;
     }
-    let words = ["phalanx", "run"].into_iter().map(OsString::from);
-    let words = words.chain(spec.argv.iter().map(OsString::from));
-    match Arguments::try_parse_from(words).map(|arguments| arguments.command) {
-        Ok(Command::Run(run)) => {
-            let base = base(&spec, run.cwd.as_deref());
-            (run.logging.places(&base, usual), run.logging.is_json())
+    match intent::options(&spec.argv) {
+        Ok(run) => {
+            let base = PathBuf::from(&spec.cwd);
+            let base = match &run.cwd {
+                // That of others is in the specification already.
+                Some(cwd) if spec.foreground => base.join(cwd),
+                _ => base,
+            };
+            let usual = usual(app, spec.foreground);
+            (run.logging.places(&base, [usual.out, usual.err]), run.logging.is_json())
         }
-        _ => (otherwise, false),
+        Err(_) => otherwise,
     }
 }
 
-/// Where the names of files begin.
-pub(crate) fn base(spec: &Spec, cwd: Option<&Path>) -> PathBuf {
-    let base = PathBuf::from(&spec.cwd);
-    cwd.map_or_else(|| base.clone(), |cwd| base.join(cwd))
+/// Where those of one in the background are.
+pub(crate) fn places_of(app: &App, spec: &Spec, logging: &Logging) -> Places {
+    let usual = usual(app, false);
+    logging.places(Path::new(&spec.cwd), [usual.out, usual.err])
+}
+
+/// Where they are if nobody says where. In the foreground they are on the terminal, or wherever that is.
+fn usual(app: &App, foreground: bool) -> Places {
+    let file = |path: PathBuf| Some(path).filter(|_| !foreground);
+    Places { out: file(app.out_log()), err: file(app.err_log()), both: None }
 }
 
 /// Whether it is a file, or will be.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Bytes that are written at a time, about.
 const BATCH: usize = 128 << 10;
@@ -33,19 +33,19 @@ pub(crate) struct LogFiles {
 
 impl LogFiles {
     /// Opens all files anew, as after they were moved. Returns when that is done, or after a few seconds.
-    pub(crate) async fn reopen(&self) {
-        self.order(Order::Reopen).await;
+    pub(crate) fn reopen(&self) {
+        self.order(Order::Reopen);
     }
 
     /// Empties all files, and removes the old ones. Returns when that is done, or after a few seconds.
-    pub(crate) async fn flush(&self) {
-        self.order(Order::Flush).await;
+    pub(crate) fn flush(&self) {
+        self.order(Order::Flush);
     }
 
-    async fn order(&self, order: fn(oneshot::Sender<()>) -> Order) {
-        let (told, done) = oneshot::channel();
+    fn order(&self, order: fn(Sender<()>) -> Order) {
+        let (told, done) = mpsc::channel();
         if self.orders.send(order(told)).is_ok() {
-            let _ = tokio::time::timeout(OPENING, done).await;
+            let _ = done.recv_timeout(OPENING);
         }
     }
 }

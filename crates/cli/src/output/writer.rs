@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes that may wait; then workers do.
 const ROOM: u32 = 256 << 10;
@@ -124,9 +124,9 @@ pub(super) enum Order {
     /// All before it is written: say so.
     Finish(Sender<()>),
     /// Open the files anew.
-    Reopen(oneshot::Sender<()>),
+    Reopen(Sender<()>),
     /// Empty the files.
-    Flush(oneshot::Sender<()>),
+    Flush(Sender<()>),
 }
 
 #[derive(Default)]
