@@ -64,7 +64,14 @@ fn run_with(options: Run) -> Result<(), Failure> {
     let most = scaling.as_ref().map_or(instances, |scaling| scaling.max);
     let name = called(&options);
     let place = place(&options)?;
-    let mut settings = prepared(&options, &place)?;
+    let mut settings = match prepared(&options, &place) {
+        // Who took over serves on: the program is looked for again at the next reload.
+        Err(failure) if phalanx::takes_over() && !phalanx::rehearses() => {
+            tracing::error!("no worker can be started before a reload: {}", failure.message());
+            Settings { exec: Some(place.join(words(&options).0)), ..Settings::default() }
+        }
+        prepared => prepared?,
+    };
     if let Some(base) = options.port_base
         && usize::from(u16::MAX - base) + 1 < most
     {
