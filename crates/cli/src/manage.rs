@@ -173,8 +173,14 @@ fn signal_number(text: &str) -> Result<i32, Failure> {
         return (1..=64).contains(&number).then_some(number).ok_or_else(wrong);
     }
     let name = text.to_ascii_uppercase();
-    let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
-    (1..32).find(|n| phalanx::Exit::Signal(*n).to_string() == name).ok_or_else(wrong)
+    let name = name.strip_prefix("SIG").unwrap_or(&name);
+    (1..=64).find(|number| signal_name(*number).as_deref() == Some(name)).ok_or_else(wrong)
+}
+
+/// Without SIG.
+fn signal_name(number: i32) -> Option<String> {
+    let signal = phalanx::Signal::from_named_raw(number)?;
+    format!("{signal:?}").strip_prefix("Signal::").map(str::to_owned)
 }
 
 pub(crate) fn signal(options: &args::Signal) -> Result<(), Failure> {
@@ -184,11 +190,8 @@ pub(crate) fn signal(options: &args::Signal) -> Result<(), Failure> {
         let word = Word::Signal { number, slot: options.slot };
         let told = ask_within(app, &word, ANSWER).map_err(|why| failed(app, why))?;
         let workers = told.get("workers").and_then(Value::as_u64).unwrap_or_default();
-        show::say(&format!(
-            "{}: {} sent to {workers} workers",
-            app.name,
-            phalanx::Exit::Signal(number)
-        ));
+        let name = signal_name(number).map_or(number.to_string(), |name| format!("SIG{name}"));
+        show::say(&format!("{}: {name} sent to {workers} workers", app.name));
         Ok(())
     })
 }

@@ -2,6 +2,7 @@
 
 use crate::control::Description;
 use crate::patient::patient;
+use crate::ui::progress::aside;
 use crate::ui::screen::Screen;
 use crate::ui::{applications, details};
 use std::fmt::Write as _;
@@ -11,14 +12,18 @@ pub(crate) use crate::ui::words::{duration, time};
 
 /// Prints it. A reader that went away has read enough.
 pub(crate) fn print(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    aside(|| {
+        let _ = std::io::stdout().write_all(text.as_bytes());
+    });
 }
 
 /// Says a line on stderr, beside the result.
 pub(crate) fn say(text: &str) {
-    let (mut stderr, rest) = patient(std::io::stderr());
-    let _ = stderr.write_all(format!("phalanx: {text}\n").as_bytes());
-    drop(rest);
+    aside(|| {
+        let (mut stderr, rest) = patient(std::io::stderr());
+        let _ = stderr.write_all(format!("phalanx: {text}\n").as_bytes());
+        drop(rest);
+    });
 }
 
 /// Applications and their workers, for the standard output.

@@ -35,7 +35,7 @@ pub(crate) fn start(options: &Run) -> Result<(), Failure> {
     if words.is_empty() && options.args.is_empty() {
         let here = intent::here()?;
         let file = config::default_file(&here).ok_or_else(|| {
-            Failure::tool(USAGE, "there is nothing to start: no program is named, and no configuration file is here")
+            Failure::tool(USAGE, "there is nothing to start: no PROGRAM is named, and there is no configuration file here")
                 .hint("`phalanx start app.js` starts a program, `phalanx init` writes a configuration file")
         })?;
         return start_file(&home, &file, options);
