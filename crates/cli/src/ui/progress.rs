@@ -8,6 +8,7 @@ use super::{given, words};
 use crate::control::{Description, Word, ask_within};
 use crate::home::App;
 use crate::show;
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write, stderr};
@@ -125,6 +126,11 @@ impl Progress {
         }
     }
 
+    /// What was shown by [`Self::status`] goes when this is dropped.
+    pub(crate) fn shown(&self) -> Following {
+        Following { progress: self.clone(), _end: None }
+    }
+
     /// Draws what is waited for until it is dropped. Only on a terminal.
     pub(crate) fn follow(&self, app: &App) -> Following {
         let (end, ended) = mpsc::channel::<()>();
@@ -142,7 +148,7 @@ impl Progress {
                 }
             });
         }
-        Following { progress: self.clone(), _end: end }
+        Following { progress: self.clone(), _end: Some(end) }
     }
 
     /// Nothing is waited for any more: its line goes.
@@ -183,13 +189,34 @@ impl Progress {
 #[must_use]
 pub(crate) struct Following {
     progress: Progress,
-    _end: mpsc::Sender<()>,
+    _end: Option<mpsc::Sender<()>>,
 }
 
 impl Drop for Following {
     fn drop(&mut self) {
         self.progress.clear();
     }
+}
+
+/// What a reload or a restart came to, as its primary tells.
+pub(crate) fn replaced(told: &Value) -> String {
+    let number = |value: &Value, key: &str| value.get(key).and_then(Value::as_u64);
+    let workers = number(told, "replaced").and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+    let mut text = format!("{} replaced", words::count(workers, "worker", "workers"));
+    let Some(receipt) = told.get("receipt").filter(|receipt| receipt.is_object()) else {
+        return text;
+    };
+    match number(receipt, "cut") {
+        Some(0) => text.push_str(", no connection is known to be cut"),
+        Some(1) => text.push_str(", 1 connection was cut"),
+        Some(n) => text.push_str(&format!(", {n} connections were cut")),
+        None => {}
+    }
+    match number(receipt, "still") {
+        Some(0) | None => {}
+        Some(n) => text.push_str(&format!(", {n} still drain")),
+    }
+    text
 }
 
 /// A time that is short, with a digit after its point.
@@ -308,6 +335,24 @@ mod tests {
         assert_eq!(left(leavers.see(&about(&[1]), at(6))), Some(4));
         assert_eq!(left(leavers.see(&about(&[1]), at(60))), Some(0));
         assert_eq!(leavers.see(&about(&[]), at(61)), Leaving::default());
+    }
+
+    #[test]
+    fn what_a_reload_came_to() {
+        for (told, text) in [
+            (serde_json::json!({ "replaced": 1, "receipt": null }), "1 worker replaced"),
+            (
+                serde_json::json!({ "replaced": 4, "receipt": { "cut": 0, "still": 0 } }),
+                "4 workers replaced, no connection is known to be cut",
+            ),
+            (
+                serde_json::json!({ "replaced": 4, "receipt": { "cut": 2, "still": 1 } }),
+                "4 workers replaced, 2 connections were cut, 1 still drain",
+            ),
+            (Value::Null, "0 workers replaced"),
+        ] {
+            assert_eq!(replaced(&told), text);
+        }
     }
 
     #[test]
