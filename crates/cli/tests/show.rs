@@ -250,7 +250,7 @@ fn completions_in_bash() {
     for (typed, completed) in [
         ("phalanx reload sh", "phalanx reload shop "),
         ("phalanx describe we", "phalanx describe web "),
-        ("phalanx rel", "phalanx reload "),
+        ("phalanx descr", "phalanx describe "),
         ("phalanx list --sh", "phalanx list --short "),
         ("phalanx start ser", "phalanx start server.js "),
     ] {

@@ -176,12 +176,11 @@ impl Progress {
         let screen = Screen::stdout();
         let (name, text) = (&self.name, clean(text));
         let took = took(self.begun.elapsed());
-        match screen.is_terminal() {
-            true => {
-                show::print(&format!("{} {name}: {text} ({took})\n", screen.paint(style, mark)))
-            }
-            false => show::print(&format!("{name}: {text} ({took})\n")),
-        }
+        let mark = match screen.is_terminal() {
+            true => format!("{} ", screen.paint(style, mark)),
+            false => String::new(),
+        };
+        show::print(&format!("{mark}{name}: {text} ({took})\n"));
     }
 }
 
