@@ -88,7 +88,7 @@ struct Told {
 
 impl Progress {
     pub(crate) fn new(name: impl Into<String>) -> Self {
-        let terminal = Screen::stderr().is_terminal();
+        let terminal = Screen::stderr().is_terminal() && show::tells_progress();
         Self { name: name.into(), begun: Instant::now(), terminal, told: Arc::default() }
     }
 
