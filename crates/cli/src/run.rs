@@ -288,6 +288,12 @@ fn in_foreground(options: &Run) -> Option<Control> {
 
 /// The program and its arguments.
 fn words(options: &Run) -> (OsString, Vec<OsString>) {
+    if let [line] = options.program.as_slice()
+        && let Some(words) = line.to_str().and_then(crate::habits::command_line)
+    {
+        let mut words = words.into_iter().map(OsString::from);
+        return (words.next().unwrap_or_default(), words.chain(options.args.clone()).collect());
+    }
     let mut words = options.program.iter().chain(&options.args).cloned();
     // There is one, or clap would have said so.
     (words.next().unwrap_or_default(), words.collect())

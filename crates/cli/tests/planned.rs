@@ -19,7 +19,7 @@ use support::Tool;
 
 /// What a program says is in a file that it has as a module.
 fn of_module() -> String {
-    server("require('./lib/words.js')", "")
+    server("words", "const words = require('./lib/words.js');")
 }
 
 fn module(site: &Path, words: &str) {
@@ -64,7 +64,8 @@ fn changed_files_are_loaded_and_no_request_is_lost() {
     }
     // What does not count; then what does: if the first had been waited for, there were two more.
     let before = reloads(&site);
-    for name in ["node_modules/x/index.js", "dist/out.js", "debug.log", ".env", "lib/.words.js.swp"] {
+    for name in ["node_modules/x/index.js", "dist/out.js", "debug.log", ".env", "lib/.words.js.swp"]
+    {
         fs::write(site.directory.join(name), "x").unwrap();
     }
     fs::create_dir_all(site.directory.join("new/deep")).unwrap();
@@ -168,7 +169,8 @@ fn a_link_that_is_switched_is_a_change() {
 fn at_its_times() {
     let site = Site::run(&server("'here'", ""), &["-i", "2", "-c", "* * * * * *"]);
     let loads = site.load();
-    site.cluster.until("three reloads", || (site.output().matches(" is done").count() >= 3).then_some(()));
+    site.cluster
+        .until("three reloads", || (site.output().matches(" is done").count() >= 3).then_some(()));
     site.lost_nothing(loads);
     assert!(site.output().contains("cron: rolling reload"), "{}", site.output());
     site.cluster.stop();
@@ -245,8 +247,9 @@ fn another_release_behind_the_same_directory() {
     let directory = tool.directory().canonicalize().unwrap();
     for name in ["1", "2", "3"] {
         fs::create_dir_all(directory.join("releases").join(name)).unwrap();
-        let says = "require('fs').readFileSync('words', 'utf8') + ' ' + __dirname.split('/').pop()";
-        fs::write(directory.join(format!("releases/{name}/server.js")), server(says, "")).unwrap();
+        let begin = "const words = require('fs').readFileSync('words', 'utf8') + ' ' + __dirname.split('/').pop();";
+        let script = server("words", begin);
+        fs::write(directory.join(format!("releases/{name}/server.js")), script).unwrap();
         fs::write(directory.join(format!("releases/{name}/words")), name).unwrap();
     }
     let current = directory.join("current");
@@ -261,7 +264,9 @@ fn another_release_behind_the_same_directory() {
     for name in ["2", "3"] {
         switch(&current, format!("releases/{name}"));
         // The one before may be gone by then.
-        fs::remove_dir_all(directory.join("releases/1")).or_else(|_| fs::metadata(&current).map(drop)).unwrap();
+        fs::remove_dir_all(directory.join("releases/1"))
+            .or_else(|_| fs::metadata(&current).map(drop))
+            .unwrap();
         tool.run(&["reload", "app"]).expect(0, &["is done"]);
         assert_eq!(says(), format!("{name} {name}"));
     }

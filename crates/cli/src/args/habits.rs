@@ -89,7 +89,6 @@ impl Habits {
         let names: Vec<OsString> = std::env::vars_os().map(|(name, _)| name).collect();
         filtered(&names, &self.filter_env)
     }
-
 }
 
 /// What is left without the variables that have one of these words in their names.

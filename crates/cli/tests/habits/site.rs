@@ -78,7 +78,9 @@ impl Site {
 
     pub(crate) fn begin(mut command: Command, directory: PathBuf) -> Self {
         let address = v4();
-        command.env("PORT", address.port().to_string()).env("PHALANX_HOME", directory.join(".home"));
+        command
+            .env("PORT", address.port().to_string())
+            .env("PHALANX_HOME", directory.join(".home"));
         let cluster = Cluster { process: spawn(&mut command), address };
         Self { cluster, directory, _kept: None }
     }
