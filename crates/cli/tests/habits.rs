@@ -144,7 +144,7 @@ fn what_there_is_not_is_refused_with_what_there_is() {
     tool.run(&["reloda"]).expect(2, &["reload"]);
     let help = tool.run(&["--help"]).expect(0, &["reload"]).stdout;
     let help = help + &tool.run(&["run", "--help"]).expect(0, &["--wait-ready"]).stdout;
-    for hidden in ["monit", "jlist", "no-pmx", "deep-monitoring", "container"] {
+    for hidden in ["monit", "jlist", "--no-pmx", "--deep-monitoring", "--container"] {
         assert!(!help.contains(hidden), "{hidden} is in the help");
     }
 }
@@ -210,14 +210,14 @@ fn an_application_is_ready_when_it_says_so() {
 
 #[test]
 fn the_handler_that_pm2_documents_loses_nothing() {
-    let graceful = "process.on('SIGINT', () => { console.log('on SIGINT'); server.close(() => { console.log('closed'); process.exit(0); }); });";
+    let graceful = "process.on('SIGINT', () => { console.log('on SIGINT'); server.close(() => { console.log('all is closed'); process.exit(0); }); });";
     let site = Site::run(&server("'here'", graceful), &["-i", "2"]);
     let loads = site.load();
     (1..=3).for_each(|number| site.cluster.reload(number));
     site.lost_nothing(loads);
     site.cluster.process.signal(Signal::TERM).unwrap();
     assert_eq!(site.cluster.wait_gone(LONG), 0, "{}", site.output());
-    for words in ["on SIGINT", "closed"] {
+    for words in ["on SIGINT", "all is closed"] {
         assert_eq!(site.output().matches(words).count(), 8, "{}", site.output());
     }
 }
