@@ -5,6 +5,7 @@
 mod common;
 
 #[path = "habits/site.rs"]
+#[allow(dead_code, reason = "not all of it is needed here")]
 mod site;
 #[path = "tool/support.rs"]
 #[allow(dead_code, reason = "not all of it is needed here")]
