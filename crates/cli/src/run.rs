@@ -1,10 +1,11 @@
 //! `phalanx run`: a program, N times, in the foreground.
 
+use crate::args::logging::Logging;
 use crate::args::{Compat, Run, Watch, is_time};
 use crate::failure::{Failure, USAGE};
-use crate::home::{App, Home, Spec, append, check_name, name_of};
+use crate::home::{App, Home, Spec, check_name, name_of};
 use crate::planned::{Plan, Wish};
-use crate::{about, intent, log, output, watch};
+use crate::{about, intent, log, logs, output, watch};
 use phalanx::control::{Control, lead};
 use phalanx::{Cluster, Error, Intercept, LISTEN_VARIABLE, Policy, Program, Settings, Stdio};
 use std::collections::BTreeMap;
@@ -69,20 +70,22 @@ fn run_with(options: Run) -> Result<(), Failure> {
     {
         return Err(Error::PortBase(base, most).into());
     }
+    let plan = plan(&options, &place, &settings);
     if let Some(control) = &mut control {
         about::tell(control, &settings);
+        control.about().watching = plan.as_ref().is_some_and(|plan| plan.watch.is_some());
+        control.about().cron = options.planned.cron_words();
     }
     let without_output = settings.env.clone();
-    let (output, _last_words) = match control.as_ref().filter(|_| app.is_some()) {
-        Some(control) => Some(into_files(control.app(), &mut settings)?),
-        None => output::piped(&name, most, &mut settings),
-    }
-    .unzip();
+    let base = options.cwd.as_deref();
+    let (output, _last_words) =
+        kept(&options.logging, base, &name, most, control.as_ref(), &mut settings)?.unzip();
+    let control = control
+        .map(|control| logs::obeying(control, output.as_ref().and_then(output::Output::files)));
     let of_output = settings.env.iter().filter(|variable| !without_output.contains(variable));
     let of_output = (settings.stdio, of_output.cloned().collect::<Vec<_>>());
     let _pid_file =
         options.habits.pid.as_deref().map(|file| PidFile::write(file, keeper)).transpose()?;
-    let plan = plan(&options, &place, &settings);
     let options = Arc::new(options);
     tracing::info!(%name, workers = instances, pid = std::process::id(), "primary");
     // As long as it likes.
@@ -305,14 +308,27 @@ pub(crate) fn called(options: &Run) -> String {
     options.name.clone().unwrap_or_else(|| title(&program, &args))
 }
 
-/// What workers say in the background.
-fn into_files(
-    app: &App,
+/// What becomes of what workers say: in the background, files unless something else is wanted.
+fn kept(
+    logging: &Logging,
+    cwd: Option<&Path>,
+    name: &str,
+    workers: usize,
+    control: Option<&Control>,
     settings: &mut Settings,
-) -> Result<(output::Output, output::Rest), Failure> {
-    let open =
-        |path: PathBuf| append(&path).map_err(Failure::os(format!("write {}", path.display())));
-    Ok(output::to_files(open(app.out_log())?, open(app.err_log())?, settings))
+) -> Result<Option<(output::Output, output::Rest)>, Failure> {
+    let background = control.filter(|control| !control.spec().foreground);
+    let places = match background {
+        Some(control) => logs::places_of(control.app(), control.spec(), logging),
+        None => logging.places(cwd.unwrap_or(Path::new("")), [None, None]),
+    };
+    let name = control.map_or(name, |control| &control.app().name);
+    let detached = background.is_some();
+    let wanted = output::Wanted { name, workers, logging, places, detached };
+    output::piped(&wanted, settings).map_err(|(path, error)| {
+        Failure::os(format!("write {}", path.display()))(error)
+            .hint("--output and --error name other files, --disable-logs does without")
+    })
 }
 
 /// Finds the program, and says how workers are started.

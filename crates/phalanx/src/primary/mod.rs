@@ -210,6 +210,7 @@ pub(crate) enum Command {
     /// Takes over, if there is something to take over: whether there was.
     Begin(oneshot::Sender<bool>),
     Upgrade(oneshot::Sender<Result<()>>),
+    BeforeUpgrade(Box<dyn Fn() + Send + Sync>),
     /// A descriptor is not needed any more.
     Settle,
 }
@@ -305,6 +306,14 @@ impl Primary {
         let (reply, done) = oneshot::channel();
         self.command(Command::Upgrade(reply))?;
         done.await.map_err(|_| Error::Stopping)?
+    }
+
+    /// Calls this each time right before this process becomes another program ([`Primary::upgrade`], or because its keeper
+    /// is gone): what a program has in its memory alone is to be written down, or it is lost. It is called on the primary's
+    /// task, and everything waits for it; if the other program cannot be executed, this one goes on.
+    pub fn before_upgrade(&self, does: impl Fn() + Send + Sync + 'static) {
+        // One that is stopping becomes nothing else.
+        let _ = self.command(Command::BeforeUpgrade(Box::new(does)));
     }
 
     /// Forks a worker that is not guarded: when it ends, nobody replaces it. Returns when its process runs;

@@ -66,6 +66,8 @@ pub(super) struct Shell {
     pub(super) forking: BTreeMap<WorkerId, Asked>,
     pub(super) reloading: Vec<oneshot::Sender<Result<Reloaded>>>,
     pub(super) restarting: Vec<oneshot::Sender<Result<Reloaded>>>,
+    /// What is to be done before this process becomes another program.
+    pub(super) before_upgrade: Vec<Box<dyn Fn() + Send + Sync>>,
     /// Why the reload failed that is gone back from.
     pub(super) failed_reload: Option<String>,
     /// What a rollback goes back to, and what workers are started from now.
@@ -138,6 +140,7 @@ impl Shell {
             forking: BTreeMap::new(),
             reloading: Vec::new(),
             restarting: Vec::new(),
+            before_upgrade: Vec::new(),
             failed_reload: None,
             before: None,
             newest: None,
@@ -321,6 +324,7 @@ impl Shell {
             }
             #[cfg(target_os = "linux")]
             Command::Upgrade(reply) => self.upgrade(reply),
+            Command::BeforeUpgrade(does) => self.before_upgrade.push(does),
             #[cfg(not(target_os = "linux"))]
             Command::Begin(reply) => drop(reply.send(false)),
             #[cfg(not(target_os = "linux"))]
