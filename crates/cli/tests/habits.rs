@@ -348,6 +348,21 @@ fn start_in_the_foreground() {
     site.cluster.stop();
 }
 
+#[test]
+fn start_and_follow() {
+    let tool = Tool::new();
+    let server = tool.server("server.js", "console.log('hello from', process.pid);");
+    let line = ["start", word(&server), "--attach", "-i", "1", "-n", "app"];
+    let follows = common::spawn(&mut tool.command(&line));
+    let said = follows.wait_for_line(|line| line.contains("hello from"), LONG);
+    assert!(said.is_ok(), "{said:?}: {}", follows.output());
+    assert_eq!(tool.workers("app").len(), 1);
+    follows.signal(Signal::INT).unwrap();
+    follows.wait_exit(LONG).unwrap();
+    assert_eq!(tool.workers("app").len(), 1, "only the showing ends");
+    tool.run(&["delete", "app"]).expect(0, &[]);
+}
+
 /// As they are in pm2's documentation, but for what needs a network.
 #[test]
 fn documented_lines() {
