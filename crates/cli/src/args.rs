@@ -63,7 +63,7 @@ pub(crate) struct Manner {
     /// Say nothing but errors
     #[arg(short, long, global = true)]
     pub(crate) silent: bool,
-    /// Without colours, as with NO_COLOR in the environment
+    /// Without colours, as with `NO_COLOR` in the environment
     #[arg(long, global = true)]
     pub(crate) no_color: bool,
 }

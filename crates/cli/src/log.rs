@@ -37,7 +37,7 @@ pub(crate) fn colours(stream: &impl IsTerminal) -> bool {
         && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty())
 }
 
-/// As NO_COLOR in the environment, on the command line.
+/// As `NO_COLOR` in the environment, on the command line.
 static WITHOUT_COLOURS: AtomicBool = AtomicBool::new(false);
 
 /// Whether the command line says so.
