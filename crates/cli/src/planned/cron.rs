@@ -44,7 +44,9 @@ impl Pattern {
 }
 
 fn lower(text: &str) -> String {
-    let mut letters = text.trim_end_matches('.').chars();
+    // Of years nobody has spoken.
+    let text = text.trim_end_matches('.').trim_end_matches(" when years are disallowed");
+    let mut letters = text.chars();
     letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
 }
 
