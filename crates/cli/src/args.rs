@@ -47,13 +47,24 @@ pub(crate) struct Arguments {
     pub(crate) manner: Manner,
 }
 
+/// What may stand after `run`, and in what is written down of an application.
+pub(crate) fn of_run(command: clap::Command) -> clap::Command {
+    Manner::augment_args(Run::augment_args(command))
+}
+
+/// The words after the command: what every command takes may stand before it.
+pub(crate) fn after_command() -> impl Iterator<Item = OsString> {
+    let words = std::env::args_os().skip(1);
+    words.skip_while(|word| word.as_encoded_bytes().starts_with(b"-")).skip(1)
+}
+
 /// How the tool speaks.
 #[derive(Args, Debug)]
 pub(crate) struct Manner {
     /// Say nothing but errors
     #[arg(short, long, global = true)]
     pub(crate) silent: bool,
-    /// Without colours, as with NO_COLOR in the environment
+    /// Without colours, as with `NO_COLOR` in the environment
     #[arg(long, global = true)]
     pub(crate) no_color: bool,
 }

@@ -50,7 +50,7 @@ pub(crate) fn start(options: &Run) -> Result<(), Failure> {
     if let Some(apps) = known(&home, options) {
         return start_known(&home, &apps, options);
     }
-    let argv = std::env::args_os().skip(2).map(|word| word.to_string_lossy().into_owned());
+    let argv = crate::args::after_command().map(|word| word.to_string_lossy().into_owned());
     let spec = intent::of_command_line(options, argv.collect())?;
     if options.habits.force && Lock::is_held(&home.app(&spec.name)) {
         manage::delete_one(&home.app(&spec.name), false)?;
