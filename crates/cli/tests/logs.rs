@@ -23,10 +23,17 @@ fn path(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// A server that says what it is told in a request's path, as JavaScript; and does it.
+/// A server that does what it is told in a request's path, as JavaScript. Once Node has used a pipe itself, it does not
+/// block any more, and who writes past it has to wait.
 const OBEYS: &str = "\
 const fs = require('fs'), slot = process.env.NODE_APP_INSTANCE;
-const say = (n, to = 1) => { for (let i = 0; i < n; i++) fs.writeSync(to, `${slot} line ${i} ` + '.'.repeat(i % 80) + '\\n'); };
+const write = (to, line) => {
+  for (;;) {
+    try { return fs.writeSync(to, line); } catch (error) { if (error.code !== 'EAGAIN') throw error; }
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1);
+  }
+};
+const say = (n, to = 1) => { for (let i = 0; i < n; i++) write(to, `${slot} line ${i} ` + '.'.repeat(i % 80) + '\\n'); };
 const server = require('http').createServer((request, response) => {
   response.setHeader('Connection', 'close');
   response.end(JSON.stringify({ pid: process.pid, slot: Number(slot) }), () => eval(decodeURIComponent(request.url.slice(1))));
@@ -41,6 +48,13 @@ fn obeying(workers: &str, more: &[&str]) -> Tool {
     let words = ["start", path(&server), "--name", "app", "-i", workers];
     tool.run(&[&words, more].concat()).expect(0, &["listening"]);
     tool
+}
+
+/// Runs the program to its end, which may say a lot.
+fn run(tool: &Tool, args: &[&str]) -> String {
+    let done = tool.command(args).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8_lossy(&done.stdout).into_owned()
 }
 
 /// Has one worker do something.

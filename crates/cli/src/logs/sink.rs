@@ -78,6 +78,16 @@ impl Sink {
         due && self.stays_until.is_none_or(|until| until <= Instant::now())
     }
 
+    /// Begins a new file, if there is something in this one. Whether it is a new one now.
+    pub(crate) fn renew(&mut self, time: u64) -> bool {
+        let old = self.open.as_ref().is_some_and(|open| open.regular && open.size > 0);
+        if !old || self.stays_until.is_some_and(|until| until > Instant::now()) {
+            return false;
+        }
+        self.replace(time);
+        self.opened().is_ok_and(|open| open.size == 0)
+    }
+
     /// How many bytes more it takes before it is to be replaced.
     pub(crate) fn room(&self) -> usize {
         let size = self.open.as_ref().filter(|open| open.regular).map_or(0, |open| open.size);

@@ -3,7 +3,7 @@
 use crate::common::{self, LONG, signal};
 use crate::shown::Follower;
 use crate::support::{Tool, gone, pid};
-use crate::{all, files, log, obeying, path, text_of, told, until};
+use crate::{all, files, log, obeying, path, run, text_of, told, until};
 use bench::spawned::Signal;
 use bench::wait;
 use std::fs;
@@ -37,7 +37,8 @@ fn the_last_words_of_a_worker() {
     // Nobody is there to read when they are said: the next primary reads them.
     tool.run(&["flush", "app"]).expect(0, &[]);
     let primary = tool.primary("app");
-    let worker = tool.workers("app")[0];
+    let worker =
+        wait::until(LONG, "another worker", || tool.workers("app").first().copied()).unwrap();
     // More than the pipes take: it waits for who comes.
     told(&tool, "process.on('SIGUSR2', () => { say(1002); say(1002, 2); process.exit(1); })");
     signal(primary, Signal::KILL);
@@ -81,8 +82,8 @@ fn a_flood_through_many_files() {
     // Somebody who followed saw each line once.
     tool.run(&["stop", "app"]).expect(0, &[]);
     let seen = until("60000 lines", || follower.text(), |text| text.lines().count() >= 60_000);
-    let stored = tool.run(&["logs", "app", "--raw", "--since", "1h", "--no-follow"]).expect(0, &[]);
-    for text in [&seen, &stored.stdout] {
+    let stored = run(&tool, &["logs", "app", "--raw", "--since", "1h", "--no-follow"]);
+    for text in [&seen, &stored] {
         for slot in 0..3 {
             assert_eq!(said(text, slot), 20_000);
         }
@@ -294,11 +295,11 @@ fn an_upgrade_in_the_middle_of_a_line() {
 fn in_the_foreground() {
     let tool = Tool::new();
     let server = tool.program("obeys.js", crate::OBEYS);
-    let run = |more: &[&str]| {
+    let begin = |more: &[&str]| {
         let words = [&["run", path(&server), "-i", "1"], more].concat();
         common::spawn(&mut tool.command(&words))
     };
-    let process = run(&["--log-type", "json", "--name", "shop"]);
+    let process = begin(&["--log-type", "json", "--name", "shop"]);
     process.wait_for_line(|line| line.contains("is ready"), LONG).unwrap();
     told(&tool, "console.log('hello')");
     let line = process.wait_for_line(|line| line.contains("\"hello\""), LONG).unwrap();
@@ -309,7 +310,7 @@ fn in_the_foreground() {
     process.wait_exit(LONG).unwrap();
 
     let file = tool.directory().join("o.log");
-    let process = run(&["--output", "o.log", "--time"]);
+    let process = begin(&["--output", "o.log", "--time"]);
     process.wait_for_line(|line| line.contains("is ready"), LONG).unwrap();
     told(&tool, "console.log('into the file'); console.error('past it')");
     until("a line", || text_of(&file), |text| text.ends_with(": into the file\n"));

@@ -2,7 +2,7 @@
 
 use crate::common::LONG;
 use crate::support::{Tool, begin};
-use crate::{log, obeying, path, told, until};
+use crate::{log, obeying, path, run, told, until};
 use bench::wait;
 use serde_json::Value;
 use std::fs;
@@ -45,7 +45,7 @@ impl Drop for Follower {
 
 fn shown(tool: &Tool, args: &[&str]) -> Vec<String> {
     let words = [&["logs"], args, &["--no-follow"]].concat();
-    tool.run(&words).expect(0, &[]).stdout.lines().map(str::to_owned).collect()
+    run(tool, &words).lines().map(str::to_owned).collect()
 }
 
 #[test]
