@@ -34,6 +34,15 @@ impl From<Error> for Failure {
     }
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.what {
+            What::Cluster(error) => error.fmt(f),
+            What::Tool { message, .. } => f.write_str(message),
+        }
+    }
+}
+
 impl Failure {
     /// A failure of an application.
     pub(crate) const fn of(name: String, error: Error) -> Self {
@@ -43,6 +52,14 @@ impl Failure {
     /// A failure of the tool's own, with its exit code.
     pub(crate) fn tool(code: u8, message: impl Into<String>) -> Self {
         Self { what: What::Tool { message: message.into(), hint: None, code }, name: None }
+    }
+
+    /// For those who know the library only.
+    pub(crate) fn into_error(self) -> Error {
+        match self.what {
+            What::Cluster(error) => error,
+            What::Tool { message, .. } => Error::Setting(message),
+        }
     }
 
     /// And what to do about it.
