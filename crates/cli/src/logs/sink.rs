@@ -7,7 +7,7 @@ use super::index::{self, Record};
 use super::old::{self, Rules, Tidy};
 use super::style::compact;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -260,7 +260,7 @@ impl Open {
             return Ok(());
         }
         // Others may append to it too, or have emptied it.
-        let end = self.file.seek(SeekFrom::Current(0))?;
+        let end = self.file.stream_position()?;
         let begin = end.saturating_sub(length as u64);
         let emptied = begin < self.size;
         if emptied || self.size == 0 {
