@@ -140,7 +140,7 @@ pub(crate) struct Demo {
 pub(crate) struct Run {
     /// A script (.js .mjs, .ts where Node can, .py .rb .php .pl .sh .bash .lua .jar .java), a program, `npm start`; then
     /// its arguments. What begins with a dash is this program's, before `--`
-    #[arg(value_name = "PROGRAM", required_unless_present = "args")]
+    #[arg(value_name = "PROGRAM")]
     pub(crate) program: Vec<OsString>,
     /// The program's own arguments, or all of it
     #[arg(last = true)]

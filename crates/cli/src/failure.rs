@@ -76,7 +76,16 @@ impl Failure {
         ExitCode::from(self.code())
     }
 
-    const fn code(&self) -> u8 {
+    /// In words, without a hint.
+    pub(crate) fn message(&self) -> String {
+        match &self.what {
+            What::Cluster(error) => error.to_string(),
+            What::Tool { message, .. } => message.clone(),
+        }
+    }
+
+    /// Its exit code.
+    pub(crate) const fn code(&self) -> u8 {
         let error = match &self.what {
             What::Tool { code, .. } => return *code,
             What::Cluster(error) => error,
@@ -93,6 +102,7 @@ impl Failure {
             | Error::NotStarted(_) => 3,
             Error::NeverReady(_) => 4,
             Error::Listen { .. } => 5,
+            Error::Taken(_) => RUNS,
             _ => UNEXPECTED,
         }
     }

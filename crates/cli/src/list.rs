@@ -4,8 +4,8 @@ use crate::args::{Describe, List};
 use crate::control::{Description, Word, ask_within};
 use crate::failure::{Failure, UNEXPECTED};
 use crate::home::{App, Home, Lock};
-use crate::processes::Register;
 use crate::{show, targets};
+use phalanx::control::Register;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ pub(crate) fn describe(options: &Describe) -> Result<(), Failure> {
 
 /// What an application's primary tells; of one that does not, what its files tell.
 pub(crate) fn look(app: &App) -> Value {
-    if let Ok(about) = ask_within(app, Word::Describe, LOOK) {
+    if let Ok(about) = ask_within(app, &Word::Describe, LOOK) {
         return about;
     }
     let register = Register::read(app);
@@ -71,7 +71,10 @@ pub(crate) fn look(app: &App) -> Value {
     about.logs.out = app.out_log().display().to_string();
     about.logs.err = app.err_log().display().to_string();
     if let Some(spec) = app.spec() {
+        (about.id, about.namespace) = (spec.id, spec.namespace);
         (about.argv, about.cwd, about.version) = (spec.argv, spec.cwd, spec.version);
+        about.config = spec.config.map(|file| file.display().to_string());
+        about.foreground = spec.foreground;
     }
     json!(about)
 }

@@ -1,5 +1,7 @@
 //! The program `phalanx`: a cluster of a Node program or of one on the crate, and a demonstration.
 
+mod about;
+mod apply;
 mod args;
 mod completions;
 mod config;
@@ -9,13 +11,13 @@ mod doctor;
 mod export;
 mod failure;
 mod home;
+mod intent;
 mod list;
 mod log;
 mod logs;
 mod manage;
 mod output;
 mod patient;
-mod processes;
 mod resurrect;
 mod run;
 mod show;

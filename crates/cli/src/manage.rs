@@ -1,13 +1,14 @@
 //! What is done to applications that run in the background.
 
 use crate::args::{self, Target};
-use crate::control::{Description, Refusal, Unanswered, Word, ask, ask_within};
-use crate::failure::{Failure, UNEXPECTED};
+use crate::control::{Description, Unanswered, Word, ask_within};
+use crate::failure::{Failure, UNEXPECTED, USAGE};
 use crate::home::{App, Home, Lock};
-use crate::processes::Register;
-use crate::start::{self, Mark};
-use crate::{show, targets};
+use crate::intent::Refresh;
+use crate::{apply, config, show, start, targets};
+use phalanx::control::Register;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// For an answer, when somebody only looks.
@@ -57,7 +58,7 @@ fn running(app: &App) -> Result<(), Failure> {
         .hint(format!("`phalanx start {name}` starts it, `phalanx delete {name}` forgets it")))
 }
 
-fn failed(app: &App, why: Unanswered) -> Failure {
+pub(crate) fn failed(app: &App, why: Unanswered) -> Failure {
     let name = &app.name;
     let kill = format!("`phalanx delete {name}` kills one that hangs");
     match why {
@@ -77,61 +78,46 @@ fn failed(app: &App, why: Unanswered) -> Failure {
 }
 
 pub(crate) fn reload(options: &args::Reload) -> Result<(), Failure> {
-    each(&options.of.apps, reload_one)
-}
-
-fn reload_one(app: &App) -> Result<(), Failure> {
-    running(app)?;
-    let errors = Mark::end(app.err_log());
-    // It goes on if this process is interrupted.
-    let done = ask(app, Word::Reload, &mut |text| show::print(&format!("{text}\n")));
-    done.map(drop).map_err(|why| match why {
-        // What the new ones died of, they may have said nowhere else.
-        Unanswered::Refused(refusal) => {
-            let message = format!("{}{}", refusal.message, start::said_last(&errors.last_lines()));
-            failed(app, Unanswered::Refused(Refusal { message, ..refusal }))
-        }
-        why => failed(app, why),
-    })
+    changed(options, Word::Reload)
 }
 
 pub(crate) fn restart(options: &args::Restart) -> Result<(), Failure> {
+    changed(options, Word::Restart)
+}
+
+/// Replaces workers, by what the applications are to be now.
+fn changed(options: &args::Reload, word: Word) -> Result<(), Failure> {
+    let refresh = Refresh { update_env: options.update_env, environment: options.env.as_deref() };
+    let home = Home::find()?;
     each(&options.of.apps, |app| {
+        let left_out = |names: &[String]| !names.is_empty() && !names.contains(&app.name);
+        if left_out(&options.only) {
+            return Ok(());
+        }
+        if word == Word::Restart && !Lock::is_held(app) {
+            let spec = app.intent().or_else(|| app.spec()).ok_or_else(|| unknown(app))?;
+            let spec = start::anew_or_as_it_was(&spec, refresh)?;
+            return start::start_all(&home, vec![spec], SCALED);
+        }
         running(app)?;
-        let done = ask(app, Word::Restart, &mut |text| show::print(&format!("{text}\n")));
-        done.map(drop).map_err(|why| failed(app, why))
+        apply::replace(&home, app, refresh, &word)
     })
 }
 
-pub(crate) fn upgrade(apps: &[String]) -> Result<(), Failure> {
-    each(apps, upgrade_one)
+fn unknown(app: &App) -> Failure {
+    let name = &app.name;
+    Failure::tool(UNEXPECTED, format!("{name}: nothing says any more how it is started"))
+        .hint(format!("`phalanx delete {name}`, and start it anew"))
 }
 
-/// The primary does not answer if all goes well: it is another program then, which is asked who it is.
-fn upgrade_one(app: &App) -> Result<(), Failure> {
-    running(app)?;
-    let before = Instant::now();
-    match ask(app, Word::Upgrade, &mut |_| {}) {
-        Err(Unanswered::Silent(_) | Unanswered::Nobody) => {}
-        Err(why) => return Err(failed(app, why)),
-        Ok(_) => return Ok(()),
-    }
-    loop {
-        let about = ask_within(app, Word::Describe, LOOK).ok();
-        let about = about.and_then(|about| serde_json::from_value::<Description>(about).ok());
-        let is_new = |about: &Description| {
-            Duration::from_millis(about.uptime_ms) < before.elapsed() && about.primary_pid.is_some()
-        };
-        if let Some(about) = about.filter(is_new) {
-            show::say(&format!("{}: version {} has taken over", app.name, about.version));
-            show::print(&show::table(&[about]));
-            return Ok(());
-        }
-        if before.elapsed() >= ANSWER + HUNG {
-            return Err(failed(app, Unanswered::Silent(std::io::ErrorKind::TimedOut.into())));
-        }
-        std::thread::sleep(AGAIN);
-    }
+pub(crate) fn upgrade(apps: &[String]) -> Result<(), Failure> {
+    each(apps, |app| {
+        running(app)?;
+        let about = apply::become_anew(app)?;
+        show::say(&format!("{}: version {} has taken over", app.name, about.version));
+        show::print(&show::table(&[about]));
+        Ok(())
+    })
 }
 
 pub(crate) fn why(options: &args::Why) -> Result<(), Failure> {
@@ -140,7 +126,7 @@ pub(crate) fn why(options: &args::Why) -> Result<(), Failure> {
 
 fn why_one(app: &App, number: usize, as_json: bool) -> Result<(), Failure> {
     running(app)?;
-    let about = ask_within(app, Word::Why, ANSWER).map_err(|why| failed(app, why))?;
+    let about = ask_within(app, &Word::Why, ANSWER).map_err(|why| failed(app, why))?;
     let list = |key: &str| about.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
     if as_json {
         show::print(&format!("{:#}\n", Value::Array(list("ends"))));
@@ -168,7 +154,7 @@ fn scale_one(app: &App, workers: Target) -> Result<(), Failure> {
         Target::To(workers) => Word::ScaleTo(workers),
         Target::By(workers) => Word::ScaleBy(workers),
     };
-    ask_within(app, word, ANSWER).map_err(|why| failed(app, why))?;
+    ask_within(app, &word, ANSWER).map_err(|why| failed(app, why))?;
     let about = start::settle(app, SCALED);
     if let Some(about) = about.as_ref().filter(|about| !about.is_settled()) {
         show::say(&format!("{}: {}", app.name, show::unsettled(about)));
@@ -177,38 +163,134 @@ fn scale_one(app: &App, workers: Target) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(crate) fn signal(_options: &args::Signal) -> Result<(), Failure> {
-    Err(Failure::tool(UNEXPECTED, "not yet"))
+/// The number of a signal, by its name or as it is.
+fn signal_number(text: &str) -> Result<i32, Failure> {
+    let wrong = || {
+        Failure::tool(USAGE, format!("`{}` is no signal", text.escape_debug()))
+            .hint("as in kill(1): USR1, SIGHUP, 15")
+    };
+    if let Ok(number) = text.parse::<i32>() {
+        return (1..=64).contains(&number).then_some(number).ok_or_else(wrong);
+    }
+    let name = text.to_ascii_uppercase();
+    let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
+    (1..32).find(|n| phalanx::Exit::Signal(*n).to_string() == name).ok_or_else(wrong)
 }
 
-pub(crate) fn send(_options: &args::Send) -> Result<(), Failure> {
-    Err(Failure::tool(UNEXPECTED, "not yet"))
+pub(crate) fn signal(options: &args::Signal) -> Result<(), Failure> {
+    let number = signal_number(&options.signal)?;
+    each(&options.of.apps, |app| {
+        running(app)?;
+        let word = Word::Signal { number, slot: options.slot };
+        let told = ask_within(app, &word, ANSWER).map_err(|why| failed(app, why))?;
+        let workers = told.get("workers").and_then(Value::as_u64).unwrap_or_default();
+        show::say(&format!(
+            "{}: {} sent to {workers} workers",
+            app.name,
+            phalanx::Exit::Signal(number)
+        ));
+        Ok(())
+    })
 }
 
-pub(crate) fn env(_options: &args::Environment) -> Result<(), Failure> {
-    Err(Failure::tool(UNEXPECTED, "not yet"))
+pub(crate) fn send(options: &args::Send) -> Result<(), Failure> {
+    let app = targets::one(&Home::find()?, &options.app)?;
+    running(&app)?;
+    let text = &options.message;
+    let message = serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.clone()));
+    let word = Word::Send { message, slot: options.slot };
+    // A worker that does not read is waited for by its primary.
+    let told = ask_within(&app, &word, HUNG + ANSWER).map_err(|why| failed(&app, why))?;
+    let count = |key| told.get(key).and_then(Value::as_u64).unwrap_or_default();
+    show::say(&format!("{}: sent to {} of {} workers", app.name, count("workers"), count("of")));
+    Ok(())
 }
 
-pub(crate) fn pid(_apps: &[String]) -> Result<(), Failure> {
-    Err(Failure::tool(UNEXPECTED, "not yet"))
+/// What stands in place of a secret.
+const HIDDEN: &str = "(hidden; --secrets shows it)";
+
+pub(crate) fn env(options: &args::Environment) -> Result<(), Failure> {
+    let app = targets::one(&Home::find()?, &options.app)?;
+    let spec = app.spec().ok_or_else(|| unknown(&app))?;
+    if spec.foreground {
+        let message =
+            format!("{} runs in somebody's foreground, with that one's environment", app.name);
+        return Err(Failure::tool(UNEXPECTED, message));
+    }
+    let shown = |(name, value): (String, String)| {
+        let hidden = !options.secrets && config::is_secret(&name);
+        (name, if hidden { HIDDEN.to_owned() } else { value })
+    };
+    let env: BTreeMap<String, String> = spec.env.into_iter().map(shown).collect();
+    if options.json {
+        show::print(&format!("{:#}\n", serde_json::json!(env)));
+        return Ok(());
+    }
+    let lines: String = env.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+    show::print(&lines);
+    Ok(())
 }
 
-pub(crate) fn id(_apps: &[String]) -> Result<(), Failure> {
-    Err(Failure::tool(UNEXPECTED, "not yet"))
+pub(crate) fn pid(apps: &[String]) -> Result<(), Failure> {
+    each(apps, |app| {
+        running(app)?;
+        let about = describe(app)?;
+        let workers = about.workers.iter().filter_map(|worker| worker.pid);
+        let all: Vec<String> =
+            about.primary_pid.into_iter().chain(workers).map(|pid| pid.to_string()).collect();
+        show::print(&format!("{}\n", all.join("\n")));
+        Ok(())
+    })
 }
 
-pub(crate) fn reset(_apps: &[String]) -> Result<(), Failure> {
-    Err(Failure::tool(UNEXPECTED, "not yet"))
+fn describe(app: &App) -> Result<Description, Failure> {
+    let about = ask_within(app, &Word::Describe, ANSWER).map_err(|why| failed(app, why))?;
+    serde_json::from_value(about)
+        .map_err(|error| Failure::tool(UNEXPECTED, format!("{}: {error}", app.name)))
 }
 
-pub(crate) fn ping(_apps: &[String]) -> Result<(), Failure> {
-    Err(Failure::tool(UNEXPECTED, "not yet"))
+pub(crate) fn id(apps: &[String]) -> Result<(), Failure> {
+    each(apps, |app| {
+        let spec = app.spec().filter(|spec| !spec.foreground).ok_or_else(|| unknown(app))?;
+        show::print(&format!("{}\n", spec.id));
+        Ok(())
+    })
+}
+
+pub(crate) fn reset(apps: &[String]) -> Result<(), Failure> {
+    each(apps, |app| {
+        running(app)?;
+        ask_within(app, &Word::Reset, ANSWER).map(drop).map_err(|why| failed(app, why))
+    })
+}
+
+/// Whether each primary is there, and how long its answer takes.
+pub(crate) fn ping(apps: &[String]) -> Result<(), Failure> {
+    let home = Home::find()?;
+    let meant = targets::any(&home, apps)?;
+    // Of all, those that were stopped have nothing to say.
+    let asked = meant.into_iter().filter(|app| !apps.is_empty() || Lock::is_held(app));
+    let names: Vec<String> = asked.map(|app| app.name).collect();
+    each(&names, |app| {
+        running(app)?;
+        let begin = Instant::now();
+        let about = ask_within(app, &Word::Ping, LOOK).map_err(|why| failed(app, why))?;
+        let pid = about.get("pid").and_then(Value::as_u64).unwrap_or_default();
+        let took = begin.elapsed().as_secs_f64() * 1e3;
+        show::print(&format!("{}: primary {pid} answered in {took:.1} ms\n", app.name));
+        Ok(())
+    })
 }
 
 pub(crate) fn stop(apps: &[String], now: bool) -> Result<(), Failure> {
+    let home = Home::find()?;
     each(apps, |app| {
         running(app)?;
         tell_to_stop(app, now).map_err(|why| failed(app, why))?;
+        if let Some(mut intent) = app.intent() {
+            intent.stopped = true;
+            home.want(&mut intent)?;
+        }
         if end(app) {
             return Ok(());
         }
@@ -221,7 +303,7 @@ pub(crate) fn stop(apps: &[String], now: bool) -> Result<(), Failure> {
 fn tell_to_stop(app: &App, now: bool) -> Result<(), Unanswered> {
     let begin = Instant::now();
     loop {
-        let why = match ask_within(app, Word::Stop { now }, ANSWER) {
+        let why = match ask_within(app, &Word::Stop { now }, ANSWER) {
             Ok(_) => return Ok(()),
             Err(_) if !Lock::is_held(app) => return Ok(()),
             Err(why) => why,
@@ -241,7 +323,7 @@ fn end(app: &App) -> bool {
     while Lock::is_held(app) {
         if asked.elapsed() >= ASKED {
             // No is an answer too.
-            if matches!(ask_within(app, Word::Describe, LOOK), Ok(_) | Err(Unanswered::Refused(_)))
+            if matches!(ask_within(app, &Word::Describe, LOOK), Ok(_) | Err(Unanswered::Refused(_)))
             {
                 answered = Instant::now();
             }
@@ -259,8 +341,9 @@ pub(crate) fn delete(apps: &[String], now: bool) -> Result<(), Failure> {
     each(apps, |app| delete_one(app, now))
 }
 
-fn delete_one(app: &App, now: bool) -> Result<(), Failure> {
+pub(crate) fn delete_one(app: &App, now: bool) -> Result<(), Failure> {
     let name = &app.name;
+    let home = Home::find()?;
     if Lock::is_held(app) {
         match tell_to_stop(app, now) {
             Ok(()) if end(app) => {}
@@ -278,6 +361,7 @@ fn delete_one(app: &App, now: bool) -> Result<(), Failure> {
             show::say(&format!("{name}: {words}"));
         }
     }
+    home.forget(app)?;
     app.remove(lock).map_err(failed())
 }
 

@@ -1,12 +1,51 @@
-//! `phalanx save` and `phalanx resurrect`.
+//! `phalanx save` and `phalanx resurrect`: what is to run, kept and started again.
 
 use crate::args::{Resurrect, Save};
-use crate::failure::Failure;
+use crate::failure::{Failure, UNEXPECTED};
+use crate::home::{Home, Lock, Spec};
+use crate::intent::Refresh;
+use crate::{show, start};
+use std::time::Duration;
 
-pub(crate) fn save(_options: &Save) -> Result<(), Failure> {
-    Err(Failure::tool(crate::failure::UNEXPECTED, "not yet"))
+/// Until all are ready.
+const WAIT: Duration = Duration::from_secs(60);
+
+pub(crate) fn save(options: &Save) -> Result<(), Failure> {
+    let home = Home::find()?;
+    if home.intents()?.is_empty() && !options.force {
+        return Err(Failure::tool(UNEXPECTED, "there is no application to be kept")
+            .hint("--force keeps that there is none"));
+    }
+    home.prepare()?;
+    let (file, count) = home.save()?;
+    let noun = if count == 1 { "application" } else { "applications" };
+    show::say(&format!("{count} {noun} kept in {}", file.display()));
+    Ok(())
 }
 
-pub(crate) fn resurrect(_options: &Resurrect) -> Result<(), Failure> {
-    Err(Failure::tool(crate::failure::UNEXPECTED, "not yet"))
+pub(crate) fn resurrect(options: &Resurrect) -> Result<(), Failure> {
+    let home = Home::find()?;
+    let mut wanted = home.intents()?;
+    let snapshot = if options.boot { None } else { home.snapshot(options.generation)? };
+    if snapshot.is_none() && options.generation > 1 {
+        let message = format!("there are not {} snapshots", options.generation);
+        return Err(Failure::tool(UNEXPECTED, message));
+    }
+    let known: Vec<String> = wanted.iter().map(|spec| spec.name.clone()).collect();
+    let deleted = |spec: &Spec| !known.contains(&spec.name);
+    wanted.extend(snapshot.into_iter().flatten().filter(deleted));
+    let (running, missing): (Vec<Spec>, Vec<Spec>) = wanted
+        .into_iter()
+        .filter(|spec| !spec.stopped)
+        .partition(|spec| Lock::is_held(&home.app(&spec.name)));
+    if missing.is_empty() {
+        let count = running.len();
+        show::say(&format!("there is nothing to start: {count} run that are to"));
+        return Ok(());
+    }
+    let specs = missing
+        .iter()
+        .map(|spec| start::anew_or_as_it_was(spec, Refresh::default()))
+        .collect::<Result<_, _>>()?;
+    start::start_all(&home, specs, WAIT)
 }

@@ -1,16 +1,43 @@
 //! `phalanx run`: a program, N times, in the foreground.
 
 use crate::args::{Run, is_time};
-use crate::control::{Detached, lead};
 use crate::failure::{Failure, USAGE};
-use crate::home::{App, append};
-use crate::{log, output, watch};
+use crate::home::{App, Home, Spec, append, check_name, name_of};
+use crate::{about, intent, log, output, watch};
+use phalanx::control::{Control, lead};
 use phalanx::{Cluster, Error, Intercept, LISTEN_VARIABLE, Policy, Program, Settings};
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub(crate) fn run(options: Run) -> Result<(), Failure> {
+    match &options.detached.app_dir {
+        Some(directory) => run_as_told(directory),
+        None if options.program.is_empty() && options.args.is_empty() => {
+            Err(Failure::tool(USAGE, "no program is named").hint("`phalanx run app.js` runs one"))
+        }
+        None => run_with(options),
+    }
+}
+
+/// What `start` wrote down: the command line, the directory, the environment.
+fn run_as_told(directory: &Path) -> Result<(), Failure> {
+    let (app, spec) = App::of(directory)?;
+    spec.wear()?;
+    // One that takes over goes on even if its directory is gone.
+    let entered = std::env::set_current_dir(&spec.cwd);
+    let mut options = intent::options(&spec.argv)?;
+    options.detached.app_dir = Some(directory.to_owned());
+    options.name = Some(app.name);
+    options.cwd = Some(spec.cwd.clone().into());
+    if let Err(error) = entered {
+        tracing::warn!("cannot change to the directory {}: {error}", spec.cwd);
+    }
+    run_with(options)
+}
+
+fn run_with(options: Run) -> Result<(), Failure> {
     if let Err(why) = options.guard.check() {
         return Err(Failure::tool(USAGE, why));
     }
@@ -24,7 +51,10 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
     phalanx::keep(keeper || std::process::id() == 1)?;
     let _rest = log::to_stderr();
     // Whoever started it waits for its socket.
-    let detached = app.map(Detached::begin).transpose()?;
+    let mut control = match app {
+        Some(directory) => Some(Control::begin(directory)?),
+        None => in_foreground(&options),
+    };
     let (limits, scaling) = (options.limits.limits()?, options.limits.scaling()?);
     let instances = options.limits.first(options.instances)?;
     // Slots are given to as many as there may be.
@@ -44,8 +74,15 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
     {
         return Err(Error::PortBase(base, most).into());
     }
-    let (output, _last_words) = match &detached {
-        Some(detached) => Some(into_files(&detached.app, &mut settings)?),
+    if let Some(cwd) = options.cwd.filter(|_| settings.permissions.root.is_none()) {
+        // By its name: each worker follows a link in it anew.
+        settings.cwd.get_or_insert(cwd);
+    }
+    if let Some(control) = &mut control {
+        about::tell(control, &settings);
+    }
+    let (output, _last_words) = match control.as_ref().filter(|_| app.is_some()) {
+        Some(control) => Some(into_files(control.app(), &mut settings)?),
         None => output::piped(&name, most, &mut settings),
     }
     .unzip();
@@ -78,14 +115,38 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
     if let Some(policy) = options.policy {
         cluster = cluster.policy(policy);
     }
-    if let Some(detached) = detached {
+    if let Some(control) = control {
         let policy = options.policy.map_or_else(Policy::from_env, Ok)?;
-        cluster = cluster.primary(move |primary| detached.serve(primary, policy));
+        cluster = cluster.primary(move |primary| control.serve(primary, policy));
     }
     for (_, address) in options.listen {
         cluster = cluster.listen(address);
     }
     options.guard.apply(cluster).run_as_primary().map_err(|error| Failure::of(name, error))
+}
+
+/// One that somebody runs can be asked and told as well. That it cannot is no reason not to run.
+fn in_foreground(options: &Run) -> Option<Control> {
+    if phalanx::rehearses() {
+        return None;
+    }
+    let mut name = called(options);
+    if check_name(&name).is_err() {
+        name = Some(name_of(&name)).filter(|name| !name.is_empty()).unwrap_or("app".into());
+    }
+    let begin = || {
+        let argv = std::env::args_os().skip(2).map(|word| word.to_string_lossy().into_owned());
+        let mut spec = Spec::new(&name, argv.collect(), &intent::here()?, BTreeMap::new());
+        spec.namespace.clone_from(&options.namespace);
+        Ok::<_, Failure>(Control::foreground(&Home::find()?, spec, true)?)
+    };
+    match begin() {
+        Ok(control) => Some(control),
+        Err(failure) => {
+            tracing::info!("commands cannot reach this application: {}", failure.message());
+            None
+        }
+    }
 }
 
 /// The program and its arguments.

@@ -3,13 +3,13 @@
 use crate::args::Run;
 use crate::control::{Description, Unanswered, Word, ask_within};
 use crate::failure::{Failure, RUNS, UNEXPECTED, USAGE};
-use crate::home::{App, Home, Lock, append, check_name, name_of};
-use crate::processes::{MARK, Register};
-use crate::{run, show};
-use std::ffi::OsString;
+use crate::home::{App, Home, Lock, Spec, append};
+use crate::intent::{self, Refresh};
+use crate::{config, manage, run, show, targets};
+use phalanx::control::{MARK, Register};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
@@ -24,52 +24,255 @@ const LAST_LINES: usize = 20;
 /// Bytes of a log that are looked at for them.
 const LAST_BYTES: u64 = 64 << 10;
 
+/// `phalanx start`: a program, a configuration file, or what was stopped.
 pub(crate) fn start(options: &Run) -> Result<(), Failure> {
     if options.detached.app_dir.is_some() {
         return Err(Failure::tool(USAGE, "--app-dir is what `start` tells a primary"));
     }
-    let name = name(options)?;
-    run::settings(options)?;
     let home = Home::find()?;
+    let wait = options.detached.wait;
+    let words = &options.program;
+    if words.is_empty() && options.args.is_empty() {
+        let here = intent::here()?;
+        let file = config::default_file(&here).ok_or_else(|| {
+            Failure::tool(USAGE, "there is nothing to start: no program is named, and no configuration file is here")
+                .hint("`phalanx start app.js` starts a program, `phalanx init` writes a configuration file")
+        })?;
+        return start_file(&home, &file, options);
+    }
+    if let [file] = words.as_slice() {
+        let file = Path::new(file);
+        if options.args.is_empty() && config::is_config(file) && file.is_file() {
+            return start_file(&home, file, options);
+        }
+    }
+    if let Some(apps) = known(&home, options) {
+        return start_known(&home, &apps, options);
+    }
+    let argv = std::env::args_os().skip(2).map(|word| word.to_string_lossy().into_owned());
+    let spec = intent::of_command_line(options, argv.collect())?;
+    if options.habits.force && Lock::is_held(&home.app(&spec.name)) {
+        manage::delete_one(&home.app(&spec.name), false)?;
+    }
+    // Before anything is made for what cannot be.
+    let failed = || Failure::os(format!("change to the directory {}", spec.cwd));
+    std::env::set_current_dir(&spec.cwd).map_err(failed())?;
+    run::settings(&intent::options(&spec.argv)?)?;
+    if options.habits.no_autostart {
+        return note(&home, spec);
+    }
+    show_started(&home, &launch(&home, spec, wait)?, wait);
+    Ok(())
+}
+
+/// It is to run when somebody says so.
+fn note(home: &Home, mut spec: Spec) -> Result<(), Failure> {
+    home.prepare()?;
+    spec.stopped = true;
+    home.want(&mut spec)?;
+    let name = &spec.name;
+    show::say(&format!("{name} is noted: `phalanx start {name}` starts it"));
+    Ok(())
+}
+
+/// Applications that were stopped, if these words mean some, and no program.
+fn known(home: &Home, options: &Run) -> Option<Vec<App>> {
+    let words: Option<Vec<String>> = options
+        .program
+        .iter()
+        .map(|word| word.to_str().filter(|word| !Path::new(word).exists()).map(str::to_owned))
+        .collect();
+    let words = words.filter(|words| !words.is_empty() && options.args.is_empty())?;
+    targets::resolve(home, &words).ok()
+}
+
+fn start_known(home: &Home, apps: &[App], options: &Run) -> Result<(), Failure> {
+    let refresh =
+        Refresh { update_env: options.habits.update_env, environment: options.file.env.as_deref() };
+    let stopped: Vec<&App> = apps.iter().filter(|app| !Lock::is_held(app)).collect();
+    if let (true, [app]) = (stopped.is_empty(), apps) {
+        return Err(runs(app));
+    }
+    let wanted = stopped.iter().filter_map(|app| app.intent().or_else(|| app.spec()));
+    let specs = wanted.map(|spec| anew_or_as_it_was(&spec, refresh)).collect::<Result<_, _>>()?;
+    start_all(home, specs, options.detached.wait)
+}
+
+/// What it is to be now; if its configuration file is gone, what it was.
+pub(crate) fn anew_or_as_it_was(spec: &Spec, refresh: Refresh<'_>) -> Result<Spec, Failure> {
+    match &spec.config {
+        Some(file) if !file.exists() => {
+            let (name, file) = (&spec.name, file.display());
+            show::say(&format!("{name}: {file} is gone: it is started as it was"));
+            Ok(spec.clone())
+        }
+        _ => intent::anew(spec, refresh),
+    }
+}
+
+fn start_file(home: &Home, file: &Path, options: &Run) -> Result<(), Failure> {
+    let absolute = intent::here()?.join(file);
+    let specs = intent::of_file(&absolute, options.file.env.as_deref(), &options.file.only)?;
+    let mut to_start = Vec::new();
+    for mut spec in specs {
+        let app = home.app(&spec.name);
+        let name = spec.name.clone();
+        if spec.stopped {
+            home.prepare()?;
+            home.want(&mut spec)?;
+            show::say(&format!("{name} is not started by itself: `phalanx start {name}` does"));
+        } else if !Lock::is_held(&app) {
+            to_start.push(spec);
+        } else if options.habits.force {
+            manage::delete_one(&app, false)?;
+            to_start.push(spec);
+        } else {
+            let differs = app.running_spec().map(|old| intent::changes(&old, &spec));
+            let words = match differs.unwrap_or_default().as_slice() {
+                [] => "as it is to be".to_owned(),
+                changes => format!(
+                    "and would change by `phalanx reload {}`: {}",
+                    file.display(),
+                    changes.join(", ")
+                ),
+            };
+            show::say(&format!("{name} runs already, {words}"));
+        }
+    }
+    start_all(home, to_start, options.detached.wait)
+}
+
+/// Starts all of them: those at the same time that need not wait for others.
+pub(crate) fn start_all(home: &Home, specs: Vec<Spec>, wait: Duration) -> Result<(), Failure> {
+    let mut left = specs;
+    let mut failed: Vec<String> = Vec::new();
+    let mut last = None;
+    while !left.is_empty() {
+        let names: Vec<String> = left.iter().map(|spec| spec.name.clone()).collect();
+        let (mut now, later): (Vec<Spec>, Vec<Spec>) =
+            left.into_iter().partition(|spec| !spec.after.iter().any(|name| names.contains(name)));
+        left = later;
+        if now.is_empty() {
+            // They wait for each other, which a checked file does not have.
+            now = std::mem::take(&mut left);
+        }
+        let (without, now): (Vec<Spec>, Vec<Spec>) =
+            now.into_iter().partition(|spec| spec.after.iter().any(|name| failed.contains(name)));
+        for spec in without {
+            let missing: Vec<&str> = spec
+                .after
+                .iter()
+                .filter(|name| failed.contains(name))
+                .map(String::as_str)
+                .collect();
+            show::say(&format!(
+                "{} is not started: {} did not come up",
+                spec.name,
+                missing.join(", ")
+            ));
+            failed.push(spec.name);
+        }
+        for (name, done) in at_once(home, now, wait) {
+            match done {
+                Ok(started) => show_started(home, &started, wait),
+                Err(failure) => {
+                    let _ = failure.tell();
+                    failed.push(name);
+                    last = Some(failure);
+                }
+            }
+        }
+    }
+    match last {
+        None if failed.is_empty() => Ok(()),
+        last => {
+            let code = last.map_or(UNEXPECTED, |failure| failure.code());
+            Err(Failure::tool(code, format!("not started: {}", failed.join(", "))))
+        }
+    }
+}
+
+/// More at a time only makes each of them slower.
+const AT_ONCE: usize = 8;
+
+fn at_once(
+    home: &Home,
+    specs: Vec<Spec>,
+    wait: Duration,
+) -> Vec<(String, Result<Started, Failure>)> {
+    let mut all = Vec::new();
+    let mut specs = specs.into_iter().peekable();
+    while specs.peek().is_some() {
+        let some: Vec<Spec> = specs.by_ref().take(AT_ONCE).collect();
+        std::thread::scope(|scope| {
+            let begun: Vec<_> = some
+                .into_iter()
+                .map(|spec| {
+                    let name = spec.name.clone();
+                    (name, scope.spawn(move || launch(home, spec, wait)))
+                })
+                .collect();
+            for (name, thread) in begun {
+                let done = thread.join().unwrap_or_else(|_| {
+                    Err(Failure::tool(UNEXPECTED, format!("{name}: it went wrong")))
+                });
+                all.push((name, done));
+            }
+        });
+    }
+    all
+}
+
+/// An application that runs; what it told last, and whether all its workers serve.
+pub(crate) struct Started {
+    name: String,
+    about: Option<Description>,
+    settled: bool,
+}
+
+/// Starts one, and waits until it serves. If it cannot, nothing has changed.
+pub(crate) fn launch(home: &Home, mut spec: Spec, wait_for: Duration) -> Result<Started, Failure> {
+    let name = spec.name.clone();
     let app = home.app(&name);
     app.check_path()?;
     home.prepare()?;
     let failed = || Failure::os(format!("make {}", app.directory.display()));
     let lock = Lock::take(&app, LOCK).map_err(failed())?.ok_or_else(|| runs(&app))?;
     clean(&app)?;
+    let before = app.intent();
+    spec.stopped = false;
+    home.want(&mut spec)?;
+    app.write_spec(&spec)?;
     let (primary, workers) = (Mark::end(app.primary_log()), Mark::end(app.err_log()));
-    let mut child = begin(&app, options, lock)?;
-    match wait(&app, &mut child, options.detached.wait)? {
-        End::Settled(about) => show::print(&show::table(&[about])),
-        End::Unsettled(about) => {
-            let wait = show::duration(options.detached.wait);
-            let what =
-                about.as_ref().map_or_else(|| "it does not answer yet".into(), show::unsettled);
-            show::say(&format!("{name} is not ready after {wait}, and goes on: {what}"));
-            show::say(&format!(
-                "`phalanx describe {name}` tells more, `phalanx delete {name}` ends it"
-            ));
-            show::print(&about.map(|about| show::table(&[about])).unwrap_or_default());
-        }
+    let mut child = begin(&app, &spec, lock)?;
+    let (about, settled) = match wait(&app, &mut child, wait_for)? {
+        End::Settled(about) => (Some(about), true),
+        End::Unsettled(about) => (about, false),
         End::Failed(status) => {
             let words = last_words(&primary, &workers);
             forget(&app);
+            match before {
+                Some(mut before) => home.want(&mut before)?,
+                None => home.forget(&app)?,
+            }
             return Err(failure(&name, status, &words));
         }
-    }
-    Ok(())
+    };
+    Ok(Started { name, about, settled })
 }
 
-fn name(options: &Run) -> Result<String, Failure> {
-    let name = match &options.name {
-        Some(name) => name.clone(),
-        None => name_of(&run::called(options)),
-    };
-    check_name(&name).map_err(|why| {
-        let message = format!("`{}` cannot be an application's name: {why}", name.escape_debug());
-        Failure::tool(USAGE, message).hint("give it one: --name NAME")
-    })?;
-    Ok(name)
+fn show_started(_home: &Home, started: &Started, wait: Duration) {
+    let Started { name, about, settled } = started;
+    if !settled {
+        let wait = show::duration(wait);
+        let what = about.as_ref().map_or_else(|| "it does not answer yet".into(), show::unsettled);
+        show::say(&format!("{name} is not ready after {wait}, and goes on: {what}"));
+        show::say(&format!(
+            "`phalanx describe {name}` tells more, `phalanx delete {name}` ends it"
+        ));
+    }
+    let about = about.as_ref().map(std::slice::from_ref);
+    show::print(&about.map(show::table).unwrap_or_default());
 }
 
 fn runs(app: &App) -> Failure {
@@ -91,21 +294,11 @@ fn clean(app: &App) -> Result<(), Failure> {
             show::say(&format!("{}: {words}", app.name));
         }
     }
-    for file in [app.socket(), app.register()] {
-        match fs::remove_file(&file) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Failure::os(format!("remove {}", file.display()))(error));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
+    Ok(app.remove_stale()?)
 }
 
-/// The same program, as `run`, with the same options.
-fn begin(app: &App, options: &Run, lock: Lock) -> Result<Child, Failure> {
-    let given: Vec<OsString> = std::env::args_os().skip(2).collect();
-    app.write_spec(given.iter().map(|word| word.to_string_lossy().into_owned()).collect())?;
+/// The same program, as `run`, which reads what it is to be.
+fn begin(app: &App, spec: &Spec, lock: Lock) -> Result<Child, Failure> {
     let this = std::env::current_exe().map_err(Failure::os("find this program"))?;
     let log = app.primary_log();
     let failed = || Failure::os(format!("write {}", log.display()));
@@ -113,12 +306,12 @@ fn begin(app: &App, options: &Run, lock: Lock) -> Result<Child, Failure> {
     let stderr = stdout.try_clone().map_err(failed())?;
     let mut command = Command::new(&this);
     command.arg("run").arg("--app-dir").arg(&app.directory);
-    if options.name.is_none() {
-        command.arg("--name").arg(&app.name);
-    }
-    command.env(MARK, &app.directory);
-    command.args(given).stdin(lock.pass()).stdout(stdout).stderr(stderr);
-    command.spawn().map_err(Failure::os(format!("start {}", this.display())))
+    command.env_clear().envs(&spec.env).env(MARK, &app.directory).current_dir(&spec.cwd);
+    command.stdin(lock.pass()).stdout(stdout).stderr(stderr);
+    command.spawn().map_err(|error| match Path::new(&spec.cwd).is_dir() {
+        true => Failure::os(format!("start {}", this.display()))(error),
+        false => Failure::os(format!("start {} in {}", spec.name, spec.cwd))(error),
+    })
 }
 
 enum End {
@@ -135,7 +328,7 @@ fn wait(app: &App, child: &mut Child, patience: Duration) -> Result<End, Failure
         if let Some(status) = child.try_wait().map_err(Failure::os("wait for the primary"))? {
             return Ok(End::Failed(status));
         }
-        match ask_within(app, Word::Describe, ANSWER) {
+        match ask_within(app, &Word::Describe, ANSWER) {
             Ok(about) => {
                 let about: Option<Description> = serde_json::from_value(about).ok();
                 match about {
@@ -156,7 +349,7 @@ fn wait(app: &App, child: &mut Child, patience: Duration) -> Result<End, Failure
 pub(crate) fn settle(app: &App, patience: Duration) -> Option<Description> {
     let deadline = Instant::now() + patience;
     loop {
-        let about = ask_within(app, Word::Describe, ANSWER).ok();
+        let about = ask_within(app, &Word::Describe, ANSWER).ok();
         let about: Option<Description> = about.and_then(|about| serde_json::from_value(about).ok());
         let settled = about.as_ref().is_none_or(Description::is_settled);
         if settled || Instant::now() >= deadline {

@@ -1,6 +1,7 @@
 //! The short way: “run this async server on N workers, guarded”.
 
 use crate::address::Address;
+use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::policy::{Balance, Policy};
 use crate::primary::{Health, Options, Primary};
@@ -51,6 +52,7 @@ pub struct Cluster {
     listen: Vec<Address>,
     in_primary: Vec<InPrimary>,
     keeper: bool,
+    listed: Option<String>,
 }
 
 impl Default for Cluster {
@@ -70,6 +72,7 @@ impl Cluster {
             listen: Vec::new(),
             in_primary: Vec::new(),
             keeper: false,
+            listed: None,
         }
     }
 
@@ -250,6 +253,21 @@ impl Cluster {
         self
     }
 
+    /// Makes it an application that the program `phalanx` knows by this name, as long as it runs: `phalanx list`, `describe`,
+    /// `reload`, `scale`, `stop` and the others are about it too. It has a control socket for the same user and root; see
+    /// [`control`](crate::control).
+    ///
+    /// ```no_run
+    /// # async fn serve(_: phalanx::Worker) -> phalanx::Result<()> { Ok(()) }
+    /// fn main() -> phalanx::Result<()> {
+    ///     phalanx::Cluster::new().listed("shop").run(serve)
+    /// }
+    /// ```
+    pub fn listed(mut self, name: impl Into<String>) -> Self {
+        self.listed = Some(name.into());
+        self
+    }
+
     /// Threads of each worker's tokio runtime. 1.
     pub const fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
@@ -275,8 +293,8 @@ impl Cluster {
     /// prints it and exits with code 1.
     ///
     /// # Errors
-    /// An impossible worker count, an address of [`Cluster::listen`] that cannot be had, or no worker
-    /// became ready.
+    /// An impossible worker count, an address of [`Cluster::listen`] that cannot be had, a name of [`Cluster::listed`]
+    /// that is taken, or no worker became ready.
     pub fn run<F, Fut, E>(self, program: F) -> Result<()>
     where
         F: FnOnce(Worker) -> Fut,
@@ -321,12 +339,19 @@ impl Cluster {
             Some(policy) => policy,
             None => Policy::from_env()?,
         };
+        // One that is only asked whether it could take over has a place already.
+        let listed = self.listed.filter(|_| !crate::keeper::rehearses());
+        let control = listed.map(|name| Control::of_this_program(&name)).transpose()?;
+        let policy = self.options.policy;
         // The ports first: no worker is started for an address that cannot be had.
         self.options.spec.workers = 0;
         let primary = Primary::start_waiting(self.options)?;
         let mut programs = JoinSet::new();
         for program in self.in_primary {
             programs.spawn(program(primary.clone()));
+        }
+        if let Some(control) = control {
+            programs.spawn(control.serve(primary.clone(), policy));
         }
         // They subscribe to events before there are any.
         tokio::task::yield_now().await;

@@ -103,6 +103,17 @@ pub enum Error {
     /// This primary was not replaced by another program.
     #[error("no upgrade: {0}")]
     Upgrade(String),
+    /// What is known of applications cannot be read, written or asked for.
+    #[error("cannot {what}: {source}")]
+    Home {
+        /// What was tried.
+        what: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// An application of that name runs already.
+    #[error("an application called `{0}` runs already")]
+    Taken(String),
     /// The operating system says no.
     #[error("{what}: {source}")]
     Os {
@@ -150,6 +161,11 @@ impl Error {
             }
             _ => return None,
         })
+    }
+
+    pub(crate) fn home(what: impl fmt::Display) -> Box<dyn FnOnce(io::Error) -> Self> {
+        let what = what.to_string();
+        Box::new(move |source| Self::Home { what, source })
     }
 
     pub(crate) fn os(what: &'static str) -> impl FnOnce(io::Error) -> Self {

@@ -105,6 +105,7 @@ compile_error!("phalanx needs Unix: descriptors that travel, signals, fork and e
 mod address;
 mod channel;
 mod cluster;
+pub mod control;
 mod error;
 mod event;
 mod fan;

@@ -26,7 +26,7 @@ pub(super) struct Examined {
 impl Examined {
     pub(super) fn loaded(self, file: &Path, environment: Option<&str>) -> Loaded {
         Loaded {
-            file: file.to_owned(),
+            file: absolute_file(file),
             environment: environment.map(str::to_owned),
             apps: self.apps,
             warnings: self.warnings,
@@ -132,23 +132,14 @@ pub(super) fn select(done: &mut Examined, only: &[String]) -> Result<(), String>
     Ok(())
 }
 
-/// The directory of a file, with the links in its name as they are.
-fn directory(file: &Path) -> PathBuf {
-    let file = super::values::absolute(&here(), file);
-    file.parent().map(Path::to_path_buf).unwrap_or_default()
+/// By its name from the root.
+pub(super) fn absolute_file(file: &Path) -> PathBuf {
+    super::values::absolute(&crate::intent::here().unwrap_or_default(), file)
 }
 
-/// The working directory, as the shell calls it if that is the same one: by way of a link it may be another one tomorrow.
-fn here() -> PathBuf {
-    use std::os::unix::fs::MetadataExt;
-    let same = |place: &PathBuf| {
-        let about = |path: &Path| std::fs::metadata(path).map(|about| (about.dev(), about.ino()));
-        let plain = place.components().all(|part| !matches!(part, std::path::Component::ParentDir));
-        let both = (about(place), about(Path::new(".")));
-        place.is_absolute() && plain && matches!(both, (Ok(one), Ok(other)) if one == other)
-    };
-    let named = std::env::var_os("PWD").map(PathBuf::from).filter(same);
-    named.or_else(|| std::env::current_dir().ok()).unwrap_or_default()
+/// The directory of a file, with the links in its name as they are.
+fn directory(file: &Path) -> PathBuf {
+    absolute_file(file).parent().map(Path::to_path_buf).unwrap_or_default()
 }
 
 fn no_environment(name: &str, known: &BTreeSet<String>) -> String {

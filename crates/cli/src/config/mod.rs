@@ -109,8 +109,7 @@ pub(crate) fn load(
     if !done.problems.is_empty() {
         return Err(problem::failure(&done.problems, file));
     }
-    document::select(&mut done, only).map_err(|why| {
-        Failure::tool(USAGE, format!("--only: {why}")).hint("names are separated by commas: --only api,worker")
-    })?;
+    document::select(&mut done, only)
+        .map_err(|why| Failure::tool(USAGE, format!("{}: {why}", file.display())))?;
     Ok(done.loaded(file, environment))
 }

@@ -118,10 +118,17 @@ fn placed(key: &Key, value: &str, directory: &Path) -> String {
     }
 }
 
-/// A path as seen from a directory. Links stay links, so `..` stays what it is; only `.` goes.
+/// A path as seen from a directory, without asking what is there: links stay links.
 pub(super) fn absolute(directory: &Path, path: impl AsRef<Path>) -> PathBuf {
-    let path = directory.join(path);
-    path.components().filter(|part| *part != Component::CurDir).collect()
+    let mut whole = PathBuf::new();
+    for part in directory.join(path).components() {
+        match part {
+            Component::ParentDir => drop(whole.pop()),
+            Component::CurDir => {}
+            part => whole.push(part),
+        }
+    }
+    whole
 }
 
 #[cfg(test)]
@@ -185,7 +192,8 @@ mod tests {
         let at = |path: &str| absolute(Path::new("/srv/current"), path).display().to_string();
         assert_eq!(at("."), "/srv/current");
         assert_eq!(at("./a/./b"), "/srv/current/a/b");
-        assert_eq!(at("../x"), "/srv/current/../x", "current may be a link");
+        assert_eq!(at("../x"), "/srv/x");
+        assert_eq!(at("../../../x"), "/x");
         assert_eq!(at("/abs"), "/abs");
     }
 }

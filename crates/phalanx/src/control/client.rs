@@ -1,8 +1,8 @@
 //! A client's side of the control socket. It does not trust the primary to answer: one that is stopped (SIGSTOP)
 //! still has a socket that connects.
 
+use super::app::App;
 use super::words::{Answer, LONGEST_ANSWER, Refusal, Word};
-use crate::home::App;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
 use serde_json::Value;
@@ -15,7 +15,7 @@ const CHUNK: usize = 16 << 10;
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub(crate) enum Unanswered {
+pub enum Unanswered {
     /// Nobody listens.
     Nobody,
     /// Somebody listens, and does not answer; or what is answered is no answer.
@@ -25,16 +25,18 @@ pub(crate) enum Unanswered {
 }
 
 /// Asks, and waits for the answer for so long, all in all.
-pub(crate) fn ask_within(app: &App, word: Word, patience: Duration) -> Result<Value, Unanswered> {
+///
+/// # Errors
+/// Why there is no answer.
+pub fn ask_within(app: &App, word: &Word, patience: Duration) -> Result<Value, Unanswered> {
     exchange(app, word, Some(patience), &mut |_| {})
 }
 
 /// Asks, and waits for the answer for as long as it takes; tells how far it is.
-pub(crate) fn ask(
-    app: &App,
-    word: Word,
-    progress: &mut dyn FnMut(&str),
-) -> Result<Value, Unanswered> {
+///
+/// # Errors
+/// Why there is no answer.
+pub fn ask(app: &App, word: &Word, progress: &mut dyn FnMut(&str)) -> Result<Value, Unanswered> {
     exchange(app, word, None, progress)
 }
 
@@ -43,7 +45,7 @@ const TAKING: Duration = Duration::from_secs(5);
 
 fn exchange(
     app: &App,
-    word: Word,
+    word: &Word,
     patience: Option<Duration>,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Value, Unanswered> {

@@ -5,7 +5,8 @@
 //! primary's workers started, and that did not make itself independent, is found as well. When none is left the number
 //! may be another session's: without its leader, one is believed to be the application's only if something in it proves it.
 
-use crate::home::{App, write_json};
+use super::app::App;
+use super::directory::write_json;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::OwnedFd;
 use rustix::process::Signal;
@@ -25,22 +26,22 @@ const KILL: Duration = Duration::from_secs(10);
 const ROUNDS: usize = 5;
 
 /// In the environment of all that an application starts: its directory.
-pub(crate) const MARK: &str = "PHALANX_APP_DIRECTORY";
+pub const MARK: &str = "PHALANX_APP_DIRECTORY";
 
 /// What `/proc/PID/stat` says.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Stat {
+pub(super) struct Stat {
     state: char,
     parent: u32,
     session: u32,
     /// Clock ticks since the machine's start.
     started: u64,
     /// The CPU time it used.
-    pub(crate) cpu: Duration,
+    pub(super) cpu: Duration,
 }
 
 impl Stat {
-    pub(crate) fn of(pid: u32) -> Option<Self> {
+    pub(super) fn of(pid: u32) -> Option<Self> {
         let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
         Self::parse(&String::from_utf8_lossy(&text))
     }
@@ -63,13 +64,15 @@ impl Stat {
 
 /// One process.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
-pub(crate) struct Process {
-    pub(crate) pid: u32,
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
     started: u64,
 }
 
 impl Process {
-    pub(crate) fn of(pid: u32) -> Option<Self> {
+    /// The one that has that number now.
+    pub fn of(pid: u32) -> Option<Self> {
         Stat::of(pid).map(|stat| Self { pid, started: stat.started })
     }
 
@@ -81,19 +84,20 @@ impl Process {
         (stat.started == self.started && !matches!(stat.state, 'Z' | 'X')).then_some(held)
     }
 
-    pub(crate) fn is_alive(self) -> bool {
+    /// Whether it still runs.
+    pub fn is_alive(self) -> bool {
         self.open().is_some()
     }
 
     /// Stops it, so that it does nothing more before it is killed.
-    pub(crate) fn freeze(self) {
+    pub fn freeze(self) {
         if let Some(held) = self.open() {
             let _ = signal(&held, Signal::STOP);
         }
     }
 
     /// Kills it, and waits for its end. Whether it ran.
-    pub(crate) fn kill(self) -> bool {
+    pub fn kill(self) -> bool {
         let Some(held) = self.open() else { return false };
         let killed = signal(&held, Signal::KILL).is_ok();
         wait(&held, KILL);
@@ -103,23 +107,25 @@ impl Process {
 
 /// The processes of an application, kept in a file by its primary.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
-pub(crate) struct Register {
+pub struct Register {
     /// The version of this file.
     v: u32,
     /// Where the numbers mean anything.
     place: String,
     /// Of the session: a keeper, or the primary itself.
-    pub(crate) leader: Option<Process>,
-    pub(crate) primary: Option<Process>,
+    pub leader: Option<Process>,
+    /// The primary.
+    pub primary: Option<Process>,
     /// Who would start another primary: the leader, or, after that was killed, what was the primary then.
     #[serde(default)]
-    pub(crate) keeper: Option<Process>,
-    pub(crate) workers: Vec<Process>,
+    pub keeper: Option<Process>,
+    /// Its workers.
+    pub workers: Vec<Process>,
 }
 
 impl Register {
     /// Of this process.
-    pub(crate) fn of_this_primary(app: &App) -> Self {
+    pub(super) fn of_this_primary(app: &App) -> Self {
         let pid = std::process::id();
         // Somebody's shell, if this is no session of the application's: then it is none of its business.
         let leads = |pid: &u32| app.is_lock(Path::new(&format!("/proc/{pid}/fd/0")));
@@ -138,13 +144,13 @@ impl Register {
     }
 
     /// What the application's last primary wrote, if the numbers still mean something.
-    pub(crate) fn read(app: &App) -> Option<Self> {
+    pub fn read(app: &App) -> Option<Self> {
         let register: Self = serde_json::from_slice(&fs::read(app.register()).ok()?).ok()?;
         (register.place == place()).then_some(register)
     }
 
-    pub(crate) fn write(&self, app: &App) -> io::Result<()> {
-        write_json(&app.register(), self)
+    pub(super) fn write(&self, app: &App) -> io::Result<()> {
+        write_json(&app.register(), self, false)
     }
 
     /// What still runs. `proven`: the session was found to be the application's before; it is told if it is now.
@@ -177,7 +183,7 @@ impl Register {
     }
 
     /// Ends what a primary that is gone has left behind. What that was, in words.
-    pub(crate) fn end_leftovers(&self, app: &App) -> Vec<String> {
+    pub fn end_leftovers(&self, app: &App) -> Vec<String> {
         let mut words = Vec::new();
         // What proved it may end in the first round.
         let mut proven = false;
@@ -281,13 +287,6 @@ fn place() -> String {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
     format!("{} {}", boot.trim(), namespace.display())
-}
-
-/// The memory a process has in RAM, in bytes.
-pub(crate) fn memory(pid: u32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
-    pages.checked_mul(u64::try_from(rustix::param::page_size()).ok()?)
 }
 
 #[cfg(test)]

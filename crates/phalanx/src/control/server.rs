@@ -1,17 +1,23 @@
 //! The primary's side of the control socket. Whatever a client does, the primary goes on: lines, clients and waits are
 //! bounded, and nothing here waits on the primary's thread.
 
+use super::app::App;
 use super::facts::Facts;
+use super::register::Stat;
+use super::spec::Spec;
 use super::words::{
     Answer, Description, LONGEST_REQUEST, Logs, Port, Refusal, Waiting, Word, Worker, changed,
 };
-use crate::home::{App, Spec};
-use crate::processes::{Stat, memory};
-use phalanx::{Event, Policy, Primary, Receipt, Reloaded, Report, Status, WorkerId, WorkerState};
+use crate::event::{Event, Events};
+use crate::policy::Policy;
+use crate::primary::{Primary, Reloaded, Status, WorkerHandle, WorkerState, WorkerStatus};
+use phalanx_core::cluster::Receipt;
+use phalanx_core::report::Report;
+use phalanx_core::worker::WorkerId;
 use rustix::net::{SendFlags, send};
 use rustix::process::geteuid;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
 use std::os::unix::net::UnixListener as StdListener;
@@ -35,6 +41,9 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How long the command waits for the old workers of a reload that is done.
 const RECEIPT: Duration = Duration::from_secs(10);
 
+/// Words that only some applications know, and what they do for them.
+pub(super) type More = BTreeMap<String, Box<dyn Fn() -> Result<Value, Refusal> + Send + Sync>>;
+
 /// What answers.
 pub(super) struct Server {
     pub(super) app: App,
@@ -42,6 +51,9 @@ pub(super) struct Server {
     pub(super) started: Instant,
     pub(super) policy: Policy,
     pub(super) facts: Facts,
+    /// What the application itself tells.
+    pub(super) about: Description,
+    pub(super) more: More,
     pub(super) primary: Primary,
 }
 
@@ -98,7 +110,7 @@ impl Server {
         let _ = tokio::time::timeout(LAST_WORDS, clients.join_all()).await;
     }
 
-    async fn obey(&self, word: Word, progress: &Progress) -> Result<Value, Refusal> {
+    async fn obey(self: &Arc<Self>, word: Word, progress: &Progress) -> Result<Value, Refusal> {
         match word {
             Word::Describe => self.describe().await,
             Word::Stop { now } => {
@@ -114,6 +126,81 @@ impl Server {
                 Ok(Value::Null)
             }
             Word::Why => self.why(),
+            Word::Signal { number, slot } => {
+                let signal = rustix::process::Signal::from_named_raw(number)
+                    .ok_or_else(|| Refusal::new(format!("{number} is no signal")))?;
+                self.tell(slot, |worker| worker.kill(signal))
+            }
+            Word::Send { message, slot } => self.send(message, slot).await,
+            Word::Reset => {
+                self.facts.reset();
+                Ok(Value::Null)
+            }
+            Word::Ping => Ok(json!({ "pid": std::process::id() })),
+            Word::Other(word) => self.other(word).await,
+        }
+    }
+
+    /// A word of the application's own. It may write files.
+    async fn other(self: &Arc<Self>, word: String) -> Result<Value, Refusal> {
+        if !self.more.contains_key(&word) {
+            let known =
+                "describe, stop, reload, scale, restart, upgrade, why, signal, send, reset, ping";
+            let more: String = self.more.keys().map(|word| format!(", {word}")).collect();
+            return Err(Refusal::new(format!("`{}` is no command", word.escape_debug()))
+                .hint(format!("there are {known}{more}")));
+        }
+        let server = Arc::clone(self);
+        let done = tokio::task::spawn_blocking(move || match server.more.get(&word) {
+            Some(deed) => deed(),
+            None => Ok(Value::Null),
+        });
+        done.await.map_err(|error| Refusal::new(format!("it went wrong: {error}")))?
+    }
+
+    /// The workers that are meant.
+    fn meant(&self, slot: Option<u32>) -> Result<Vec<WorkerHandle>, Refusal> {
+        let workers = self.facts.workers(slot);
+        match (workers.is_empty(), slot) {
+            (false, _) => Ok(workers),
+            (true, Some(slot)) => Err(Refusal::new(format!("there is no worker in slot {slot}"))),
+            (true, None) => Err(Refusal::new("there is no worker")),
+        }
+    }
+
+    /// Tells it to those that are meant. To how many.
+    fn tell(
+        &self,
+        slot: Option<u32>,
+        deed: impl Fn(&WorkerHandle) -> crate::Result<()>,
+    ) -> Result<Value, Refusal> {
+        let workers = self.meant(slot)?;
+        let done: Vec<_> = workers.iter().map(|worker| (worker.id().0, deed(worker))).collect();
+        let told = done.iter().filter(|(_, done)| done.is_ok()).count();
+        match done.into_iter().find_map(|(id, done)| Some((id, done.err()?))) {
+            Some((id, error)) if told == 0 => Err(Refusal::new(format!("worker {id}: {error}"))),
+            _ => Ok(json!({ "workers": told })),
+        }
+    }
+
+    async fn send(&self, message: Value, slot: Option<u32>) -> Result<Value, Refusal> {
+        let workers = self.meant(slot)?;
+        let mut failed = None;
+        let mut told = 0;
+        for worker in &workers {
+            // One that does not read keeps nobody waiting for ever.
+            match tokio::time::timeout(IDLE, worker.send(&message)).await {
+                Ok(Ok(())) => told += 1,
+                Ok(Err(error)) => failed = Some((worker.id().0, error.to_string())),
+                Err(_) => failed = Some((worker.id().0, "it does not read".to_owned())),
+            }
+        }
+        match failed {
+            Some((id, why)) if told == 0 => {
+                Err(Refusal::new(format!("the message did not reach worker {id}: {why}"))
+                    .hint("programs that know no channel, as Python's, cannot be sent messages"))
+            }
+            _ => Ok(json!({ "workers": told, "of": workers.len() })),
         }
     }
 
@@ -156,7 +243,7 @@ impl Server {
     async fn told(
         &self,
         progress: &Progress,
-        deed: impl Future<Output = phalanx::Result<Reloaded>>,
+        deed: impl Future<Output = crate::Result<Reloaded>>,
     ) -> Result<Reloaded, Refusal> {
         let mut telling = tokio::spawn(tell(self.primary.events(), progress.clone()));
         let done = deed.await;
@@ -173,13 +260,16 @@ impl Server {
         // Of many processes it takes a moment.
         let told = tokio::task::spawn_blocking(move || {
             about.workers.iter_mut().for_each(measure);
+            about.memory_bytes = about.workers.iter().filter_map(|w| w.memory_bytes).sum();
+            let shares = about.workers.iter().filter_map(|worker| worker.cpu_percent);
+            about.cpu_percent = (shares.sum::<f64>() * 10.0).round() / 10.0;
             json!(about)
         });
         told.await.map_err(|error| Refusal::new(error.to_string()))
     }
 
     fn description(&self, status: &Status) -> Description {
-        let worker = |worker: &phalanx::WorkerStatus| Worker {
+        let worker = |worker: &WorkerStatus| Worker {
             id: worker.id.0,
             slot: worker.slot.0,
             pid: worker.pid,
@@ -187,6 +277,8 @@ impl Server {
             age_ms: ms(worker.age),
             generation: worker.generation,
             restarts: self.facts.restarts(worker.slot),
+            memory_bytes: worker.memory,
+            cpu_percent: worker.cpu.map(|share| (f64::from(share) * 1000.0).round() / 10.0),
             ..Worker::default()
         };
         let mut workers: Vec<Worker> = status.workers.iter().map(worker).collect();
@@ -201,7 +293,7 @@ impl Server {
             address: address.to_string(),
             policy: policy.to_string(),
         });
-        let serves = |worker: &&phalanx::WorkerStatus| worker.state == WorkerState::Listening;
+        let serves = |worker: &&WorkerStatus| worker.state == WorkerState::Listening;
         Description {
             name: self.app.name.clone(),
             state: "running".into(),
@@ -217,18 +309,22 @@ impl Server {
             workers,
             waiting: waiting.collect(),
             reload: self.facts.reload(),
+            id: self.spec.id,
+            namespace: self.spec.namespace.clone(),
+            config: self.spec.config.as_ref().map(|file| file.display().to_string()),
+            foreground: self.spec.foreground,
+            restarts: self.facts.all_restarts(),
             logs: Logs {
                 primary: self.app.primary_log().display().to_string(),
-                out: self.app.out_log().display().to_string(),
-                err: self.app.err_log().display().to_string(),
+                ..self.about.logs.clone()
             },
-            ..Description::default()
+            ..self.about.clone()
         }
     }
 }
 
 /// What a reload came to, when the last worker that left for it is gone.
-async fn receipt(mut events: phalanx::Events, generation: u64) -> Option<Receipt> {
+async fn receipt(mut events: Events, generation: u64) -> Option<Receipt> {
     loop {
         match events.next().await? {
             Event::Reloaded(receipt) if receipt.generation == generation => return Some(receipt),
@@ -241,17 +337,13 @@ fn ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a percentage of milliseconds")]
 fn measure(worker: &mut Worker) {
-    let Some(pid) = worker.pid else { return };
-    worker.memory_bytes = memory(pid);
-    worker.cpu_ms = Stat::of(pid).and_then(|stat| u64::try_from(stat.cpu.as_millis()).ok());
-    let share = |cpu: u64| (cpu as f64 * 1000.0 / worker.age_ms.max(1) as f64).round() / 10.0;
-    worker.cpu_percent = worker.cpu_ms.map(share);
+    let stat = worker.pid.and_then(Stat::of);
+    worker.cpu_ms = stat.and_then(|stat| u64::try_from(stat.cpu.as_millis()).ok());
 }
 
 /// Tells what happens while something is done.
-async fn tell(mut events: phalanx::Events, progress: Progress) {
+async fn tell(mut events: Events, progress: Progress) {
     let mut listening: BTreeSet<WorkerId> = BTreeSet::new();
     while let Some(event) = events.next().await {
         match event {
@@ -314,7 +406,7 @@ async fn session(mut client: UnixStream, server: Arc<Server>) -> io::Result<()> 
                 continue;
             }
         };
-        if word != Word::Describe {
+        if !matches!(word, Word::Describe | Word::Ping) {
             let pid = client.peer_cred().ok().and_then(|peer| peer.pid()).unwrap_or_default();
             tracing::info!(
                 "process {pid} says: {}",

@@ -1,7 +1,7 @@
 //! The lock of an application: who has it is its primary, and as long as somebody has it there is one. Numbers of
 //! processes are used again; locks are not.
 
-use super::App;
+use super::app::App;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
@@ -17,11 +17,15 @@ pub(super) const FILE: &str = "lock";
 const AGAIN: Duration = Duration::from_millis(10);
 
 /// The lock is held until the last duplicate of its descriptor is closed, in whichever process.
-pub(crate) struct Lock(File);
+#[derive(Debug)]
+pub struct Lock(File);
 
 impl Lock {
     /// Takes it, and makes the application's directory for it. `None`: somebody else had it all the time.
-    pub(crate) fn take(app: &App, patience: Duration) -> io::Result<Option<Self>> {
+    ///
+    /// # Errors
+    /// Its file cannot be made, or is none.
+    pub fn take(app: &App, patience: Duration) -> io::Result<Option<Self>> {
         let begin = Instant::now();
         let path = path(app);
         loop {
@@ -63,7 +67,8 @@ impl Lock {
     }
 
     /// Whether somebody has it.
-    pub(crate) fn is_held(app: &App) -> bool {
+    #[must_use]
+    pub fn is_held(app: &App) -> bool {
         let opened = OpenOptions::new().read(true).custom_flags(flags()).open(path(app));
         let is_file = |file: &File| file.metadata().is_ok_and(|about| about.is_file());
         let Some(file) = opened.ok().filter(is_file) else { return false };
@@ -72,14 +77,18 @@ impl Lock {
     }
 
     /// Hands it to a process that is started, as its standard input.
-    pub(crate) fn pass(self) -> Stdio {
+    #[must_use]
+    pub fn pass(self) -> Stdio {
         self.0.into()
     }
 
     /// Takes it over from the process that started this one, or takes it; it is the standard input, an empty file, from
     /// then on. So it stays with every process that this one becomes (execve(2)) or starts in its place, and
     /// with no worker. Whether it has it.
-    pub(crate) fn adopt(app: &App, patience: Duration) -> io::Result<bool> {
+    ///
+    /// # Errors
+    /// Its file cannot be made, or is none.
+    pub fn adopt(app: &App, patience: Duration) -> io::Result<bool> {
         let stdin = File::from(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?);
         if is_file(&stdin.metadata()?, app) {
             match flock(&stdin, FlockOperation::NonBlockingLockExclusive) {
@@ -99,7 +108,7 @@ impl Lock {
 
 impl App {
     /// Whether that is its lock.
-    pub(crate) fn is_lock(&self, file: &Path) -> bool {
+    pub(super) fn is_lock(&self, file: &Path) -> bool {
         std::fs::metadata(file).is_ok_and(|about| is_file(&about, self))
     }
 }

@@ -4,24 +4,29 @@
 //! `{"v":1,"cmd":"describe"}` is answered by `{"v":1,"ok":…}` or `{"v":1,"error":{"message":…,"hint":…}}`; before that
 //! there may be lines of `{"v":1,"progress":"…"}`.
 
-use phalanx::MAX_WORKERS;
+use phalanx_core::spec::MAX_WORKERS;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// The version of the language.
-pub(crate) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
+/// Characters of a word.
+const LONGEST_WORD: usize = 64;
 /// Bytes of a request.
-pub(crate) const LONGEST_REQUEST: usize = 64 << 10;
+pub(super) const LONGEST_REQUEST: usize = 64 << 10;
 /// Bytes of an answer: many more than 512 workers need.
-pub(crate) const LONGEST_ANSWER: usize = 16 << 20;
+pub(super) const LONGEST_ANSWER: usize = 16 << 20;
 
 /// What can be asked of a primary.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Word {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Word {
     /// What there is: a [`Description`].
     Describe,
     /// End: at once, or when the workers have finished.
-    Stop { now: bool },
+    Stop {
+        /// At once.
+        now: bool,
+    },
     /// Replace every worker; the answer comes when it is over.
     Reload,
     /// So many workers.
@@ -34,29 +39,55 @@ pub(crate) enum Word {
     Upgrade,
     /// Why the last workers ended.
     Why,
+    /// A signal for its workers, or the one of a slot.
+    Signal {
+        /// Its number.
+        number: i32,
+        /// Only the one of this slot.
+        slot: Option<u32>,
+    },
+    /// A message for its workers, or the one of a slot.
+    Send {
+        /// The message.
+        message: Value,
+        /// Only to the one of this slot.
+        slot: Option<u32>,
+    },
+    /// Count restarts from nothing again.
+    Reset,
+    /// Say that you are there.
+    Ping,
+    /// A word that only some applications know: `reopen` and `flush` of those that `phalanx start` started.
+    Other(String),
 }
 
 /// Why something that was asked for is not done.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub(crate) struct Refusal {
-    pub(crate) message: String,
+pub struct Refusal {
+    /// Why not.
+    pub message: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) hint: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
 }
 
 impl Refusal {
-    pub(crate) fn new(message: impl Into<String>) -> Self {
+    /// Why not.
+    #[must_use]
+    pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), hint: None }
     }
 
-    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+    /// And what to do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 }
 
-impl From<phalanx::Error> for Refusal {
-    fn from(error: phalanx::Error) -> Self {
+impl From<crate::Error> for Refusal {
+    fn from(error: crate::Error) -> Self {
         Self { message: error.to_string(), hint: error.hint() }
     }
 }
@@ -73,6 +104,12 @@ struct Request {
     to: Option<usize>,
     #[serde(default, skip_serializing_if = "is_default")]
     by: Option<i64>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    number: Option<i32>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    slot: Option<u32>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    message: Option<Value>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -80,7 +117,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 impl Word {
-    pub(crate) fn read(line: &[u8]) -> Result<Self, Refusal> {
+    pub(super) fn read(line: &[u8]) -> Result<Self, Refusal> {
         let wrong = |why: String| {
             Refusal::new(why).hint(r#"a request is a line such as {"v":1,"cmd":"describe"}"#)
         };
@@ -102,34 +139,51 @@ impl Word {
             ("restart", ..) => Self::Restart,
             ("upgrade", ..) => Self::Upgrade,
             ("why", ..) => Self::Why,
-            (other, ..) => {
-                let name: String = other.chars().take(64).collect();
-                return Err(wrong(format!("`{}` is no command", name.escape_debug()))
-                    .hint("there are describe, stop, reload, scale, restart, upgrade and why"));
+            ("signal", ..) => {
+                let number = request.number.ok_or_else(|| wrong("signal needs `number`".into()))?;
+                Self::Signal { number, slot: request.slot }
             }
+            ("send", ..) => {
+                // Also null is a message.
+                Self::Send { message: request.message.unwrap_or_default(), slot: request.slot }
+            }
+            ("reset", ..) => Self::Reset,
+            ("ping", ..) => Self::Ping,
+            (other, ..) => Self::Other(other.chars().take(LONGEST_WORD).collect()),
         })
     }
 
-    pub(crate) fn write(self) -> Vec<u8> {
+    pub(super) fn write(&self) -> Vec<u8> {
         let mut request = Request { v: VERSION, ..Request::default() };
         let name = match self {
             Self::Describe => "describe",
             Self::Stop { now } => {
-                request.now = now;
+                request.now = *now;
                 "stop"
             }
             Self::Reload => "reload",
             Self::ScaleTo(to) => {
-                request.to = Some(to);
+                request.to = Some(*to);
                 "scale"
             }
             Self::ScaleBy(by) => {
-                request.by = Some(by);
+                request.by = Some(*by);
                 "scale"
             }
             Self::Restart => "restart",
             Self::Upgrade => "upgrade",
             Self::Why => "why",
+            Self::Signal { number, slot } => {
+                (request.number, request.slot) = (Some(*number), *slot);
+                "signal"
+            }
+            Self::Send { message, slot } => {
+                (request.message, request.slot) = (Some(message.clone()), *slot);
+                "send"
+            }
+            Self::Reset => "reset",
+            Self::Ping => "ping",
+            Self::Other(word) => word,
         };
         request.cmd = name.to_owned();
         line(&json!(request))
@@ -138,7 +192,7 @@ impl Word {
 
 /// A line of an answer.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Answer {
+pub(super) enum Answer {
     /// It goes on: what is done, in words.
     Progress(String),
     Done(Value),
@@ -146,7 +200,7 @@ pub(crate) enum Answer {
 }
 
 impl Answer {
-    pub(crate) fn write(&self) -> Vec<u8> {
+    pub(super) fn write(&self) -> Vec<u8> {
         line(&match self {
             Self::Progress(text) => json!({ "v": VERSION, "progress": text }),
             Self::Done(value) => json!({ "v": VERSION, "ok": value }),
@@ -155,7 +209,7 @@ impl Answer {
     }
 
     /// `None`: it is not understood.
-    pub(crate) fn read(line: &[u8]) -> Option<Self> {
+    pub(super) fn read(line: &[u8]) -> Option<Self> {
         let mut value: Value = serde_json::from_slice(line).ok()?;
         if let Some(text) = value.get("progress").and_then(Value::as_str) {
             return Some(Self::Progress(text.to_owned()));
@@ -176,116 +230,146 @@ fn line(value: &Value) -> Vec<u8> {
 /// What a primary tells of its application. Times are in milliseconds, sizes in bytes.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
-pub(crate) struct Description {
-    pub(crate) name: String,
+pub struct Description {
+    /// What it is called.
+    pub name: String,
     /// Given at its first start, and kept.
-    pub(crate) id: u32,
-    pub(crate) namespace: String,
+    pub id: u32,
+    /// The group it belongs to.
+    pub namespace: String,
     /// `running`; of one that does not run, its client says what it is.
-    pub(crate) state: String,
-    pub(crate) primary_pid: Option<u32>,
-    pub(crate) uptime_ms: u64,
+    pub state: String,
+    /// Its primary, if there is one.
+    pub primary_pid: Option<u32>,
+    /// Of its primary.
+    pub uptime_ms: u64,
     /// Of phalanx.
-    pub(crate) version: String,
+    pub version: String,
     /// What stood after `phalanx start`.
-    pub(crate) argv: Vec<String>,
-    pub(crate) cwd: String,
+    pub argv: Vec<String>,
+    /// Its working directory.
+    pub cwd: String,
+    /// It runs in somebody's foreground.
+    pub foreground: bool,
     /// The configuration file that it is from.
-    pub(crate) config: Option<String>,
+    pub config: Option<String>,
     /// Of the program, as its package.json says.
-    pub(crate) program_version: Option<String>,
-    pub(crate) user: String,
+    pub program_version: Option<String>,
+    /// Whose processes they are.
+    pub user: String,
     /// How often its workers ended without having been asked to, or were ended by the guard, since the last `reset`.
-    pub(crate) restarts: u64,
+    pub restarts: u64,
     /// Of all its workers and their children, in RAM.
-    pub(crate) memory_bytes: u64,
+    pub memory_bytes: u64,
     /// Of all its workers, lately; 100 is one core.
-    pub(crate) cpu_percent: f64,
+    pub cpu_percent: f64,
     /// What makes it reload by itself: files that change, or times.
-    pub(crate) watching: bool,
-    pub(crate) cron: Option<String>,
+    pub watching: bool,
+    /// The times of that, as in crontab(5).
+    pub cron: Option<String>,
     /// Of ports that do not choose their own.
-    pub(crate) policy: String,
-    pub(crate) ports: Vec<Port>,
-    pub(crate) wanted: usize,
+    pub policy: String,
+    /// Where it listens.
+    pub ports: Vec<Port>,
+    /// How many workers there should be.
+    pub wanted: usize,
     /// How many workers serve, and are not told to leave.
-    pub(crate) ready: usize,
-    pub(crate) workers: Vec<Worker>,
+    pub ready: usize,
+    /// Those that there are.
+    pub workers: Vec<Worker>,
     /// Slots that wait for their next worker.
-    pub(crate) waiting: Vec<Waiting>,
-    pub(crate) reload: Reload,
+    pub waiting: Vec<Waiting>,
+    /// How the last reload went.
+    pub reload: ReloadState,
     /// Where it is written what is said, by the primary and by its workers.
-    pub(crate) logs: Logs,
+    pub logs: Logs,
 }
 
+/// A port, as it is told.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
-pub(crate) struct Port {
-    pub(crate) address: String,
-    pub(crate) policy: String,
+pub struct Port {
+    /// The address.
+    pub address: String,
+    /// Who gets a connection.
+    pub policy: String,
 }
 
+/// A worker, as it is told.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
-pub(crate) struct Worker {
-    pub(crate) id: u32,
-    pub(crate) slot: u32,
-    pub(crate) pid: Option<u32>,
+pub struct Worker {
+    /// Its number.
+    pub id: u32,
+    /// Its slot.
+    pub slot: u32,
+    /// Its process.
+    pub pid: Option<u32>,
     /// forking, starting, online, listening, draining or killed.
-    pub(crate) state: String,
-    pub(crate) age_ms: u64,
+    pub state: String,
+    /// How long its process has been there.
+    pub age_ms: u64,
     /// The reload it belongs to; 0 before the first.
-    pub(crate) generation: u64,
+    pub generation: u64,
     /// How often a worker of its slot ended without having been asked to.
-    pub(crate) restarts: u64,
-    /// Of its process alone, in RAM.
-    pub(crate) memory_bytes: Option<u64>,
+    pub restarts: u64,
+    /// Of its process and its children, in RAM.
+    pub memory_bytes: Option<u64>,
     /// CPU time that it used.
-    pub(crate) cpu_ms: Option<u64>,
-    /// That, of the time since it was started; 100 is one core.
-    pub(crate) cpu_percent: Option<f64>,
+    pub cpu_ms: Option<u64>,
+    /// That, lately, its children's included; 100 is one core.
+    pub cpu_percent: Option<f64>,
 }
 
+/// A slot that waits for its next worker.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
-pub(crate) struct Waiting {
-    pub(crate) slot: u32,
-    pub(crate) wait_ms: u64,
+pub struct Waiting {
+    /// The slot.
+    pub slot: u32,
+    /// How long it still waits.
+    pub wait_ms: u64,
     /// In a row.
-    pub(crate) crashes: u32,
+    pub crashes: u32,
     /// As of a worker.
-    pub(crate) restarts: u64,
+    pub restarts: u64,
 }
 
 /// The last reload.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default)]
-pub(crate) struct Reload {
+pub struct ReloadState {
     /// none, running, done or failed.
-    pub(crate) state: String,
-    pub(crate) generation: u64,
+    pub state: String,
+    /// Its number.
+    pub generation: u64,
     /// How it ended.
-    pub(crate) words: Option<String>,
+    pub words: Option<String>,
 }
 
+/// Where it is written what is said.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
-pub(crate) struct Logs {
-    pub(crate) primary: String,
-    pub(crate) out: String,
-    pub(crate) err: String,
+pub struct Logs {
+    /// Of the primary.
+    pub primary: String,
+    /// Of standard output.
+    pub out: String,
+    /// Of standard error.
+    pub err: String,
 }
 
 impl Description {
     /// Whether all its workers serve.
-    pub(crate) const fn is_settled(&self) -> bool {
+    #[must_use]
+    pub const fn is_settled(&self) -> bool {
         // None are wanted before its ports are open.
         self.wanted > 0 && self.ready >= self.wanted && self.waiting.is_empty()
     }
 }
 
 /// A count that is asked for, from the one there is.
-pub(crate) fn changed(wanted: usize, by: i64) -> Result<usize, Refusal> {
+pub(super) fn changed(wanted: usize, by: i64) -> Result<usize, Refusal> {
     let workers = i64::try_from(wanted).unwrap_or(i64::MAX).saturating_add(by);
     let fits = usize::try_from(workers).ok().filter(|n| (1..=MAX_WORKERS).contains(n));
     fits.ok_or_else(|| {
@@ -311,6 +395,12 @@ mod tests {
             Word::Restart,
             Word::Upgrade,
             Word::Why,
+            Word::Signal { number: 10, slot: Some(1) },
+            Word::Send { message: json!({ "a": null }), slot: None },
+            Word::Send { message: Value::Null, slot: Some(0) },
+            Word::Reset,
+            Word::Ping,
+            Word::Other("reopen".into()),
         ];
         for word in words {
             assert_eq!(Word::read(&word.write()), Ok(word));
@@ -341,8 +431,7 @@ mod tests {
             (b"[]", "not understood"),
             (b"{}", "missing field `v`"),
             (br#"{"v":2,"cmd":"describe"}"#, "version 1, and not 2"),
-            (br#"{"v":1}"#, "`` is no command"),
-            (br#"{"v":1,"cmd":"dance"}"#, "`dance` is no command"),
+            (br#"{"v":1,"cmd":"signal"}"#, "needs `number`"),
             (br#"{"v":1,"cmd":"scale"}"#, "`to` or `by`"),
             (br#"{"v":1,"cmd":"scale","to":1,"by":1}"#, "`to` or `by`"),
             (br#"{"v":1,"cmd":"scale","to":-1}"#, "not understood"),

@@ -1,11 +1,13 @@
 //! What a primary in the background keeps in mind of its workers: how often they were replaced, how the last reload
 //! went, and, in a file for whoever has to clean up after it, who they are.
 
-use super::words::Reload;
-use crate::home::App;
-use crate::processes::{Process, Register};
-use phalanx::core::worker::Leave;
-use phalanx::{Event, Primary, Report, SlotId, WorkerId};
+use super::app::App;
+use super::register::{Process, Register};
+use super::words::ReloadState;
+use crate::event::Event;
+use crate::primary::{Primary, WorkerHandle};
+use phalanx_core::report::Report;
+use phalanx_core::worker::{Leave, SlotId, WorkerId};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
@@ -18,7 +20,9 @@ pub(super) struct Facts(Arc<Mutex<Kept>>);
 #[derive(Default)]
 struct Kept {
     restarts: BTreeMap<SlotId, u64>,
-    reload: Reload,
+    reload: ReloadState,
+    /// Those that there are.
+    workers: BTreeMap<WorkerId, WorkerHandle>,
 }
 
 impl Facts {
@@ -35,9 +39,11 @@ impl Facts {
             while let Some(event) = events.next().await {
                 match event {
                     Event::Fork(worker) | Event::Adopt(worker) => {
+                        shared.lock().workers.insert(worker.id(), worker.clone());
                         workers.insert(worker.id(), Process::of(worker.pid()));
                     }
                     Event::Exit(worker, _) => {
+                        shared.lock().workers.remove(&worker.id());
                         workers.remove(&worker.id());
                     }
                     Event::Report(report) => {
@@ -61,7 +67,7 @@ impl Facts {
 
     fn note(&self, report: &Report) {
         let mut kept = self.lock();
-        let reload = |state: &str, generation: u64, words: Option<String>| Reload {
+        let reload = |state: &str, generation: u64, words: Option<String>| ReloadState {
             state: state.to_owned(),
             generation,
             words,
@@ -84,11 +90,27 @@ impl Facts {
         }
     }
 
+    /// Those that there are, of all slots or of that one.
+    pub(super) fn workers(&self, slot: Option<u32>) -> Vec<WorkerHandle> {
+        let all = self.lock().workers.values().cloned().collect::<Vec<_>>();
+        all.into_iter().filter(|worker| slot.is_none_or(|slot| worker.slot().0 == slot)).collect()
+    }
+
+    /// Counts from nothing again.
+    pub(super) fn reset(&self) {
+        self.lock().restarts.clear();
+    }
+
+    /// Of all slots.
+    pub(super) fn all_restarts(&self) -> u64 {
+        self.lock().restarts.values().sum()
+    }
+
     pub(super) fn restarts(&self, slot: SlotId) -> u64 {
         self.lock().restarts.get(&slot).copied().unwrap_or_default()
     }
 
-    pub(super) fn reload(&self) -> Reload {
+    pub(super) fn reload(&self) -> ReloadState {
         let mut reload = self.lock().reload.clone();
         if reload.state.is_empty() {
             "none".clone_into(&mut reload.state);

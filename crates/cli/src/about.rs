@@ -1,0 +1,52 @@
+//! What an application tells of itself, beside what its primary knows.
+
+use crate::home::App;
+use phalanx::Settings;
+use phalanx::control::{Control, Logs};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// Directories above the script in which its package may be described.
+const LEVELS: usize = 4;
+
+pub(crate) fn tell(control: &mut Control, settings: &Settings) {
+    let logs = (!control.spec().foreground).then(|| logs(control.app()));
+    let about = control.about();
+    about.program_version = version(settings);
+    about.user = user();
+    about.logs = logs.unwrap_or_default();
+}
+
+pub(crate) fn logs(app: &App) -> Logs {
+    Logs {
+        primary: app.primary_log().display().to_string(),
+        out: app.out_log().display().to_string(),
+        err: app.err_log().display().to_string(),
+    }
+}
+
+/// As the package.json says that is nearest to the script.
+fn version(settings: &Settings) -> Option<String> {
+    let script = settings.args.first().map(PathBuf::from).filter(|script| script.is_absolute());
+    let program = script.or_else(|| settings.exec.clone())?;
+    let above = program.ancestors().skip(1).take(LEVELS).find_map(in_package);
+    above.filter(|version| version.len() <= 64 && !version.contains(char::is_control))
+}
+
+fn in_package(directory: &Path) -> Option<String> {
+    let text = std::fs::read(directory.join("package.json")).ok()?;
+    let package: Value = serde_json::from_slice(&text).ok()?;
+    package.get("version")?.as_str().map(str::to_owned)
+}
+
+/// Whose processes they are.
+fn user() -> String {
+    let uid = rustix::process::geteuid().as_raw();
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let named = users.lines().find_map(|line| {
+        let mut parts = line.split(':');
+        let (name, _, number) = (parts.next()?, parts.next()?, parts.next()?);
+        (number.parse() == Ok(uid)).then(|| name.to_owned())
+    });
+    named.unwrap_or_else(|| uid.to_string())
+}

@@ -1,0 +1,120 @@
+//! How a running application becomes what it is to be now.
+//!
+//! Its primary does not change its settings: it becomes itself again (the same execve(2) as of an upgrade) with the new ones,
+//! which workers and clients do not notice, and then the workers are replaced. So everything can change that way.
+//! What cannot be is found before anything is done: the next primary is asked whether it could take over. If the new
+//! workers do not come up, everything goes back to what it was.
+
+use crate::control::{Description, Refusal, Unanswered, Word, ask, ask_within};
+use crate::failure::Failure;
+use crate::home::{App, Home, Spec};
+use crate::intent::{self, Refresh};
+use crate::manage::failed;
+use crate::show;
+use crate::start::{self, Mark};
+use std::time::{Duration, Instant};
+
+/// For an answer, when somebody only looks.
+const LOOK: Duration = Duration::from_secs(2);
+/// How long the next primary may take to answer.
+const TAKEN_OVER: Duration = Duration::from_secs(15);
+/// How often it is looked whether it does.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// Replaces the workers of an application that runs, by reload or restart.
+pub(crate) fn replace(
+    home: &Home,
+    app: &App,
+    refresh: Refresh<'_>,
+    word: &Word,
+) -> Result<(), Failure> {
+    let old = app.running_spec();
+    let Some(old) = old.filter(|old| !old.foreground) else { return roll(app, word) };
+    let mut new = intent::anew(&old, refresh)?;
+    let changes = intent::changes(&old, &new);
+    if changes.is_empty() {
+        return roll(app, word);
+    }
+    for change in &changes {
+        show::print(&format!("{}: {change}\n", app.name));
+    }
+    app.write_spec(&new)?;
+    let done = become_anew(app).and_then(|_| {
+        let done = scale(app, &old, &new).and_then(|()| roll(app, word));
+        if done.is_err() {
+            go_back(app, &old);
+        }
+        done
+    });
+    if done.is_err() {
+        app.write_spec(&old)?;
+        return done;
+    }
+    home.want(&mut new)?;
+    Ok(())
+}
+
+/// Has the primary be what it was. Its workers, if they were not replaced, never were anything else.
+fn go_back(app: &App, old: &Spec) {
+    let back = app.write_spec(old).and_then(|()| Ok(become_anew(app)));
+    match back {
+        Ok(Ok(_)) => show::say(&format!("{}: its settings are what they were", app.name)),
+        Ok(Err(failure)) => {
+            let _ = failure.tell();
+        }
+        Err(error) => {
+            let _ = Failure::from(error).tell();
+        }
+    }
+}
+
+/// The number of workers is the cluster's, which is taken over: it changes only if its setting does.
+fn scale(app: &App, old: &Spec, new: &Spec) -> Result<(), Failure> {
+    let count = |spec: &Spec| {
+        let options = intent::options(&spec.argv)?;
+        options.limits.first(options.instances).map_err(Failure::from)
+    };
+    let workers = count(new)?;
+    if count(old)? == workers {
+        return Ok(());
+    }
+    ask_within(app, &Word::ScaleTo(workers), LOOK).map(drop).map_err(|why| failed(app, why))
+}
+
+fn roll(app: &App, word: &Word) -> Result<(), Failure> {
+    let errors = Mark::end(app.err_log());
+    // It goes on if this process is interrupted.
+    let done = ask(app, word, &mut |text| show::print(&format!("{text}\n")));
+    done.map(drop).map_err(|why| match why {
+        // What the new ones died of, they may have said nowhere else.
+        Unanswered::Refused(refusal) => {
+            let message = format!("{}{}", refusal.message, start::said_last(&errors.last_lines()));
+            failed(app, Unanswered::Refused(Refusal { message, ..refusal }))
+        }
+        why => failed(app, why),
+    })
+}
+
+/// Has the primary become the program that is at its place now. It does not answer if all goes well: it is another program
+/// then, which is asked who it is.
+pub(crate) fn become_anew(app: &App) -> Result<Description, Failure> {
+    let before = Instant::now();
+    match ask(app, &Word::Upgrade, &mut |_| {}) {
+        Err(Unanswered::Silent(_) | Unanswered::Nobody) | Ok(_) => {}
+        Err(why) => return Err(failed(app, why)),
+    }
+    loop {
+        let about = ask_within(app, &Word::Describe, LOOK).ok();
+        let about = about.and_then(|about| serde_json::from_value::<Description>(about).ok());
+        let is_new = |about: &Description| {
+            Duration::from_millis(about.uptime_ms) < before.elapsed() && about.primary_pid.is_some()
+        };
+        if let Some(about) = about.filter(is_new) {
+            return Ok(about);
+        }
+        if before.elapsed() >= TAKEN_OVER {
+            return Err(failed(app, Unanswered::Silent(std::io::ErrorKind::TimedOut.into())));
+        }
+        std::thread::sleep(AGAIN);
+    }
+}
