@@ -3,7 +3,7 @@
 use crate::args::{Run, is_time};
 use crate::failure::{Failure, USAGE};
 use crate::home::{App, Home, Spec, append, check_name, name_of};
-use crate::{about, intent, log, output, watch};
+use crate::{about, config, intent, log, output, watch};
 use phalanx::control::{Control, lead};
 use phalanx::{Cluster, Error, Intercept, LISTEN_VARIABLE, Policy, Program, Settings};
 use std::collections::BTreeMap;
@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub(crate) fn run(options: Run) -> Result<(), Failure> {
+    if config::foreground(&options)? {
+        return Ok(());
+    }
     match &options.detached.app_dir {
         Some(directory) => run_as_told(directory),
         None if options.program.is_empty() && options.args.is_empty() => {
@@ -105,6 +108,9 @@ fn run_with(options: Run) -> Result<(), Failure> {
     }
     if let Some(output) = output {
         cluster = cluster.primary(move |primary| output.show(primary));
+    }
+    if options.file.member {
+        cluster = cluster.primary(config::tell_ready);
     }
     if options.print_messages {
         cluster = cluster.primary(watch::print_messages);

@@ -1,6 +1,6 @@
 //! One application of a configuration file.
 
-use super::keys::{Keys, Kind};
+use super::keys::Keys;
 use super::layers::{Declared, Entry, Layers};
 use super::problem::Problem;
 use super::tree::{Entries, Item, Node};
@@ -36,14 +36,22 @@ pub(super) fn no_table(node: &Node) -> String {
 }
 
 /// Reads an application; `place` is where it is in the file, `named` its name if that is outside of the table.
-pub(super) fn read(entries: &Entries, place: &str, named: Option<&str>, context: &Context<'_>) -> Found {
+pub(super) fn read(
+    entries: &Entries,
+    place: &str,
+    named: Option<&str>,
+    context: &Context<'_>,
+) -> Found {
     let layers = Layers::of(entries, context.environment, context.keys);
     let mut reader = Reader { context, place: place.to_owned(), problems: Vec::new() };
     let name = reader.name(&layers, named);
     if let Some(name) = &name
         && named.is_none()
     {
-        reader.place = format!("{place} ({name})").trim_start().to_owned();
+        reader.place = match place {
+            "" => name.clone(),
+            place => format!("{place} ({name})"),
+        };
     }
     for problem in &layers.problems {
         reader.problems.push(Problem { place: reader.place(), ..problem.clone() });
@@ -53,7 +61,9 @@ pub(super) fn read(entries: &Entries, place: &str, named: Option<&str>, context:
     if !layers.idle.is_empty() {
         let keys = layers.idle.join(", ");
         let (verb, whose) = if layers.idle.len() == 1 { ("does", "is") } else { ("do", "are") };
-        found.warnings.push(format!("{}: {keys} {whose} pm2's, and {verb} nothing here", reader.place));
+        found
+            .warnings
+            .push(format!("{}: {keys} {whose} pm2's, and {verb} nothing here", reader.place));
     }
     found.app = app.filter(|_| reader.problems.is_empty());
     found.problems = reader.problems;
@@ -80,7 +90,9 @@ impl Reader<'_> {
         match entry.item.node.scalar() {
             Some(text) if !text.is_empty() && !text.contains('\0') => Some(text.to_owned()),
             Some(_) => self.none(entry, "expected a text, and there is nothing in it".into()),
-            None => self.none(entry, format!("expected a text, and this is {}", entry.item.node.kind())),
+            None => {
+                self.none(entry, format!("expected a text, and this is {}", entry.item.node.kind()))
+            }
         }
     }
 
@@ -103,7 +115,11 @@ impl Reader<'_> {
                 Some(text) => texts.push(text.to_owned()),
                 None => {
                     let line = item.line.or(entry.item.line);
-                    self.wrong(entry.written, line, format!("expected texts, and in the list is {}", item.node.kind()));
+                    self.wrong(
+                        entry.written,
+                        line,
+                        format!("expected texts, and in the list is {}", item.node.kind()),
+                    );
                 }
             }
         }
@@ -114,7 +130,8 @@ impl Reader<'_> {
         match entry.item.node {
             Node::Bool(on) => on,
             _ => {
-                let words = format!("expected true or false, and this is {}", entry.item.node.kind());
+                let words =
+                    format!("expected true or false, and this is {}", entry.item.node.kind());
                 self.none::<()>(entry, words);
                 true
             }
@@ -127,18 +144,28 @@ impl Reader<'_> {
         let line = own.and_then(|entry| entry.item.line);
         let name = match (own.and_then(|entry| self.text(entry)), named) {
             (Some(name), Some(other)) if name != other => {
-                self.wrong("name", line, format!("it is `{}`, and the table is called `{other}`", name.escape_debug()));
+                self.wrong(
+                    "name",
+                    line,
+                    format!("it is `{}`, and the table is called `{other}`", name.escape_debug()),
+                );
                 return None;
             }
             (Some(name), _) => name,
             (None, Some(name)) => name.to_owned(),
             (None, None) if own.is_some() => return None,
-            (None, None) => title(layers.own.get("script")?.item.node.scalar()?, self.context.directory),
+            (None, None) => {
+                title(layers.own.get("script")?.item.node.scalar()?, self.context.directory)
+            }
         };
         match check_name(&name) {
             Ok(()) => Some(name),
             Err(why) => {
-                self.wrong("name", line, format!("`{}` cannot be an application's name: {why}", name.escape_debug()));
+                self.wrong(
+                    "name",
+                    line,
+                    format!("`{}` cannot be an application's name: {why}", name.escape_debug()),
+                );
                 None
             }
         }
@@ -179,7 +206,12 @@ impl Reader<'_> {
             let Some((entry, negated)) = layers.options.get(&key.long) else { continue };
             match values::words(key, *negated, entry.item, context.keys, context.directory) {
                 Ok(words) if words.is_empty() => {}
-                Ok(words) => all.push(Given { written: entry.written.to_owned(), line: entry.item.line, key: key.clone(), words }),
+                Ok(words) => all.push(Given {
+                    written: entry.written.to_owned(),
+                    line: entry.item.line,
+                    key: key.clone(),
+                    words,
+                }),
                 Err(words) => drop(self.none::<()>(*entry, words)),
             }
         }
@@ -189,7 +221,11 @@ impl Reader<'_> {
     /// The program and its arguments.
     fn command(&mut self, layers: &Layers<'_>, cwd: &Path) -> Option<Vec<String>> {
         let Some(entry) = layers.own.get("script").copied() else {
-            self.wrong("script", None, "it is missing: the script, program or command line that is run");
+            self.wrong(
+                "script",
+                None,
+                "it is missing: the script, program or command line that is run",
+            );
             return None;
         };
         let script = self.text(entry)?;
@@ -210,7 +246,10 @@ impl Reader<'_> {
         let is_line = script.contains(char::is_whitespace) && !cwd.join(&script).exists();
         if is_line && words::needs_shell(&script) {
             if !rest.is_empty() {
-                return self.none(entry, "it is a command line for a shell: put the arguments into it".into());
+                return self.none(
+                    entry,
+                    "it is a command line for a shell: put the arguments into it".into(),
+                );
             }
             return Some(vec!["sh".into(), "-c".into(), script]);
         }
@@ -250,7 +289,12 @@ impl Reader<'_> {
         (env, unset)
     }
 
-    fn table(&mut self, entry: Entry<'_>, env: &mut BTreeMap<String, String>, unset: &mut BTreeSet<String>) {
+    fn table(
+        &mut self,
+        entry: Entry<'_>,
+        env: &mut BTreeMap<String, String>,
+        unset: &mut BTreeSet<String>,
+    ) {
         let table = match &entry.item.node {
             Node::Table(table) => table,
             Node::Nothing => return,
@@ -325,7 +369,9 @@ fn variable(name: &str, item: &Item) -> Result<Option<String>, String> {
         Node::Bool(on) => Ok(Some(on.to_string())),
         Node::Number(text) | Node::Text(text) if !text.contains('\0') => Ok(Some(text.clone())),
         Node::Number(_) | Node::Text(_) => Err("it has a zero byte in it".into()),
-        node => Err(format!("expected a text, a number, true or false, and this is {}", node.kind())),
+        node => {
+            Err(format!("expected a text, a number, true or false, and this is {}", node.kind()))
+        }
     }
 }
 

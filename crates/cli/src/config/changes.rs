@@ -42,7 +42,8 @@ fn options(old: &ArgMatches, new: &ArgMatches) -> Vec<String> {
     let mut all = Vec::new();
     let (program, args): (Vec<String>, Vec<String>) = (first(old), first(new));
     let split = |words: &[String]| {
-        let (program, args) = words.split_first().map_or((String::new(), &[][..]), |(p, a)| (p.clone(), a));
+        let (program, args) =
+            words.split_first().map_or((String::new(), &[][..]), |(p, a)| (p.clone(), a));
         (program, args.join(" "))
     };
     let ((old_program, old_args), (new_program, new_args)) = (split(&program), split(&args));
@@ -134,8 +135,12 @@ mod tests {
         let old_env = env("A=1 TOKEN=x GONE=1 URL=http://u:p@h SAME=1");
         let new_env = env("A=2 TOKEN=y NEW=3 URL=http://u:q@h SAME=1 API_KEY=z");
         let (old_argv, new_argv) = (
-            argv("-i 4 --max-memory-restart 300M --rollback --stop-exit-codes 0,1 --name a old.js -- --x"),
-            argv("--name a --instances=4 --max-memory 400M --stop-exit-codes 0,1 --port 80 new.js -- --x 1"),
+            argv(
+                "-i 4 --max-memory-restart 300M --rollback --stop-exit-codes 0,1 --name a old.js -- --x",
+            ),
+            argv(
+                "--name a --instances=4 --max-memory 400M --stop-exit-codes 0,1 --port 80 new.js -- --x 1",
+            ),
         );
         let old = Plan { argv: &old_argv, cwd: "/a", env: &old_env };
         let new = Plan { argv: &new_argv, cwd: "/b", env: &new_env };

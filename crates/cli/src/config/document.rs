@@ -50,7 +50,9 @@ struct Part<'e> {
 pub(super) fn examine(file: &Path, environment: Option<&str>) -> Examined {
     let Some(format) = parse::format(file) else {
         let known = "phalanx.toml, .yaml, .yml, .json, .json5, or …config.js, .cjs, .mjs";
-        return Examined::wrong(Problem::new(format!("this is no configuration file by its name: {known}")));
+        return Examined::wrong(Problem::new(format!(
+            "this is no configuration file by its name: {known}"
+        )));
     };
     match parse::read(file, format) {
         Ok(item) => examine_item(&item, file, environment),
@@ -65,19 +67,17 @@ pub(super) fn examine_item(item: &Item, file: &Path, environment: Option<&str>) 
     let mut done = Examined::default();
     let parts = match parts(item, &mut done) {
         Ok(parts) if parts.len() > MOST => {
-            return Examined::wrong(Problem::new(format!("there are more than {MOST} applications")));
+            return Examined::wrong(Problem::new(format!(
+                "there are more than {MOST} applications"
+            )));
         }
         Ok(parts) => parts,
         Err(problem) => return Examined::wrong(problem),
     };
     let keys = Keys::find_all();
     let directory = directory(file);
-    let context = Context {
-        keys: &keys,
-        directory: &directory,
-        environment,
-        as_pm2: pm2::is_its_file(file),
-    };
+    let context =
+        Context { keys: &keys, directory: &directory, environment, as_pm2: pm2::is_its_file(file) };
     let mut known = BTreeSet::new();
     let mut apps = Vec::new();
     for part in &parts {
@@ -102,7 +102,9 @@ pub(super) fn examine_item(item: &Item, file: &Path, environment: Option<&str>) 
         let after: Vec<(&str, &[String])> =
             apps.iter().map(|(app, _)| (app.name.as_str(), app.after.as_slice())).collect();
         match order(&after) {
-            Ok(order) => done.apps = order.iter().filter_map(|at| Some(apps.get(*at)?.0.clone())).collect(),
+            Ok(order) => {
+                done.apps = order.iter().filter_map(|at| Some(apps.get(*at)?.0.clone())).collect()
+            }
             Err(wrong) => done.problems.extend(wrong.into_iter().map(|(at, words)| Problem {
                 line: apps.get(at).and_then(|(_, line)| *line),
                 place: apps.get(at).map(|(app, _)| app.name.clone()),
@@ -146,7 +148,9 @@ fn no_environment(name: &str, known: &BTreeSet<String>) -> String {
     let known: Vec<&str> = known.iter().map(String::as_str).collect();
     match known.as_slice() {
         [] => format!("no application knows the environment `{name}`: there are none"),
-        known => format!("no application knows the environment `{name}`: there are {}", known.join(", ")),
+        known => {
+            format!("no application knows the environment `{name}`: there are {}", known.join(", "))
+        }
     }
 }
 
@@ -155,7 +159,12 @@ fn twice(apps: &[(AppConfig, Option<usize>)]) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (at, (app, line)) in apps.iter().enumerate() {
         if let Some(first) = seen.insert(&app.name, at) {
-            let words = format!("two applications are called {} (number {} and {})", app.name, first + 1, at + 1);
+            let words = format!(
+                "two applications are called {} (number {} and {})",
+                app.name,
+                first + 1,
+                at + 1
+            );
             problems.push(Problem { line: *line, ..Problem::new(words) });
         }
     }
@@ -234,7 +243,9 @@ fn beside(key: &str, item: &Item, done: &mut Examined) {
             let words = "deploy is pm2's, and does nothing here: bring the files there by other means, then `phalanx reload`";
             return done.warnings.push(words.to_owned());
         }
-        "static" => "pm2's; files are served by a server of your own, which phalanx runs".to_owned(),
+        "static" => {
+            "pm2's; files are served by a server of your own, which phalanx runs".to_owned()
+        }
         other => {
             let known = nearest(other, ["apps", "$schema"]);
             let like = known.map(|like| format!("; did you mean {like}?")).unwrap_or_default();

@@ -87,7 +87,10 @@ impl Reader<'_> {
         let name = name.trim();
         let name = name.strip_prefix("export ").map_or(name, str::trim);
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
-        if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(fits) {
+        if name.is_empty()
+            || name.starts_with(|c: char| c.is_ascii_digit())
+            || !name.chars().all(fits)
+        {
             let words = format!("`{}` is no name of a variable", name.escape_debug());
             return Err(Self::wrong(line, words));
         }

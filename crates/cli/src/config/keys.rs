@@ -7,8 +7,19 @@ use clap::{Arg, ArgAction, Args, Command};
 
 /// Options that a key cannot be: they are the command's, or the file says them by keys of its own.
 const NOT_KEYS: [&str; 13] = [
-    "help", "env", "only", "app-dir", "member", "wait", "force", "update-env", "no-autostart", "autostart", "name",
-    "namespace", "cwd",
+    "help",
+    "env",
+    "only",
+    "app-dir",
+    "member",
+    "wait",
+    "force",
+    "update-env",
+    "no-autostart",
+    "autostart",
+    "name",
+    "namespace",
+    "cwd",
 ];
 
 /// The keys that are no options, with their other names.
@@ -20,9 +31,17 @@ pub(super) const OWN: [(&str, &[&str], &str); 12] = [
         "What is run: a script, a program, or a command line; relative to `cwd`",
     ),
     ("args", &[], "Its arguments: a list, or a text that is split as a shell does"),
-    ("cwd", &[], "The working directory, relative to the file; else the file's. A link in it is followed anew at each reload"),
+    (
+        "cwd",
+        &[],
+        "The working directory, relative to the file; else the file's. A link in it is followed anew at each reload",
+    ),
     ("env", &[], "Variables. Numbers, true and false become texts; null takes one away"),
-    ("env_file", &[], "Files of variables (NAME=VALUE), relative to the file: one, or a list. What `env` says goes before"),
+    (
+        "env_file",
+        &[],
+        "Files of variables (NAME=VALUE), relative to the file: one, or a list. What `env` says goes before",
+    ),
     (
         "pass_env",
         &[],
@@ -36,11 +55,7 @@ pub(super) const OWN: [(&str, &[&str], &str); 12] = [
         &["environment"],
         "By name: what is different in that environment (`--env NAME`); any key, and `env` adds to the variables",
     ),
-    (
-        "env_NAME",
-        &[],
-        "Variables that are added in the environment NAME, as pm2 has it",
-    ),
+    ("env_NAME", &[], "Variables that are added in the environment NAME, as pm2 has it"),
 ];
 
 /// What an option takes.
@@ -157,7 +172,9 @@ impl Keys {
     /// The option of a name with dashes.
     pub(super) fn find(&self, name: &str) -> Option<Found<'_>> {
         let named = |name: &str| {
-            self.all.iter().find(|key| key.long == name || key.aliases.iter().any(|alias| alias == name))
+            self.all
+                .iter()
+                .find(|key| key.long == name || key.aliases.iter().any(|alias| alias == name))
         };
         if let Some(key) = named(name) {
             return Some(Found { key, negated: false });
@@ -176,7 +193,11 @@ fn key(arg: &Arg) -> Option<Key> {
     let names = arg.get_value_names().unwrap_or_default();
     let takes = arg.get_action().takes_values();
     let least = arg.get_num_args().map_or(1, |range| range.min_values());
-    let value = if takes { names.first().map(ToString::to_string).unwrap_or_default() } else { String::new() };
+    let value = if takes {
+        names.first().map(ToString::to_string).unwrap_or_default()
+    } else {
+        String::new()
+    };
     let defaults = arg.get_default_values();
     Some(Key {
         id: arg.get_id().to_string(),
@@ -191,7 +212,10 @@ fn key(arg: &Arg) -> Option<Key> {
         commas: arg.get_value_delimiter() == Some(',') || value.contains(",…"),
         paths: paths(arg, &value),
         help: one_line(arg.get_help()),
-        default: defaults.first().filter(|_| takes).map(|value| value.to_string_lossy().into_owned()),
+        default: defaults
+            .first()
+            .filter(|_| takes)
+            .map(|value| value.to_string_lossy().into_owned()),
         heading: arg.get_help_heading().unwrap_or("Options").to_owned(),
         hidden: arg.is_hide_set(),
         value,

@@ -67,7 +67,10 @@ impl<'e> Layers<'e> {
     /// A table of tables, by environment.
     fn choose(&mut self, all: Entry<'e>, environment: Option<&str>, keys: &Keys) {
         let Node::Table(tables) = &all.item.node else {
-            let words = format!("expected a table for each environment, and this is {}", all.item.node.kind());
+            let words = format!(
+                "expected a table for each environment, and this is {}",
+                all.item.node.kind()
+            );
             return self.wrong(all.written, all.item, words);
         };
         for (name, item) in tables {
@@ -104,7 +107,11 @@ impl<'e> Layers<'e> {
                 _ => written.clone(),
             };
             if let Some(other) = seen.insert(name, written) {
-                self.wrong(written, item, format!("it means the same as `{other}`, which is there too"));
+                self.wrong(
+                    written,
+                    item,
+                    format!("it means the same as `{other}`, which is there too"),
+                );
                 continue;
             }
             match meaning {
@@ -177,17 +184,18 @@ fn is_port(node: &Node) -> bool {
 fn unknown(name: &str, keys: &Keys) -> String {
     let own = keys::OWN.iter().filter(|(own, ..)| *own != "env_NAME");
     let own = own.flat_map(|(own, aliases, _)| aliases.iter().copied().chain([*own]));
+    let own: Vec<String> = own.chain(["autostart"]).map(dashed).collect();
     let options = keys.all.iter().filter(|key| !key.hidden);
     let options = options.flat_map(|key| key.aliases.iter().chain([&key.long]).map(String::as_str));
     let negated = keys.all.iter().filter_map(|key| key.long.strip_prefix("no-"));
-    let own: Vec<String> = own.map(dashed).collect();
     let known = own.iter().map(String::as_str).chain(options).chain(negated);
-    if let Some(like) = keys::nearest(name, known.clone()) {
+    let known: Vec<&str> = known.collect();
+    if let Some(like) = keys::nearest(name, known.iter().copied()) {
         return format!("there is no such key; did you mean {}?", keys::snake(like));
     }
     // `instances_production`
-    let known: Vec<&str> = known.collect();
-    let halves = name.match_indices('-').filter_map(|(at, _)| Some((name.get(..at)?, name.get(at + 1..)?)));
+    let halves =
+        name.match_indices('-').filter_map(|(at, _)| Some((name.get(..at)?, name.get(at + 1..)?)));
     match halves.filter(|(key, _)| known.contains(key)).last() {
         Some((key, environment)) => format!(
             "there is no such key; what {} is in an environment is said in environments.{environment}",

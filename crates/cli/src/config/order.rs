@@ -24,7 +24,8 @@ pub(super) fn order(apps: &[(&str, &[String])]) -> Result<Vec<usize>, Vec<(usize
     let mut done = Vec::new();
     while done.len() < apps.len() {
         let is_next = |at: &usize| {
-            !done.contains(at) && needs.get(*at).is_some_and(|list| list.iter().all(|n| done.contains(n)))
+            !done.contains(at)
+                && needs.get(*at).is_some_and(|list| list.iter().all(|n| done.contains(n)))
         };
         match (0..apps.len()).find(is_next) {
             Some(next) => done.push(next),
@@ -74,8 +75,12 @@ mod tests {
         let apps: Vec<(&str, &[String])> =
             apps.iter().map(|(name, after)| (name.as_str(), after.as_slice())).collect();
         match order(&apps) {
-            Ok(order) => Ok(order.iter().filter_map(|at| apps.get(*at)).map(|(name, _)| *name).collect()),
-            Err(wrong) => Err(wrong.into_iter().map(|(at, words)| format!("{at}: {words}")).collect()),
+            Ok(order) => {
+                Ok(order.iter().filter_map(|at| apps.get(*at)).map(|(name, _)| *name).collect())
+            }
+            Err(wrong) => {
+                Err(wrong.into_iter().map(|(at, words)| format!("{at}: {words}")).collect())
+            }
         }
     }
 

@@ -43,7 +43,6 @@ const IDLE: [&str; 24] = [
     "username",
     "watch-options",
     "version",
-
 ];
 
 /// Keys that another version of the tool may have as options.

@@ -86,7 +86,10 @@ fn listen(from: &OwnedFd, deadline: Instant) -> io::Result<String> {
     let mut chunk = vec![0; 16 << 10];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let time = Timespec { tv_sec: left.as_secs().try_into().unwrap_or(0), tv_nsec: left.subsec_nanos().into() };
+        let time = Timespec {
+            tv_sec: left.as_secs().try_into().unwrap_or(0),
+            tv_nsec: left.subsec_nanos().into(),
+        };
         match poll(&mut [PollFd::new(from, PollFlags::IN)], Some(&time)) {
             Err(rustix::io::Errno::INTR) => continue,
             Ok(0) => return Err(io::ErrorKind::TimedOut.into()),

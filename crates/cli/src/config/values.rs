@@ -67,7 +67,9 @@ fn one(key: &Key, value: &str, directory: &Path) -> Result<Vec<String>, String> 
         return Err("it has a zero byte in it".into());
     }
     let value = match key.commas {
-        true => value.split(',').map(|part| placed(key, part, directory)).collect::<Vec<_>>().join(","),
+        true => {
+            value.split(',').map(|part| placed(key, part, directory)).collect::<Vec<_>>().join(",")
+        }
         false => placed(key, value, directory),
     };
     if key.kind == Kind::Optional || value.is_empty() || value.starts_with('-') {
@@ -76,10 +78,17 @@ fn one(key: &Key, value: &str, directory: &Path) -> Result<Vec<String>, String> 
     Ok(vec![format!("--{}", key.long), value])
 }
 
-fn several(key: &Key, list: &[Item], whole: &Node, directory: &Path) -> Result<Vec<String>, String> {
+fn several(
+    key: &Key,
+    list: &[Item],
+    whole: &Node,
+    directory: &Path,
+) -> Result<Vec<String>, String> {
     let scalar = |item: &Item| {
         let text = item.node.scalar().map(str::to_owned);
-        text.ok_or_else(|| format!("expected {}, and in the list is {}", key.value, item.node.kind()))
+        text.ok_or_else(|| {
+            format!("expected {}, and in the list is {}", key.value, item.node.kind())
+        })
     };
     let values = list.iter().map(scalar).collect::<Result<Vec<_>, _>>()?;
     if values.is_empty() {
@@ -139,7 +148,8 @@ mod tests {
     fn what_is_said_is_given() {
         let keys = Keys::find_all();
         let text = |text: &str| Node::Text(text.into());
-        let list = |items: &[&str]| Node::List(items.iter().map(|item| text(item).into()).collect());
+        let list =
+            |items: &[&str]| Node::List(items.iter().map(|item| text(item).into()).collect());
         let table = |name: &str, value: &str| Node::Table(vec![(name.into(), text(value).into())]);
         let number = |text: &str| Node::Number(text.into());
         let (on, off) = (Node::Bool(true), Node::Bool(false));

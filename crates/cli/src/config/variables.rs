@@ -7,7 +7,19 @@ use std::collections::BTreeMap;
 /// What is passed on if a file does not say: what programs need to find themselves in a system, and nothing of what one shell
 /// happens to have.
 pub(super) const PASSED: [&str; 13] = [
-    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "LC_*", "TZ", "TERM", "TMPDIR", "XDG_*", "PHALANX_*",
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LANGUAGE",
+    "LC_*",
+    "TZ",
+    "TERM",
+    "TMPDIR",
+    "XDG_*",
+    "PHALANX_*",
 ];
 
 /// The environment of an application: a pure function of what is declared and of what is passed on.
@@ -94,12 +106,33 @@ mod tests {
     #[test]
     fn secrets() {
         for name in [
-            "API_KEY", "github_token", "DB_PASSWORD", "SECRET", "DATABASE_URL", "AWS_SECRET_ACCESS_KEY", "SENTRY_DSN",
-            "DB_PWD", "AUTH_HEADER", "GOOGLE_APPLICATION_CREDENTIALS", "db.pass", "PG_PW",
+            "API_KEY",
+            "github_token",
+            "DB_PASSWORD",
+            "SECRET",
+            "DATABASE_URL",
+            "AWS_SECRET_ACCESS_KEY",
+            "SENTRY_DSN",
+            "DB_PWD",
+            "AUTH_HEADER",
+            "GOOGLE_APPLICATION_CREDENTIALS",
+            "db.pass",
+            "PG_PW",
         ] {
             assert!(is_secret(name), "{name}");
         }
-        for name in ["PATH", "PWD", "KEYBOARD", "AUTHOR", "PORT", "MONKEY", "COMPASS", "SSH_AUTH_SOCK", "NODE_ENV", ""] {
+        for name in [
+            "PATH",
+            "PWD",
+            "KEYBOARD",
+            "AUTHOR",
+            "PORT",
+            "MONKEY",
+            "COMPASS",
+            "SSH_AUTH_SOCK",
+            "NODE_ENV",
+            "",
+        ] {
             assert!(!is_secret(name), "{name}");
         }
         assert!(hides("REDIS", "redis://me:it@host/0"));
@@ -110,7 +143,9 @@ mod tests {
     fn what_is_passed_on() {
         let patterns = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let list = patterns("PATH LC_* !LC_ALL");
-        for (name, passed) in [("PATH", true), ("PATHS", false), ("LC_TIME", true), ("LC_ALL", false), ("LC", false)] {
+        for (name, passed) in
+            [("PATH", true), ("PATHS", false), ("LC_TIME", true), ("LC_ALL", false), ("LC", false)]
+        {
             assert_eq!(is_passed(&list, name), passed, "{name}");
         }
         assert!(is_passed(&patterns("*"), "ANY") && !is_passed(&patterns("* !A*"), "ANY"));

@@ -39,7 +39,9 @@ fn fault(command: &Command, given: &Given) -> Option<Fault> {
     let error = command.clone().try_get_matches_from(words).err()?;
     let is_others = matches!(
         error.kind(),
-        ErrorKind::MissingRequiredArgument | ErrorKind::ArgumentConflict | ErrorKind::MissingSubcommand
+        ErrorKind::MissingRequiredArgument
+            | ErrorKind::ArgumentConflict
+            | ErrorKind::MissingSubcommand
     );
     (!is_others).then(|| (Some(given.written.clone()), given.line, self::words(&error)))
 }
@@ -50,7 +52,8 @@ fn together(run: &Run) -> Option<String> {
         run.limits.limits()?;
         run.limits.first(run.instances)
     };
-    let words = run.guard.check().err().or_else(|| limits().err().map(|error| error.to_string()))?;
+    let words =
+        run.guard.check().err().or_else(|| limits().err().map(|error| error.to_string()))?;
     Some(as_keys(&words))
 }
 

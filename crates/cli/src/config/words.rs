@@ -90,7 +90,8 @@ mod tests {
 
     #[test]
     fn what_is_a_shells() {
-        for text in ["a | b", "a && b", "a $X", "\"$X\"", "a > b", "PORT=1 a", "ls *", "a ~", "`a`"] {
+        for text in ["a | b", "a && b", "a $X", "\"$X\"", "a > b", "PORT=1 a", "ls *", "a ~", "`a`"]
+        {
             assert!(needs_shell(text), "{text:?}");
         }
         for text in ["a b", "a '|' '$X'", "a --x=1", "a \\$", "a b~", "1=2 a"] {
