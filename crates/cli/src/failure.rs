@@ -34,6 +34,15 @@ impl From<Error> for Failure {
     }
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.what {
+            What::Cluster(error) => error.fmt(f),
+            What::Tool { message, .. } => f.write_str(message),
+        }
+    }
+}
+
 impl Failure {
     /// A failure of an application.
     pub(crate) const fn of(name: String, error: Error) -> Self {

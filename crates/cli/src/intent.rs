@@ -1,11 +1,11 @@
 //! What an application is to be: from a command line, or from a configuration file; and what it would be now.
 
-use crate::args::{self, Arguments, Run};
+use crate::args::Run;
 use crate::config::{self, AppConfig, Loaded, Plan};
 use crate::failure::{Failure, USAGE};
 use crate::home::{Spec, check_name, name_of};
 use crate::{run, show};
-use clap::Parser;
+use clap::{Args, FromArgMatches};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
@@ -45,12 +45,13 @@ pub(crate) fn here() -> Result<PathBuf, Failure> {
 
 /// The options of an application, as its primary will have them.
 pub(crate) fn options(argv: &[String]) -> Result<Run, Failure> {
-    let words = ["phalanx", "run"].into_iter().chain(argv.iter().map(String::as_str));
-    match Arguments::try_parse_from(words) {
-        Ok(Arguments { command: args::Command::Run(options) }) => Ok(*options),
-        Ok(_) => Err(Failure::tool(USAGE, "that is no program to be run")),
-        Err(error) => Err(Failure::tool(USAGE, error.to_string().trim_end().to_owned())),
-    }
+    // Only what `run` knows: the tree of all commands would stay in a keeper's memory.
+    let command = Run::augment_args(clap::Command::new("phalanx run"));
+    let words = ["phalanx run"].into_iter().chain(argv.iter().map(String::as_str));
+    let parsed = command.try_get_matches_from(words);
+    parsed
+        .and_then(|matches| Run::from_arg_matches(&matches))
+        .map_err(|error| Failure::tool(USAGE, error.to_string().trim_end().to_owned()))
 }
 
 /// Of a command line: what stood after `phalanx start`.

@@ -2,10 +2,10 @@
 
 use crate::args::{self, Target};
 use crate::control::{Description, Unanswered, Word, ask_within};
-use crate::failure::{Failure, UNEXPECTED, USAGE};
+use crate::failure::{Failure, UNEXPECTED};
 use crate::home::{App, Home, Lock};
 use crate::intent::Refresh;
-use crate::{apply, config, show, start, targets};
+use crate::{apply, config, show, signals, start, targets};
 use phalanx::control::Register;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -104,7 +104,7 @@ fn changed(options: &args::Reload, word: Word) -> Result<(), Failure> {
     })
 }
 
-fn unknown(app: &App) -> Failure {
+pub(crate) fn unknown(app: &App) -> Failure {
     let name = &app.name;
     Failure::tool(UNEXPECTED, format!("{name}: nothing says any more how it is started"))
         .hint(format!("`phalanx delete {name}`, and start it anew"))
@@ -163,32 +163,15 @@ fn scale_one(app: &App, workers: Target) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The number of a signal, by its name or as it is.
-fn signal_number(text: &str) -> Result<i32, Failure> {
-    let wrong = || {
-        Failure::tool(USAGE, format!("`{}` is no signal", text.escape_debug()))
-            .hint("as in kill(1): USR1, SIGHUP, 15")
-    };
-    if let Ok(number) = text.parse::<i32>() {
-        return (1..=64).contains(&number).then_some(number).ok_or_else(wrong);
-    }
-    let name = text.to_ascii_uppercase();
-    let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
-    (1..32).find(|n| phalanx::Exit::Signal(*n).to_string() == name).ok_or_else(wrong)
-}
-
 pub(crate) fn signal(options: &args::Signal) -> Result<(), Failure> {
-    let number = signal_number(&options.signal)?;
+    let number = signals::number(&options.signal)?;
     each(&options.of.apps, |app| {
         running(app)?;
         let word = Word::Signal { number, slot: options.slot };
         let told = ask_within(app, &word, ANSWER).map_err(|why| failed(app, why))?;
         let workers = told.get("workers").and_then(Value::as_u64).unwrap_or_default();
-        show::say(&format!(
-            "{}: {} sent to {workers} workers",
-            app.name,
-            phalanx::Exit::Signal(number)
-        ));
+        let name = signals::name(number);
+        show::say(&format!("{}: {name} sent to {workers} workers", app.name));
         Ok(())
     })
 }

@@ -4,6 +4,7 @@ use crate::args::{Resurrect, Save};
 use crate::failure::{Failure, UNEXPECTED};
 use crate::home::{Home, Lock, Spec};
 use crate::intent::Refresh;
+use crate::startup::stay::stay;
 use crate::{show, start};
 use std::time::Duration;
 
@@ -24,11 +25,19 @@ pub(crate) fn save(options: &Save) -> Result<(), Failure> {
 }
 
 pub(crate) fn resurrect(options: &Resurrect) -> Result<(), Failure> {
+    if options.stay {
+        let (boot, generation) = (options.boot, options.generation);
+        return stay(move || once(boot, generation));
+    }
+    once(options.boot, options.generation)
+}
+
+fn once(boot: bool, generation: usize) -> Result<(), Failure> {
     let home = Home::find()?;
     let mut wanted = home.intents()?;
-    let snapshot = if options.boot { None } else { home.snapshot(options.generation)? };
-    if snapshot.is_none() && options.generation > 1 {
-        let message = format!("there are not {} snapshots", options.generation);
+    let snapshot = if boot { None } else { home.snapshot(generation)? };
+    if snapshot.is_none() && generation > 1 {
+        let message = format!("there are not {generation} snapshots");
         return Err(Failure::tool(UNEXPECTED, message));
     }
     let known: Vec<String> = wanted.iter().map(|spec| spec.name.clone()).collect();

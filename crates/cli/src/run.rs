@@ -25,7 +25,7 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
 }
 
 /// What `start` wrote down: the command line, the directory, the environment.
-fn run_as_told(directory: &Path) -> Result<(), Failure> {
+pub(crate) fn run_as_told(directory: &Path) -> Result<(), Failure> {
     let (app, spec) = App::of(directory)?;
     spec.wear()?;
     // One that takes over goes on even if its directory is gone.

@@ -35,7 +35,7 @@ pub(crate) fn start(options: &Run) -> Result<(), Failure> {
     if words.is_empty() && options.args.is_empty() {
         let here = intent::here()?;
         let file = config::default_file(&here).ok_or_else(|| {
-            Failure::tool(USAGE, "there is nothing to start: no program is named, and no configuration file is here")
+            Failure::tool(USAGE, "there is nothing to start: no PROGRAM is named, and there is no configuration file here")
                 .hint("`phalanx start app.js` starts a program, `phalanx init` writes a configuration file")
         })?;
         return start_file(&home, &file, options);
@@ -93,8 +93,11 @@ fn start_known(home: &Home, apps: &[App], options: &Run) -> Result<(), Failure> 
     if let (true, [app]) = (stopped.is_empty(), apps) {
         return Err(runs(app));
     }
-    let wanted = stopped.iter().filter_map(|app| app.intent().or_else(|| app.spec()));
-    let specs = wanted.map(|spec| anew_or_as_it_was(&spec, refresh)).collect::<Result<_, _>>()?;
+    let specs = stopped.iter().map(|app| {
+        let spec = app.intent().or_else(|| app.spec()).ok_or_else(|| manage::unknown(app))?;
+        anew_or_as_it_was(&spec, refresh)
+    });
+    let specs = specs.collect::<Result<_, Failure>>()?;
     start_all(home, specs, options.detached.wait)
 }
 

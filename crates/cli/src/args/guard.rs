@@ -1,6 +1,7 @@
 //! Options of the guard: what follows a crash, how workers start, how they are reloaded.
 
 use super::time;
+use crate::signals;
 use clap::Args;
 use phalanx::{Canary, Cluster, ReloadRules, Restart, Share, cores};
 use std::collections::BTreeSet;
@@ -155,13 +156,8 @@ fn end(text: &str) -> Result<Ending, String> {
             .then_some(Ending::Code(code))
             .ok_or_else(|| "exit codes are from 0 to 255".into());
     }
-    let name = text.to_ascii_uppercase();
-    let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
-    let named = |number: &i32| phalanx::Exit::Signal(*number).to_string() == name;
-    (1..32)
-        .find(named)
-        .map(Ending::Signal)
-        .ok_or_else(|| "expected exit codes and names of signals, as in 0,3,SIGTERM".into())
+    let signal = signals::number(text).map(Ending::Signal);
+    signal.map_err(|_| "expected exit codes and names of signals, as in 0,3,SIGTERM".into())
 }
 
 #[cfg(test)]

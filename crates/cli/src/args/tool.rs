@@ -52,12 +52,12 @@ pub(crate) struct List {
     /// For programs: an array, with all that is known of each application
     #[arg(long)]
     pub(crate) json: bool,
-    /// Show it again every second, until Ctrl-C
+    /// Show it again every second, until `q` or Ctrl-C
     #[arg(short, long)]
     pub(crate) watch: bool,
-    /// The order: id, name, namespace, state, restarts, uptime, cpu or memory; with `:desc` the other way round
+    /// The order: id, name, namespace, status, restarts, uptime, cpu or memory; with `:desc` the other way round
     #[arg(long, value_name = "FIELD[:asc|:desc]")]
-    pub(crate) sort: Option<String>,
+    pub(crate) sort: Option<crate::ui::applications::Sort>,
     /// One line for each application, and none for its workers
     #[arg(short = 'm', long, visible_alias = "mini-list")]
     pub(crate) short: bool,
@@ -222,6 +222,9 @@ pub(crate) struct Resurrect {
     /// At boot: what is to run, and nothing that was deleted since the snapshot
     #[arg(long, hide = true)]
     pub(crate) boot: bool,
+    /// Stay, as the process of a systemd unit: SIGTERM drains and stops all applications, SIGHUP reloads them
+    #[arg(long, hide = true)]
+    pub(crate) stay: bool,
 }
 
 #[derive(Args, Debug)]

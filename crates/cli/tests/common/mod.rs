@@ -45,6 +45,8 @@ pub(crate) fn phalanx(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Comm
 pub(crate) fn clean(program: &str, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
     let mut command = Command::new(program);
     command.args(args);
+    // What runs in the foreground is known by name as well: here, and not where this user's own applications are.
+    command.env("PHALANX_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/home"));
     for name in ["PHALANX_POLICY", "PHALANX_LOG", "PHALANX_LISTEN", "PORT"] {
         command.env_remove(name);
     }
