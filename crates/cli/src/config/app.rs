@@ -96,8 +96,12 @@ impl Reader<'_> {
         }
     }
 
-    fn none<T>(&mut self, entry: Entry<'_>, words: String) -> Option<T> {
+    fn refuse(&mut self, entry: Entry<'_>, words: impl Into<String>) {
         self.wrong(entry.written, entry.item.line, words);
+    }
+
+    fn none<T>(&mut self, entry: Entry<'_>, words: impl Into<String>) -> Option<T> {
+        self.refuse(entry, words);
         None
     }
 
@@ -132,7 +136,7 @@ impl Reader<'_> {
             _ => {
                 let words =
                     format!("expected true or false, and this is {}", entry.item.node.kind());
-                self.none::<()>(entry, words);
+                self.refuse(entry, words);
                 true
             }
         }
@@ -181,7 +185,7 @@ impl Reader<'_> {
         if let Some(mode) = own("exec_mode").and_then(|entry| Some((entry, self.text(entry)?)))
             && !matches!(mode.1.as_str(), "cluster" | "fork" | "cluster_mode" | "fork_mode")
         {
-            self.none::<()>(mode.0, "expected cluster or fork; here they are the same".into());
+            self.refuse(mode.0, "expected cluster or fork; here they are the same");
         }
         let autostart = own("autostart").is_none_or(|entry| self.is_on(entry))
             && !own("no_autostart").is_some_and(|entry| self.is_on(entry));
@@ -212,7 +216,7 @@ impl Reader<'_> {
                     key: key.clone(),
                     words,
                 }),
-                Err(words) => drop(self.none::<()>(*entry, words)),
+                Err(words) => self.refuse(*entry, words),
             }
         }
         all
@@ -298,7 +302,7 @@ impl Reader<'_> {
         let table = match &entry.item.node {
             Node::Table(table) => table,
             Node::Nothing => return,
-            node => return drop(self.none::<()>(entry, no_table(node))),
+            node => return self.refuse(entry, no_table(node)),
         };
         for (name, item) in table {
             match variable(name, item) {
@@ -354,7 +358,7 @@ impl Reader<'_> {
         }
         if let Some(entry) = layers.own.get("pass_env").copied() {
             for why in all.iter().filter_map(|pattern| variables::check_pattern(pattern).err()) {
-                self.none::<()>(entry, why);
+                self.refuse(entry, why);
             }
         }
         all

@@ -78,12 +78,14 @@ impl Reader<'_> {
         let mut name = String::new();
         loop {
             match self.chars.peek() {
-                Some('=') => break drop(self.next()),
+                Some('=') => break,
                 None | Some('\n') => return Err(Self::wrong(line, "expected NAME=VALUE")),
                 Some(c) => name.push(*c),
             }
             self.next();
         }
+        // The equals sign.
+        self.next();
         let name = name.trim();
         let name = name.strip_prefix("export ").map_or(name, str::trim);
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');

@@ -120,7 +120,9 @@ impl<'e> Layers<'e> {
                 }
                 Meaning::Own("env") => tables.push(Declared::Table(entry)),
                 Meaning::Own("env_file") => files.push(Declared::Files(entry)),
-                Meaning::Own(name) => drop(self.own.insert(name, entry)),
+                Meaning::Own(name) => {
+                    self.own.insert(name, entry);
+                }
                 Meaning::Option(found) => {
                     self.options.insert(found.key.long.clone(), (entry, found.negated));
                 }

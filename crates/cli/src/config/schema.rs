@@ -13,7 +13,7 @@ pub(super) fn text() -> String {
 fn schema() -> Value {
     let app = json!({ "$ref": "#/$defs/app" });
     let list = json!({ "type": "array", "items": app, "minItems": 1 });
-    let by_name = json!({ "type": "object", "additionalProperties": { "$ref": "#/$defs/named" }, "minProperties": 1 });
+    let by_name = json!({ "type": "object", "additionalProperties": { "$ref": "#/$defs/app" }, "minProperties": 1 });
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "phalanx",
@@ -33,7 +33,6 @@ fn schema() -> Value {
         ],
         "$defs": {
             "app": object(&["script"]),
-            "named": object(&["script"]),
             "environment": object(&[]),
             "variables": {
                 "type": "object",

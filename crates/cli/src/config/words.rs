@@ -48,7 +48,9 @@ pub(super) fn needs_shell(text: &str) -> bool {
             (None, '\'' | '"') => quote = Some(c),
             (Some(open), c) if open == c => quote = None,
             (None | Some('"'), '$' | '`') => return true,
-            (None | Some('"'), '\\') => drop(chars.next()),
+            (None | Some('"'), '\\') => {
+                chars.next();
+            }
             (None, '|' | '&' | ';' | '<' | '>' | '(' | ')' | '*' | '?' | '\n') => return true,
             (None, '~' | '#') if before.is_whitespace() => return true,
             _ => {}

@@ -74,7 +74,8 @@ fn one_application_takes_the_place() {
     assert!(below(child.id()).contains(&worker), "its primary is the process that was started");
     end(child, Signal::TERM).expect(0, &["SIGTERM"]);
     gone(worker, LONG);
-    tool.run(&["run", "phalanx.toml", "-i", "2"]).expect(2, &["--instances", "in the file: instances"]);
+    tool.run(&["run", "phalanx.toml", "-i", "2"])
+        .expect(2, &["--instances", "in the file: instances"]);
     tool.run(&["run", "other.toml"]).expect(1, &["no configuration file other.toml"]);
 }
 
@@ -84,7 +85,13 @@ fn several_serve_in_order_and_end_together() {
     tool.program("server.js", SERVER);
     // A migration that has to be done first: the others find what it leaves.
     let mark = tool.directory().join("done");
-    tool.program("migrate.js", &format!("require('fs').writeFileSync({:?}, 'x');\n", mark.display().to_string()));
+    tool.program(
+        "migrate.js",
+        &format!(
+            "require('fs').writeFileSync({:?}, 'x');\nprocess.exit(0);\n",
+            mark.display().to_string()
+        ),
+    );
     let first = "if (!require('fs').existsSync(process.env.MARK)) process.exit(9);\n";
     tool.program("api.js", &format!("{first}{SERVER}"));
     let (api, db) = (tool.address.port(), wait::free_port());
@@ -106,7 +113,6 @@ env = {{ PORT = {db}, DELAY = 300 }}
 name = 'migrate'
 script = 'migrate.js'
 instances = 1
-ready = 'online'
 stop_exit_codes = [0]
 "
     );
@@ -143,7 +149,10 @@ fn a_failure_ends_all() {
     tool.program("phalanx.yaml", &text);
     let done = tool.run(&["run", "phalanx.yaml"]);
     // As `run` of that one would: no worker became ready.
-    done.expect(4, &["bad: it ended with exit code 4; the others are told to stop", "phalanx: bad: it ended"]);
+    done.expect(
+        4,
+        &["bad: it ended with exit code 4; the others are told to stop", "phalanx: bad: it ended"],
+    );
     assert!(ask(port).is_none());
 }
 
@@ -153,7 +162,11 @@ fn without_the_parent_they_drain_and_stop() {
     let tool = Tool::new();
     tool.program("server.js", SERVER);
     let (one, other) = (tool.address.port(), wait::free_port());
-    let app = |name: &str, port: u16| format!("[[apps]]\nname = '{name}'\nscript = 'server.js'\ninstances = 1\nenv.PORT = {port}\n");
+    let app = |name: &str, port: u16| {
+        format!(
+            "[[apps]]\nname = '{name}'\nscript = 'server.js'\ninstances = 1\nenv.PORT = {port}\n"
+        )
+    };
     tool.program("phalanx.toml", &(app("one", one) + &app("other", other)));
     let mut child = begin(&mut tool.command(&["run", "phalanx.toml"]));
     serves(one, &mut child);

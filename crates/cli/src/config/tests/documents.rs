@@ -323,7 +323,10 @@ fn what_is_wrong_is_told() {
             "script = 'a'\nhealth_interval = 5000",
             "phalanx.toml: a: the following required arguments were not provided: ",
         ),
-        ("script = 'a'\nhost = 1", "phalanx.toml:2: a: host: there is no such key; did you mean"),
+        (
+            "script = 'a'\nhost = 1",
+            "phalanx.toml:2: a: host: there is no such key; `phalanx check --schema` has them all",
+        ),
         (
             "static = []\n[[apps]]\nscript = 'a'",
             "phalanx.toml:1: static: pm2's; files are served by a server of your own, which phalanx runs",

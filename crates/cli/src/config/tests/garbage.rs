@@ -48,8 +48,8 @@ fn value() -> impl Strategy<Value = String> {
     let plain = prop_oneof![
         Just("true".to_owned()),
         Just("null".to_owned()),
-        "-?[0-9]{1,20}",
-        "-?[0-9]{1,5}\\.[0-9e]{1,3}",
+        "-?(0|[1-9][0-9]{0,17})",
+        "-?[1-9][0-9]{0,4}\\.[0-9]{1,3}(e[0-9]{1,2})?",
         "\"[ -!#-\\[\\]-~äß→\\u{0}]{0,12}\"",
     ];
     plain.prop_recursive(3, 24, 6, |inner| {
@@ -129,16 +129,13 @@ proptest! {
     }
 
     #[test]
-    fn json_is_yaml_and_json5(value in value()) {
-        let same = |text: &str| text.contains(['e', '\0']) || text.contains("<<");
-        prop_assume!(!same(&value));
+    fn json_is_yaml_too(value in value()) {
+        // Floats are written in other digits, and `<<` is a key of YAML's own.
+        prop_assume!(!value.contains(['.', '\0']) && !value.contains("<<"));
         let json = parse(&value, Format::Json).map(|item| item.node);
         let yaml = parse(&value, Format::Yaml).map(|item| item.node);
         if let (Ok(json), Ok(yaml)) = (json, yaml) {
-            // Digits behind the point are kept as each of them reads them.
-            if !value.contains('.') && !value.contains("00") && value.len() < 400 {
-                prop_assert_eq!(json, yaml);
-            }
+            prop_assert_eq!(json, yaml);
         }
     }
 }
