@@ -1,6 +1,7 @@
 //! What an application tells of itself, beside what its primary knows.
 
 use crate::home::App;
+use crate::logs::places;
 use phalanx::Settings;
 use phalanx::control::{Control, Logs};
 use serde_json::Value;
@@ -18,10 +19,15 @@ pub(crate) fn tell(control: &mut Control, settings: &Settings) {
 }
 
 pub(crate) fn logs(app: &App) -> Logs {
+    let (places, _) = places(app);
+    // What goes to no file of its own may be in the one for both.
+    let file = |own: Option<PathBuf>| {
+        own.or_else(|| places.both.clone()).map_or_else(String::new, |p| p.display().to_string())
+    };
     Logs {
         primary: app.primary_log().display().to_string(),
-        out: app.out_log().display().to_string(),
-        err: app.err_log().display().to_string(),
+        out: file(places.out.clone()),
+        err: file(places.err.clone()),
     }
 }
 

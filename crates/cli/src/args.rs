@@ -8,6 +8,7 @@ mod liveness;
 pub(crate) mod logging;
 mod permissions;
 pub(crate) mod planned;
+pub(crate) mod pm2;
 mod tool;
 
 pub(crate) use tool::{
@@ -17,9 +18,12 @@ pub(crate) use tool::{
 };
 
 use clap::{Arg, Args, Parser, Subcommand};
+pub(crate) use habits::Compat;
 pub(crate) use limits::LimitArgs;
 use liveness::Liveness;
 use phalanx::{Address, Balance, MAX_WORKERS, Policy, ReadyWhen, cores};
+pub(crate) use planned::Watch;
+pub(crate) use pm2::{Pm2, Words};
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -38,6 +42,19 @@ use std::time::Duration;
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) manner: Manner,
+}
+
+/// How the tool speaks.
+#[derive(Args, Debug)]
+pub(crate) struct Manner {
+    /// Say nothing but errors
+    #[arg(short, long, global = true)]
+    pub(crate) silent: bool,
+    /// Without colours, as with NO_COLOR in the environment
+    #[arg(long, global = true)]
+    pub(crate) no_color: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -113,6 +130,8 @@ pub(crate) enum Command {
     Completions(Completions),
     /// Print the configuration of nginx or haproxy in front of workers that have a port each
     Export(crate::export::Export),
+    #[command(flatten)]
+    Pm2(Pm2),
 }
 
 #[derive(Args, Debug)]
@@ -158,14 +177,14 @@ pub(crate) struct Run {
     #[arg(long, value_name = "BALANCE", default_value = "even", value_parser = balance)]
     pub(crate) balance: Balance,
     /// When a worker is ready: when it is listening; already online, for programs that never listen (one without
-    /// a channel: when it has run for a second); or notify, when it says READY=1 (`sd_notify`)
+    /// a channel: when it has run for a second); or notify, when it says so: READY=1 (`sd_notify`), `process.send('ready')`
     #[arg(long, value_name = "listening|online|notify", default_value = "listening", value_parser = ready)]
     pub(crate) ready: ReadyWhen,
     /// How long a worker may take to be ready; 0: as long as it likes. A number is milliseconds; ms, s, m, h
     #[arg(long, visible_alias = "listen-timeout", value_name = "TIME", default_value = "60s", value_parser = time)]
     pub(crate) start_timeout: Duration,
     /// How long a worker that was told to leave may take to finish; 0: as long as it likes
-    #[arg(long, visible_alias = "kill-timeout", value_name = "TIME", default_value = "30s", value_parser = time)]
+    #[arg(short_alias = 'k', long, visible_alias = "kill-timeout", value_name = "TIME", default_value = "30s", value_parser = time)]
     pub(crate) grace: Duration,
     /// Survive: this process becomes a small keeper, which starts the primary, and another one if that is killed; workers
     /// and clients do not notice. As the first process of a container, and with `start`, it does so by itself
@@ -242,6 +261,23 @@ pub(crate) struct Run {
     pub(crate) limits: LimitArgs,
     #[command(flatten)]
     pub(crate) rights: permissions::Rights,
+    /// After all others: what is an option here is none of pm2's.
+    #[command(flatten)]
+    pub(crate) others: habits::Others,
+}
+
+impl Run {
+    /// With its program where it belongs: what follows `--watch` may be that.
+    pub(crate) fn settled(mut self) -> Self {
+        let program = self.planned.take_program(&self.program, &self.args);
+        self.program.extend(program);
+        self
+    }
+
+    /// When a worker is ready.
+    pub(crate) const fn is_ready_when(&self) -> ReadyWhen {
+        if self.habits.wait_ready { ReadyWhen::Notified } else { self.ready }
+    }
 }
 
 /// Lets options have a number below zero, or a time, for their value: what is wrong with it is their own to say, and clap

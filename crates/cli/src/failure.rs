@@ -54,6 +54,14 @@ impl Failure {
         Self { what: What::Tool { message: message.into(), hint: None, code }, name: None }
     }
 
+    /// For those who know the library only.
+    pub(crate) fn into_error(self) -> Error {
+        match self.what {
+            What::Cluster(error) => error,
+            What::Tool { message, .. } => Error::Setting(message),
+        }
+    }
+
     /// And what to do about it.
     pub(crate) fn hint(mut self, text: impl Into<String>) -> Self {
         if let What::Tool { hint, .. } = &mut self.what {

@@ -51,6 +51,7 @@ pub(crate) fn options(argv: &[String]) -> Result<Run, Failure> {
     let parsed = command.try_get_matches_from(words);
     parsed
         .and_then(|matches| Run::from_arg_matches(&matches))
+        .map(Run::settled)
         .map_err(|error| Failure::tool(USAGE, error.to_string().trim_end().to_owned()))
 }
 

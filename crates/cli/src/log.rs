@@ -4,6 +4,7 @@ use crate::output::beside;
 use crate::patient::{Rest, patient};
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -31,7 +32,16 @@ fn check_level() {
 
 /// Colours, where somebody looks who did not say no to them (no-color.org).
 pub(crate) fn colours(stream: &impl IsTerminal) -> bool {
-    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty())
+    let no = WITHOUT_COLOURS.load(Ordering::Relaxed);
+    !no && stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty())
+}
+
+/// As NO_COLOR in the environment, on the command line.
+static WITHOUT_COLOURS: AtomicBool = AtomicBool::new(false);
+
+/// Nobody wants colours.
+pub(crate) fn without_colours() {
+    WITHOUT_COLOURS.store(true, Ordering::Relaxed);
 }
 
 /// Log lines go to stderr. The last ones are out when what is returned was dropped.

@@ -10,6 +10,7 @@ mod demo;
 mod doctor;
 mod export;
 mod failure;
+mod habits;
 mod home;
 mod intent;
 mod list;
@@ -18,6 +19,7 @@ mod logs;
 mod manage;
 mod output;
 mod patient;
+mod planned;
 mod resurrect;
 mod run;
 mod show;
@@ -31,6 +33,7 @@ mod watch;
 
 use args::{Arguments, Command};
 use clap::Parser;
+use failure::Failure;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -43,11 +46,29 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     // A usage error has clap's exit code, 2.
-    let Arguments { command } = Arguments::parse();
-    let done = match command {
+    let Arguments { command, manner } = Arguments::parse();
+    if manner.no_color {
+        log::without_colours();
+    }
+    if manner.silent {
+        show::hush(habits::only_does(&command));
+    }
+    end(obey(command))
+}
+
+fn end(done: Result<(), Failure>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.tell(),
+    }
+}
+
+pub(crate) fn obey(command: Command) -> Result<(), Failure> {
+    match command {
         Command::Demo(options) => demo::demo(options),
-        Command::Run(options) => run::run(*options),
-        Command::Start(options) => start::start(&options.run),
+        Command::Run(options) => habits::run(options.settled()),
+        Command::Start(options) => habits::start(options.run.settled()),
+        Command::Pm2(command) => habits::command(&command),
         Command::Stop(options) => manage::stop(&options.of.apps, options.now),
         Command::Restart(options) => manage::restart(&options),
         Command::Reload(options) => manage::reload(&options),
@@ -79,14 +100,6 @@ fn main() -> ExitCode {
             export::export(&options);
             Ok(())
         }
-    };
-    end(done)
-}
-
-fn end(done: Result<(), failure::Failure>) -> ExitCode {
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.tell(),
     }
 }
 

@@ -1,191 +1,212 @@
 //! What workers say, in the foreground: on a terminal each line has the application's name and the worker's slot
-//! before it. A stream that is no terminal gets what it always gets, byte for byte. In the background, files get
-//! whole lines.
+//! before it. A stream that is no terminal gets what it always gets, byte for byte. In the background, and where
+//! options name them, files get whole lines.
 //!
-//! Workers write into pipes, and a task for each of them hands whole lines on to a thread that writes
-//! (`writer.rs`): the primary itself never waits for whoever reads.
+//! Workers write into pipes, and a task for each of them hands lines on to a thread that writes
+//! (`writer.rs`, `files.rs`): the primary itself never waits for whoever reads.
 
+mod files;
+mod pipe;
 mod writer;
 
+pub(crate) use files::LogFiles;
 pub(crate) use writer::{Rest, beside};
 
+use crate::args::logging::Logging;
 use crate::log::colours;
+use crate::logs::{Places, is_file};
 use phalanx::{Event, Primary, Settings, Stdio};
+use pipe::{Pipes, Unsaid};
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
 use writer::{Label, Source, Stream, To, Writer, writer};
 
-/// What is asked of a pipe at a time.
-const CHUNK: usize = 8 << 10;
-/// A line that is longer is passed in pieces.
-const LONGEST: usize = 64 << 10;
-/// An unfinished line is shown after that: it may be a question, or a progress bar.
+/// An unfinished line is shown on a terminal after that: it may be a question, or a progress bar.
 const UNFINISHED: Duration = Duration::from_millis(200);
-/// When all workers are gone, their words are in the pipes already; only their children may say more.
-const LAST_WORDS: Duration = Duration::from_millis(50);
-/// Bytes of each pipe that are read then: more than pipes hold by default.
-const LAST_ROOM: usize = 1 << 20;
+/// How long what waits may take to be written before this process becomes another program.
+const SETTLED: Duration = Duration::from_secs(2);
 
-/// Shows what the workers of a cluster say.
-pub(crate) struct Output {
-    out: Writer,
-    err: Writer,
-    /// After that an unfinished line is passed on.
-    unfinished: Duration,
+/// How a stream's lines are handed on.
+#[derive(Clone, Default)]
+struct Route {
+    writers: Vec<Writer>,
+    /// In whole lines, of at most so many bytes; else as they come.
+    whole: Option<usize>,
 }
 
-/// If somebody looks: lets the workers write into pipes. The last words are out when the second was dropped.
-pub(crate) fn piped(name: &str, workers: usize, settings: &mut Settings) -> Option<(Output, Rest)> {
-    let terminal = (io::stdout().is_terminal(), io::stderr().is_terminal());
-    if terminal == (false, false) {
-        return None;
+/// Shows what the workers of a cluster say, and keeps it in files.
+pub(crate) struct Output {
+    routes: [Route; 2],
+    unsaid: Arc<Unsaid>,
+    files: Option<LogFiles>,
+}
+
+/// Options about it, and where files are.
+pub(crate) struct Wanted<'a> {
+    pub(crate) name: &'a str,
+    /// As many workers as there may be.
+    pub(crate) workers: usize,
+    pub(crate) logging: &'a Logging,
+    pub(crate) places: Places,
+    /// In the background: what goes to no file goes nowhere.
+    pub(crate) detached: bool,
+}
+
+/// A file of logs that cannot be opened.
+pub(crate) type Unopened = (PathBuf, io::Error);
+
+/// If somebody looks, or wants files: lets the workers write into pipes. The last words are out when the second was
+/// dropped.
+pub(crate) fn piped(
+    wanted: &Wanted<'_>,
+    settings: &mut Settings,
+) -> Result<Option<(Output, Rest)>, Unopened> {
+    let Wanted { logging, places, detached, .. } = wanted;
+    let terminals = match detached {
+        true => [false; 2],
+        false => [io::stdout().is_terminal(), io::stderr().is_terminal()],
+    };
+    let changed = !detached && logging.changes_lines();
+    let any = places.out.is_some() || places.err.is_some() || places.both.is_some();
+    // One that is only asked whether it could take over touches nothing.
+    if phalanx::rehearses() {
+        return Ok(None);
+    }
+    if !detached && !any && !changed && terminals == [false; 2] && logging.named() == [false; 2] {
+        return Ok(None);
     }
     settings.stdio = Stdio::Piped;
-    let set = |name: &str| std::env::var_os(name).is_some();
-    let mut variables = Vec::new();
-    // Python keeps what it prints into a pipe until there are some KiB of it.
-    if terminal.0 {
-        variables.push(("PYTHONUNBUFFERED", "1"));
-    }
-    // A program that sees a pipe leaves its colours out. The variable is for both of its streams, so both must
-    // lead to a terminal. With NO_COLOR beside it, even an empty one, Node warns at each start.
-    if terminal == (true, true) && colours(&io::stdout()) && !set("NO_COLOR") {
-        variables.push(("FORCE_COLOR", "1"));
-    }
-    for (name, value) in variables {
+    for (name, value) in variables(terminals, any || changed) {
         let name = OsString::from(name);
         if std::env::var_os(&name).is_none() && settings.env.iter().all(|(k, _)| *k != name) {
             settings.env.push((name, value.into()));
         }
     }
-    let label = |coloured| Label::new(name, workers, coloured);
-    let out = terminal.0.then(|| label(colours(&io::stdout())));
-    let err = terminal.1.then(|| label(colours(&io::stderr())));
-    let (out, err, rest) = match (out, err) {
-        // One terminal, one writer: lines of both streams come in their order.
-        (Some(out), Some(_)) => {
-            let (both, rest) = writer(To::terminal_or_stream(Some(out)));
-            (both.clone(), both, rest)
+    let mut routes = <[Route; 2]>::default();
+    let mut rest = Rest::default();
+    if !detached {
+        streams(wanted, terminals, &mut routes, &mut rest);
+    }
+    let (style, mut carry, mut files) = (logging.style(), None, None);
+    if any {
+        let must = |place: &PathBuf| is_file(place) && !place.exists();
+        let must = places.paths().iter().any(must);
+        let (writers, more, told) =
+            files::begin(wanted.name, places, logging.rules(), &style, must)?;
+        rest.and(more);
+        for (route, writer) in routes.iter_mut().zip(writers) {
+            if let Some(writer) = writer {
+                route.writers.push(writer);
+                route.whole = Some(style.max_line);
+            }
         }
-        (out, err) => {
-            let (out, mut rest) = writer(To::terminal_or_stream(out));
-            let (err, more) = writer(To::terminal_or_stream(err));
-            rest.and(more);
-            (out, err, rest)
-        }
-    };
-    Some((Output { out, err, unfinished: UNFINISHED }, rest))
+        files = Some(told);
+        carry = files::carry(places);
+    }
+    let unsaid = Arc::new(Unsaid::new(carry));
+    Ok(Some((Output { routes, unsaid, files }, rest)))
 }
 
-/// Lets the workers write into pipes, and appends what comes to files, in whole lines.
-pub(crate) fn to_files(out: File, err: File, settings: &mut Settings) -> (Output, Rest) {
-    settings.stdio = Stdio::Piped;
-    let name = OsString::from("PYTHONUNBUFFERED");
-    if std::env::var_os(&name).is_none() && settings.env.iter().all(|(k, _)| *k != name) {
-        settings.env.push((name, "1".into()));
+/// What workers are told of where their words go.
+fn variables([out, err]: [bool; 2], lines: bool) -> Vec<(&'static str, &'static str)> {
+    let mut variables = Vec::new();
+    // Python keeps what it prints into a pipe until there are some KiB of it.
+    if out || lines {
+        variables.push(("PYTHONUNBUFFERED", "1"));
     }
-    let ((out, mut rest), (err, more)) = (writer(To::File(out)), writer(To::File(err)));
-    rest.and(more);
-    (Output { out, err, unfinished: Duration::MAX }, rest)
+    // A program that sees a pipe leaves its colours out. The variable is for both of its streams, so both must
+    // lead to a terminal. With NO_COLOR beside it, even an empty one, Node warns at each start.
+    let no = std::env::var_os("NO_COLOR").is_some();
+    if out && err && !lines && colours(&io::stdout()) && !no {
+        variables.push(("FORCE_COLOR", "1"));
+    }
+    variables
+}
+
+/// This process's own streams, for what goes to no file.
+fn streams(wanted: &Wanted<'_>, terminals: [bool; 2], routes: &mut [Route; 2], rest: &mut Rest) {
+    let Wanted { name, workers, logging, .. } = wanted;
+    let [out, err] = routes;
+    let [out_named, err_named] = logging.named();
+    let label = |on: bool, coloured| on.then(|| Label::new(name, *workers, coloured));
+    let mut open = |to: To| {
+        let (writer, more) = writer(to);
+        rest.and(more);
+        writer
+    };
+    if logging.changes_lines() {
+        let style = logging.style();
+        let longest = Some(style.max_line);
+        for (route, named) in [(out, out_named), (err, err_named)] {
+            if !named {
+                let writer = open(To::Styled(style.clone(), (*name).to_owned()));
+                *route = Route { writers: vec![writer], whole: longest };
+            }
+        }
+        return;
+    }
+    let [out_terminal, err_terminal] = terminals;
+    let labels =
+        [label(out_terminal, colours(&io::stdout())), label(err_terminal, colours(&io::stderr()))];
+    let (both, [out_label, err_label]) = (terminals == [true; 2], labels);
+    if !out_named {
+        out.writers.push(open(To::terminal_or_stream(out_label)));
+    }
+    if !err_named {
+        // One terminal, one writer: lines of both streams come in their order.
+        match out.writers.first().filter(|_| both) {
+            Some(writer) => err.writers.push(writer.clone()),
+            None => err.writers.push(open(To::terminal_or_stream(err_label))),
+        }
+    }
 }
 
 impl Output {
+    /// What tells about the files, if there are any.
+    pub(crate) fn files(&self) -> Option<LogFiles> {
+        self.files.clone()
+    }
+
     /// Passes everything on, until the cluster has stopped.
     pub(crate) async fn show(self, primary: Primary) {
         let mut events = primary.events();
+        self.unsaid.take_up();
+        primary.before_upgrade(self.settling());
         drop(primary);
-        let (end, over) = watch::channel(false);
-        let mut pipes = JoinSet::new();
+        let mut pipes = Pipes::new(Arc::clone(&self.unsaid));
         // Read all the time: workers wait for whoever does not.
         while let Some(event) = events.next().await {
             let (Event::Fork(worker) | Event::Adopt(worker)) = event else { continue };
-            let source = |stream| Source { worker: worker.id(), slot: worker.slot(), stream };
+            let source = |stream| Source {
+                worker: worker.id(),
+                slot: worker.slot(),
+                pid: worker.pid(),
+                stream,
+            };
+            let [out, err] = &self.routes;
             if let Some(pipe) = worker.take_stdout() {
-                let source = source(Stream::Out);
-                pipes.spawn(pass(pipe, source, self.out.clone(), self.unfinished, over.clone()));
+                pipes.pass(pipe, source(Stream::Out), out.clone());
             }
             if let Some(pipe) = worker.take_stderr() {
-                let source = source(Stream::Err);
-                pipes.spawn(pass(pipe, source, self.err.clone(), self.unfinished, over.clone()));
-            }
-            // Of those that are gone nothing is kept.
-            while pipes.try_join_next().is_some() {}
-        }
-        let _ = end.send(true);
-        pipes.join_all().await;
-    }
-}
-
-/// Passes a pipe's lines on, to its end. A child of the worker may hold it open for longer than the worker lives.
-async fn pass(
-    mut pipe: impl AsyncRead + Unpin,
-    source: Source,
-    writer: Writer,
-    unfinished: Duration,
-    mut over: watch::Receiver<bool>,
-) {
-    let mut kept: Vec<u8> = Vec::new();
-    let mut last_room = LAST_ROOM;
-    while last_room > 0 {
-        let ending = *over.borrow_and_update();
-        let patience = match (ending, kept.is_empty()) {
-            (true, _) => LAST_WORDS,
-            (false, true) => Duration::MAX,
-            (false, false) => unfinished,
-        };
-        kept.reserve(CHUNK);
-        let before = kept.len();
-        let got = tokio::select! {
-            biased;
-            got = pipe.read_buf(&mut kept) => Some(got.unwrap_or(0)),
-            _ = over.changed(), if !ending => continue,
-            () = tokio::time::sleep(patience), if patience < Duration::MAX => None,
-        };
-        let passed = match got {
-            Some(0) => break,
-            None if ending => break,
-            // It goes on later, or it does not.
-            None => kept.len(),
-            Some(_) => match kept.iter().skip(before).rposition(|byte| *byte == b'\n') {
-                Some(at) => before + at + 1,
-                None if kept.len() >= LONGEST => kept.len(),
-                None => 0,
-            },
-        };
-        if ending {
-            last_room = last_room.saturating_sub(kept.len() - before);
-        }
-        if passed > 0 {
-            let rest = kept.split_off(passed);
-            let lines = std::mem::replace(&mut kept, rest);
-            // Nobody reads it any more: the worker hears of it, as it would without a pipe in between.
-            if !say(&writer, source, lines, &mut over).await {
-                return;
+                pipes.pass(pipe, source(Stream::Err), err.clone());
             }
         }
+        pipes.end().await;
     }
-    if !kept.is_empty() && !say(&writer, source, kept, &mut over).await {
-        return;
-    }
-    writer.end(source);
-}
 
-/// Says it when there is room; at the end at once, as there is not much more. Whether somebody may read it.
-async fn say(
-    writer: &Writer,
-    source: Source,
-    text: Vec<u8>,
-    over: &mut watch::Receiver<bool>,
-) -> bool {
-    let room = tokio::select! {
-        biased;
-        room = writer.room(text.len()) => room,
-        _ = over.wait_for(|over| *over) => return writer.say_anyhow(source, text),
-    };
-    writer.say(source, text, room)
+    /// What is to be done before this process becomes another program: all that waits here is written, and what has no
+    /// end yet is left to the next one.
+    fn settling(&self) -> impl Fn() + Send + Sync + use<> {
+        let (unsaid, routes) = (Arc::clone(&self.unsaid), self.routes.clone());
+        move || {
+            unsaid.say_all(&routes);
+            for writer in routes.iter().flat_map(|route| &route.writers) {
+                writer.settle(SETTLED);
+            }
+            unsaid.leave();
+        }
+    }
 }

@@ -1,14 +1,17 @@
 //! `phalanx run`: a program, N times, in the foreground.
 
-use crate::args::{Run, is_time};
+use crate::args::logging::Logging;
+use crate::args::{Compat, Run, Watch, is_time};
 use crate::failure::{Failure, USAGE};
-use crate::home::{App, Home, Spec, append, check_name, name_of};
-use crate::{about, config, intent, log, output, watch};
+use crate::home::{App, Home, Spec, check_name, name_of};
+use crate::planned::{Plan, Wish};
+use crate::{about, config, intent, log, logs, output, watch};
 use phalanx::control::{Control, lead};
-use phalanx::{Cluster, Error, Intercept, LISTEN_VARIABLE, Policy, Program, Settings};
+use phalanx::{Cluster, Error, Intercept, LISTEN_VARIABLE, Policy, Program, Settings, Stdio};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) fn run(options: Run) -> Result<(), Failure> {
@@ -63,46 +66,47 @@ fn run_with(options: Run) -> Result<(), Failure> {
     // Slots are given to as many as there may be.
     let most = scaling.as_ref().map_or(instances, |scaling| scaling.max);
     let name = called(&options);
-    let mut settings = settings(&options)?;
-    if !options.listen.is_empty() {
-        let list: Vec<String> = options.listen.iter().map(|(_, at)| at.to_string()).collect();
-        settings.env.push((LISTEN_VARIABLE.into(), list.join(",").into()));
-        settings.descriptors.clone_from(&options.listen);
-    }
-    options.rights.apply(&mut settings);
-    settings.watchdog = options.watchdog;
-    settings.port_base = options.port_base;
+    let place = place(&options)?;
+    let mut settings = prepared(&options, &place)?;
     if let Some(base) = options.port_base
         && usize::from(u16::MAX - base) + 1 < most
     {
         return Err(Error::PortBase(base, most).into());
     }
-    if let Some(cwd) = options.cwd.filter(|_| settings.permissions.root.is_none()) {
-        // By its name: each worker follows a link in it anew.
-        settings.cwd.get_or_insert(cwd);
-    }
+    let plan = plan(&options, &place, &settings);
     if let Some(control) = &mut control {
         about::tell(control, &settings);
+        control.about().watching = plan.as_ref().is_some_and(|plan| plan.watch.is_some());
+        control.about().cron = options.planned.cron_words();
     }
-    let (output, _last_words) = match control.as_ref().filter(|_| app.is_some()) {
-        Some(control) => Some(into_files(control.app(), &mut settings)?),
-        None => output::piped(&name, most, &mut settings),
-    }
-    .unzip();
+    let without_output = settings.env.clone();
+    let base = options.cwd.as_deref();
+    let (output, _last_words) =
+        kept(&options.logging, base, &name, most, control.as_ref(), &mut settings)?.unzip();
+    let control = control
+        .map(|control| logs::obeying(control, output.as_ref().and_then(output::Output::files)));
+    let of_output = settings.env.iter().filter(|variable| !without_output.contains(variable));
+    let of_output = (settings.stdio, of_output.cloned().collect::<Vec<_>>());
+    let _pid_file =
+        options.habits.pid.as_deref().map(|file| PidFile::write(file, keeper)).transpose()?;
+    let options = Arc::new(options);
     tracing::info!(%name, workers = instances, pid = std::process::id(), "primary");
     // As long as it likes.
     let limit = |time: Duration| Some(time).filter(|time| !time.is_zero());
     let mut cluster = Cluster::new()
         .workers(instances)
         .settings(settings)
-        .balance(options.balance)
-        .ready(options.ready)
+        .renew(renewal(Arc::clone(&options), place, of_output))
+        .balance(options.balance.clone())
+        .ready(options.is_ready_when())
+        .kill_signal(options.habits.kill_signal)
+        .shutdown_message(options.habits.shutdown_with_message)
         .start_timeout(limit(options.start_timeout))
         .grace(limit(options.grace))
         .drain_idle(options.drain_idle)
         .limits(limits)
         .primary(phalanx::relay);
-    cluster = options.liveness.apply(cluster)?;
+    cluster = options.liveness.clone().apply(cluster)?;
     if let Some(scaling) = scaling {
         cluster = cluster.scaling(scaling);
     }
@@ -125,10 +129,146 @@ fn run_with(options: Run) -> Result<(), Failure> {
         let policy = options.policy.map_or_else(Policy::from_env, Ok)?;
         cluster = cluster.primary(move |primary| control.serve(primary, policy));
     }
-    for (_, address) in options.listen {
-        cluster = cluster.listen(address);
+    if let Some(plan) = plan {
+        cluster = cluster.primary(move |primary| plan.keep(primary));
+    }
+    for (_, address) in &options.listen {
+        cluster = cluster.listen(address.clone());
     }
     options.guard.apply(cluster).run_as_primary().map_err(|error| Failure::of(name, error))
+}
+
+/// The directory in which names are meant, as it was named itself.
+fn place(options: &Run) -> Result<PathBuf, Failure> {
+    match &options.cwd {
+        Some(cwd) if options.detached.app_dir.is_some() => Ok(cwd.clone()),
+        _ => intent::here(),
+    }
+}
+
+/// How workers are started: all that the options say.
+fn prepared(options: &Run, place: &Path) -> Result<Settings, Failure> {
+    let mut settings = settings(options)?;
+    if !options.listen.is_empty() {
+        let list: Vec<String> = options.listen.iter().map(|(_, at)| at.to_string()).collect();
+        settings.env.push((LISTEN_VARIABLE.into(), list.join(",").into()));
+        settings.descriptors.clone_from(&options.listen);
+    }
+    options.rights.clone().apply(&mut settings);
+    settings.watchdog = options.watchdog;
+    settings.port_base = options.port_base;
+    let is_rooted = settings.permissions.root.is_some();
+    let cwd = options.cwd.clone().or_else(|| by_a_link(place));
+    if let Some(cwd) = cwd.filter(|_| !is_rooted) {
+        // By its name: each worker follows a link in it anew.
+        settings.cwd.get_or_insert(cwd);
+    }
+    if !is_rooted {
+        name_by(place, &mut settings);
+    }
+    let compat = Compat {
+        name: &called(options),
+        namespace: &options.namespace,
+        instances: options.limits.first(options.instances)?,
+        cwd: place.into(),
+    };
+    options.habits.apply(&mut settings, &compat)?;
+    Ok(settings)
+}
+
+/// A directory to whose name a link belongs.
+fn by_a_link(place: &Path) -> Option<PathBuf> {
+    let real = place.canonicalize().ok()?;
+    (real != place).then(|| place.to_owned())
+}
+
+/// What is in the directory has its name, and not that of where a link in it leads just now.
+fn name_by(place: &Path, settings: &mut Settings) {
+    let Ok(real) = place.canonicalize() else { return };
+    if real == place {
+        return;
+    }
+    let named = |path: &Path| path.strip_prefix(&real).ok().map(|rest| place.join(rest));
+    let is_script = settings.args.first().map(Path::new).is_some_and(Path::is_file);
+    if let Some(script) = settings.args.first_mut().filter(|_| is_script)
+        && let Some(path) = named(Path::new(script))
+    {
+        *script = path.into();
+    }
+    for path in [&mut settings.exec, &mut settings.cwd].into_iter().flatten() {
+        if let Some(name) = named(path) {
+            *path = name;
+        }
+    }
+}
+
+/// What is asked at each reload: the directory, the program and its interpreter may be others behind the same names.
+fn renewal(
+    options: Arc<Run>,
+    place: PathBuf,
+    (stdio, variables): (Stdio, Vec<(OsString, OsString)>),
+) -> impl Fn() -> phalanx::Result<Settings> + Send + Sync + 'static {
+    move || {
+        let entered = std::env::set_current_dir(&place);
+        entered.map_err(|error| {
+            Error::Setting(format!("cannot change to the directory {}: {error}", place.display()))
+        })?;
+        let mut settings = prepared(&options, &place).map_err(Failure::into_error)?;
+        settings.stdio = stdio;
+        let missing =
+            variables.iter().filter(|(name, _)| settings.env.iter().all(|(k, _)| k != name));
+        let missing: Vec<_> = missing.cloned().collect();
+        settings.env.extend(missing);
+        Ok(settings)
+    }
+}
+
+/// What is planned, if anything is.
+fn plan(options: &Run, place: &Path, settings: &Settings) -> Option<Plan> {
+    let watch = options.planned.watch().map(|watch| wish(watch, place, settings));
+    let cron = options.planned.cron();
+    (watch.is_some() || !cron.is_empty()).then_some(Plan { watch, cron })
+}
+
+fn wish(watch: Watch, place: &Path, settings: &Settings) -> Wish {
+    let script = settings.args.first().map(Path::new).filter(|script| script.is_absolute());
+    let aside = script.and_then(Path::parent).filter(|directory| !directory.starts_with(place));
+    let paths = match watch.paths.is_empty() {
+        true => vec![aside.unwrap_or(place).to_owned()],
+        false => watch.paths.iter().map(|path| place.join(path)).collect(),
+    };
+    // What phalanx itself writes.
+    let without = Home::find().map_or_else(
+        |_| Vec::new(),
+        |home| home.directories().iter().filter_map(|(_, path)| path.canonicalize().ok()).collect(),
+    );
+    Wish { here: place.to_owned(), paths, watch, without }
+}
+
+/// A file with the number of the process to signal, as long as that is there.
+struct PidFile(PathBuf, String);
+
+impl PidFile {
+    fn write(file: &Path, keeper: bool) -> Result<Self, Failure> {
+        let leader = match keeper {
+            true => rustix::process::getppid(),
+            false => None,
+        };
+        let pid = leader.unwrap_or_else(rustix::process::getpid).as_raw_nonzero();
+        let text = format!("{pid}\n");
+        std::fs::write(file, &text)
+            .map_err(Failure::os(format!("write the file of --pid {}", file.display())))?;
+        Ok(Self(file.to_owned(), text))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        // Not another one's.
+        if std::fs::read_to_string(&self.0).is_ok_and(|text| text == self.1) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
 }
 
 /// One that somebody runs can be asked and told as well. That it cannot is no reason not to run.
@@ -168,14 +308,27 @@ pub(crate) fn called(options: &Run) -> String {
     options.name.clone().unwrap_or_else(|| title(&program, &args))
 }
 
-/// What workers say in the background.
-fn into_files(
-    app: &App,
+/// What becomes of what workers say: in the background, files unless something else is wanted.
+fn kept(
+    logging: &Logging,
+    cwd: Option<&Path>,
+    name: &str,
+    workers: usize,
+    control: Option<&Control>,
     settings: &mut Settings,
-) -> Result<(output::Output, output::Rest), Failure> {
-    let open =
-        |path: PathBuf| append(&path).map_err(Failure::os(format!("write {}", path.display())));
-    Ok(output::to_files(open(app.out_log())?, open(app.err_log())?, settings))
+) -> Result<Option<(output::Output, output::Rest)>, Failure> {
+    let background = control.filter(|control| !control.spec().foreground);
+    let places = match background {
+        Some(control) => logs::places_of(control.app(), control.spec(), logging),
+        None => logging.places(cwd.unwrap_or(Path::new("")), [None, None]),
+    };
+    let name = control.map_or(name, |control| &control.app().name);
+    let detached = background.is_some();
+    let wanted = output::Wanted { name, workers, logging, places, detached };
+    output::piped(&wanted, settings).map_err(|(path, error)| {
+        Failure::os(format!("write {}", path.display()))(error)
+            .hint("--output and --error name other files, --disable-logs does without")
+    })
 }
 
 /// Finds the program, and says how workers are started.

@@ -6,16 +6,32 @@ use crate::ui::screen::Screen;
 use crate::ui::{applications, details};
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 pub(crate) use crate::ui::words::{duration, time};
 
+/// How much is not said: 0: all is, 1: nothing beside results, 2: nothing at all.
+static HUSHED: AtomicU8 = AtomicU8::new(0);
+const ALL: u8 = 2;
+
+/// Says nothing any more beside results; and no results, if that is all.
+pub(crate) fn hush(all: bool) {
+    HUSHED.store(if all { ALL } else { 1 }, Ordering::Relaxed);
+}
+
 /// Prints it. A reader that went away has read enough.
 pub(crate) fn print(text: &str) {
+    if HUSHED.load(Ordering::Relaxed) == ALL {
+        return;
+    }
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 /// Says a line on stderr, beside the result.
 pub(crate) fn say(text: &str) {
+    if HUSHED.load(Ordering::Relaxed) > 0 {
+        return;
+    }
     let (mut stderr, rest) = patient(std::io::stderr());
     let _ = stderr.write_all(format!("phalanx: {text}\n").as_bytes());
     drop(rest);

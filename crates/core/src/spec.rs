@@ -19,7 +19,7 @@ pub enum ReadyWhen {
     Listening,
     /// Its channel works; for workers that never listen. A program without a channel: it has run for a second.
     Online,
-    /// It said so by systemd's protocol (`READY=1`); one with a channel: when it listens.
+    /// It said so: by systemd's protocol (`READY=1`), or by the message `"ready"` on its channel (`process.send('ready')`).
     Notified,
 }
 

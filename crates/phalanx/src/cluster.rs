@@ -4,7 +4,7 @@ use crate::address::Address;
 use crate::control::Control;
 use crate::error::{Error, Result};
 use crate::policy::{Balance, Policy};
-use crate::primary::{Health, Options, Primary};
+use crate::primary::{Health, Options, Primary, Renew};
 use crate::settings::Settings;
 use crate::worker::{Worker, is_worker, keep_identity_private};
 use phalanx_core::heartbeat::Rules as Heartbeat;
@@ -12,6 +12,7 @@ use phalanx_core::limits::Limits;
 use phalanx_core::restart::Restart;
 use phalanx_core::scaling::Scaling;
 use phalanx_core::spec::{MAX_WORKERS, ReadyWhen, ReloadRules};
+use rustix::process::Signal;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -235,6 +236,35 @@ impl Cluster {
     /// long as it likes. 1 h.
     pub const fn grace_upgraded(mut self, grace: Option<Duration>) -> Self {
         self.options.grace_upgraded = grace;
+        self
+    }
+
+    /// The signal that ends a worker which cannot be told otherwise, or did not end in its grace time; see
+    /// [`Options::kill_signal`](crate::Options::kill_signal). SIGTERM.
+    pub const fn kill_signal(mut self, signal: Signal) -> Self {
+        self.options.kill_signal = signal;
+        self
+    }
+
+    /// Whether a worker on a channel that is to leave gets the message `"shutdown"`; see
+    /// [`Options::shutdown_message`](crate::Options::shutdown_message).
+    pub const fn shutdown_message(mut self, send: bool) -> Self {
+        self.options.shutdown_message = send;
+        self
+    }
+
+    /// Asks at the beginning of each reload and restart how workers are started from then on: their program may be found
+    /// elsewhere by then. After an error nothing begins, and what runs goes on.
+    ///
+    /// ```no_run
+    /// # fn main() -> phalanx::Result<()> {
+    /// use phalanx::{Cluster, Program};
+    /// let find = || Program::new("server.js").settings();
+    /// Cluster::new().settings(find()?).renew(find).run_as_primary()
+    /// # }
+    /// ```
+    pub fn renew(mut self, find: impl Fn() -> Result<Settings> + Send + Sync + 'static) -> Self {
+        self.options.renew = Some(Renew::new(find));
         self
     }
 

@@ -176,7 +176,7 @@ pub use phalanx_core::wire::{Metrics, Uncaught};
 pub use phalanx_core::worker::{EndKind, Exit, Leave, SlotId, WorkerId};
 pub use policy::{Balance, Policy};
 pub use primary::{
-    Check, Evidence, Health, HealthStatus, Options, Primary, Reloaded, Status, WorkerHandle,
+    Check, Evidence, Health, HealthStatus, Options, Primary, Reloaded, Renew, Status, WorkerHandle,
     WorkerOutput, WorkerState, WorkerStatus,
 };
 pub use program::Program;

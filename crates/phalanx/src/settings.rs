@@ -110,4 +110,6 @@ pub struct Settings {
     pub watchdog: Option<Duration>,
     /// Each worker gets the variable `PORT`: this number plus its slot.
     pub port_base: Option<u16>,
+    /// Variables with a number of each worker's own: this one plus its slot.
+    pub by_slot: Vec<(OsString, u64)>,
 }

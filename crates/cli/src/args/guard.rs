@@ -41,7 +41,7 @@ pub(crate) struct Guard {
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = sane)]
     pub(crate) kill_after: Duration,
     /// How many workers a reload replaces at the same time: a number, or a part of them
-    #[arg(help_heading = "Reload", long, value_name = "N|P%", default_value = "1", value_parser = share)]
+    #[arg(help_heading = "Reload", long, alias = "parallel", value_name = "N|P%", default_value = "1", value_parser = share)]
     pub(crate) reload_parallel: Share,
     /// In a reload, a new worker must have been ready for so long before the old one leaves
     #[arg(help_heading = "Reload", long, value_name = "TIME", default_value = "0", value_parser = sane)]

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Liveness")]
 pub(crate) struct Liveness {
     /// How often a worker on a channel is asked for a sign of life; off: never

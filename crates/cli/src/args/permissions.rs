@@ -7,15 +7,15 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Permissions")]
 pub(crate) struct Rights {
     /// Workers run as this user, with its group and its supplementary groups; the primary keeps its rights and opens
     /// the ports
-    #[arg(long, value_name = "NAME|UID", value_parser = account)]
+    #[arg(long, visible_alias = "uid", value_name = "NAME|UID", value_parser = account)]
     user: Option<Account>,
     /// Their group, instead of the user's
-    #[arg(long, value_name = "NAME|GID", value_parser = account)]
+    #[arg(long, visible_alias = "gid", value_name = "NAME|GID", value_parser = account)]
     group: Option<Account>,
     /// Their supplementary groups, instead of the user's; or none
     #[arg(long, value_name = "GROUP,…|none", value_parser = groups)]

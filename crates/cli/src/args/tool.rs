@@ -103,9 +103,9 @@ pub(crate) type Restart = Reload;
 pub(crate) struct LogsOf {
     #[command(flatten)]
     pub(crate) of: Any,
-    /// So many of the last lines of each application first
-    #[arg(short = 'n', long, value_name = "N", default_value = "15")]
-    pub(crate) lines: usize,
+    /// So many of the last lines of each application first; 15, or with --since all. 0: only new ones
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(crate) lines: Option<usize>,
     /// Only what is said on standard error
     #[arg(long, conflicts_with = "out")]
     pub(crate) err: bool,

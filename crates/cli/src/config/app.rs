@@ -42,7 +42,7 @@ pub(super) fn read(
     named: Option<&str>,
     context: &Context<'_>,
 ) -> Found {
-    let layers = Layers::of(entries, context.environment, context.keys);
+    let layers = Layers::of(entries, context.environment, context.keys, context.as_pm2);
     let mut reader = Reader { context, place: place.to_owned(), problems: Vec::new() };
     let name = reader.name(&layers, named);
     if let Some(name) = &name
@@ -64,6 +64,10 @@ pub(super) fn read(
         found
             .warnings
             .push(format!("{}: {keys} {whose} pm2's, and {verb} nothing here", reader.place));
+    }
+    for (first, second) in layers.doubles {
+        let words = format!("{first} and {second} mean the same here: the first is taken");
+        found.warnings.push(format!("{}: {words}", reader.place));
     }
     found.app = app.filter(|_| reader.problems.is_empty());
     found.problems = reader.problems;
@@ -89,7 +93,7 @@ impl Reader<'_> {
     fn text(&mut self, entry: Entry<'_>) -> Option<String> {
         match entry.item.node.scalar() {
             Some(text) if !text.is_empty() && !text.contains('\0') => Some(text.to_owned()),
-            Some(_) => self.none(entry, "expected a text, and there is nothing in it".into()),
+            Some(_) => self.none(entry, "expected a text, and there is nothing in it"),
             None => {
                 self.none(entry, format!("expected a text, and this is {}", entry.item.node.kind()))
             }
@@ -219,6 +223,13 @@ impl Reader<'_> {
                 Err(words) => self.refuse(*entry, words),
             }
         }
+        // What is not watched needs no rules.
+        let is_off = context.as_pm2 || layers.options.contains_key("watch");
+        if is_off && !all.iter().any(|given| given.key.long == "watch") {
+            all.retain(|given| {
+                !["ignore-watch", "watch-delay", "ext"].contains(&given.key.long.as_str())
+            });
+        }
         all
     }
 
@@ -237,7 +248,7 @@ impl Reader<'_> {
         let mut rest = match args.map(|entry| (entry, &entry.item.node)) {
             Some((entry, Node::Text(text))) => match words::split(text) {
                 Some(words) => words,
-                None => return self.none(entry, "a quote is not closed".into()),
+                None => return self.none(entry, "a quote is not closed"),
             },
             Some((entry, _)) => self.texts(entry),
             None => Vec::new(),
@@ -250,10 +261,8 @@ impl Reader<'_> {
         let is_line = script.contains(char::is_whitespace) && !cwd.join(&script).exists();
         if is_line && words::needs_shell(&script) {
             if !rest.is_empty() {
-                return self.none(
-                    entry,
-                    "it is a command line for a shell: put the arguments into it".into(),
-                );
+                return self
+                    .none(entry, "it is a command line for a shell: put the arguments into it");
             }
             return Some(vec!["sh".into(), "-c".into(), script]);
         }
@@ -262,7 +271,7 @@ impl Reader<'_> {
         }
         let mut all = match words::split(&script) {
             Some(words) if !words.is_empty() => words,
-            _ => return self.none(entry, "a quote is not closed".into()),
+            _ => return self.none(entry, "a quote is not closed"),
         };
         all.append(&mut rest);
         if let Some(program) = all.first_mut() {
@@ -350,11 +359,13 @@ impl Reader<'_> {
         if all.iter().all(|pattern| pattern.starts_with('!')) && !all.is_empty() {
             all.extend(usual());
         }
-        // pm2's: what names begin with that is not passed on.
+        // pm2's: what names have in them that are not passed on.
         match layers.own.get("filter_env").copied() {
-            Some(Entry { item: Item { node: Node::Bool(true), .. }, .. }) => all.clear(),
+            Some(Entry { item: Item { node: Node::Bool(true), .. }, .. }) => {
+                all = vec!["PATH".into(), "HOME".into()];
+            }
             None | Some(Entry { item: Item { node: Node::Bool(false), .. }, .. }) => {}
-            Some(entry) => all.extend(self.texts(entry).iter().map(|begin| format!("!{begin}*"))),
+            Some(entry) => all.extend(self.texts(entry).iter().map(|word| format!("!*{word}*"))),
         }
         if let Some(entry) = layers.own.get("pass_env").copied() {
             for why in all.iter().filter_map(|pattern| variables::check_pattern(pattern).err()) {

@@ -6,7 +6,9 @@ use clap::builder::{StyledStr, ValueParser};
 use clap::{Arg, ArgAction, Args, Command};
 
 /// Options that a key cannot be: they are the command's, or the file says them by keys of its own.
-const NOT_KEYS: [&str; 13] = [
+const NOT_KEYS: [&str; 15] = [
+    "no-daemon",
+    "attach",
     "help",
     "env",
     "only",
@@ -99,8 +101,8 @@ pub(super) struct Key {
     pub(super) value: String,
     pub(super) help: String,
     pub(super) default: Option<String>,
-    pub(super) heading: String,
-    pub(super) hidden: bool,
+    /// Without its value it takes none of what follows.
+    pub(super) alone: bool,
 }
 
 impl Key {
@@ -117,8 +119,7 @@ impl Key {
             value: "NAME".into(),
             help: String::new(),
             default: None,
-            heading: String::new(),
-            hidden: false,
+            alone: true,
         }
     }
 
@@ -186,7 +187,8 @@ impl Keys {
 
 fn key(arg: &Arg) -> Option<Key> {
     let long = arg.get_long()?;
-    if arg.is_positional() || NOT_KEYS.contains(&long) {
+    // What is hidden is no option that does something.
+    if arg.is_positional() || arg.is_hide_set() || NOT_KEYS.contains(&long) {
         return None;
     }
     let aliases = arg.get_all_aliases().unwrap_or_default();
@@ -216,8 +218,7 @@ fn key(arg: &Arg) -> Option<Key> {
             .first()
             .filter(|_| takes)
             .map(|value| value.to_string_lossy().into_owned()),
-        heading: arg.get_help_heading().unwrap_or("Options").to_owned(),
-        hidden: arg.is_hide_set(),
+        alone: arg.is_require_equals_set(),
         value,
     })
 }
@@ -313,10 +314,18 @@ mod tests {
         assert_eq!(found("health-path").key.paths, Paths::None, "it is no file's");
         assert_eq!(found("heartbeat").key.off(), Some("off"));
         assert_eq!(found("groups").key.off(), Some("none"));
-        for not in ["app-dir", "only", "env", "no", "max-memroy"] {
+        for not in ["app-dir", "only", "env", "no", "max-memroy", "daemon", "attach", "vizion"] {
             assert!(keys.find(not).is_none(), "{not}");
         }
-        assert!(keys.all.iter().all(|key| key.hidden || !key.help.is_empty()));
+        assert!(keys.all.iter().all(|key| !key.help.is_empty()));
+        for key in keys.all.iter().filter(|key| key.kind == Kind::Optional && !key.alone) {
+            // So that the program is not taken for its value.
+            let raw = |words: &[String]| {
+                let matches = command().try_get_matches_from(words).expect("understood");
+                matches.get_raw(&key.id).expect("given").map(ToOwned::to_owned).collect::<Vec<_>>()
+            };
+            assert_eq!(raw(&[format!("--{}", key.long)]), raw(&[format!("--{}=", key.long)]));
+        }
     }
 
     #[test]

@@ -37,6 +37,9 @@ pub(super) struct Layers<'e> {
     /// The environments that it knows.
     pub(super) environments: BTreeSet<String>,
     pub(super) idle: Vec<&'e str>,
+    /// Two keys that mean the same, in a file of pm2's, where they do not.
+    pub(super) doubles: Vec<(&'e str, &'e str)>,
+    as_pm2: bool,
     pub(super) problems: Vec<Problem>,
 }
 
@@ -49,8 +52,13 @@ pub(super) enum Declared<'e> {
 
 impl<'e> Layers<'e> {
     /// Of an application's table.
-    pub(super) fn of(entries: &'e Entries, environment: Option<&str>, keys: &Keys) -> Self {
-        let mut layers = Self::default();
+    pub(super) fn of(
+        entries: &'e Entries,
+        environment: Option<&str>,
+        keys: &Keys,
+        as_pm2: bool,
+    ) -> Self {
+        let mut layers = Self { as_pm2, ..Self::default() };
         layers.add(entries, environment, keys, false);
         let chosen = layers.own.remove("environments");
         if let Some(chosen) = chosen {
@@ -93,7 +101,7 @@ impl<'e> Layers<'e> {
     }
 
     fn add(&mut self, entries: &'e Entries, environment: Option<&str>, keys: &Keys, inside: bool) {
-        let mut seen: BTreeMap<String, &str> = BTreeMap::new();
+        let mut seen: BTreeMap<String, &'e str> = BTreeMap::new();
         let mut files = Vec::new();
         let mut tables = Vec::new();
         let mut chosen = Vec::new();
@@ -107,6 +115,10 @@ impl<'e> Layers<'e> {
                 _ => written.clone(),
             };
             if let Some(other) = seen.insert(name, written) {
+                if self.as_pm2 {
+                    self.doubles.push((other, written));
+                    continue;
+                }
                 self.wrong(
                     written,
                     item,
@@ -134,7 +146,10 @@ impl<'e> Layers<'e> {
                     }
                     self.environments.insert(name);
                 }
-                Meaning::Idle => self.idle.push(written),
+                Meaning::Idle if pm2::is_told(&dashed(written), &item.node) => {
+                    self.idle.push(written)
+                }
+                Meaning::Idle => {}
                 Meaning::Wrong(words) => self.wrong(written, item, words),
             }
         }
@@ -163,14 +178,13 @@ fn meaning<'k>(written: &str, item: &Item, keys: &'k Keys) -> Meaning<'k> {
     if name == "autostart" || name == "no-autostart" {
         return Meaning::Own(if name == "autostart" { "autostart" } else { "no_autostart" });
     }
-    // What is known to say nothing here may be an option for whoever types it, with a warning.
-    match pm2::fate(&name) {
-        Some(Fate::Refused(instead)) => return Meaning::Wrong(instead.to_owned()),
-        Some(Fate::Idle) if option().is_none_or(|found| found.key.hidden) => return Meaning::Idle,
-        _ => {}
-    }
     if let Some(found) = option() {
         return Meaning::Option(found);
+    }
+    match pm2::fate(&name) {
+        Some(Fate::Refused(instead)) => return Meaning::Wrong(instead.to_owned()),
+        Some(Fate::Idle) => return Meaning::Idle,
+        None => {}
     }
     if let Some(environment) = written.strip_prefix("env_").filter(|name| !name.is_empty()) {
         return Meaning::EnvOf(environment.to_owned());
@@ -187,7 +201,7 @@ fn unknown(name: &str, keys: &Keys) -> String {
     let own = keys::OWN.iter().filter(|(own, ..)| *own != "env_NAME");
     let own = own.flat_map(|(own, aliases, _)| aliases.iter().copied().chain([*own]));
     let own: Vec<String> = own.chain(["autostart"]).map(dashed).collect();
-    let options = keys.all.iter().filter(|key| !key.hidden);
+    let options = keys.all.iter();
     let options = options.flat_map(|key| key.aliases.iter().chain([&key.long]).map(String::as_str));
     let negated = keys.all.iter().filter_map(|key| key.long.strip_prefix("no-"));
     let known = own.iter().map(String::as_str).chain(options).chain(negated);

@@ -1,14 +1,14 @@
 //! Keys that pm2's users have in their files and that are no options here: which mean the same as another, which say nothing
 //! here, and what there is instead.
 
+use super::tree::Node;
 use std::path::Path;
 
 /// Names of one thing: a key means the first option of its row that there is.
-const SAME: [&[&str]; 10] = [
+const SAME: [&[&str]; 9] = [
     &["output", "out", "out-file", "out-log"],
     &["error", "err", "error-file", "err-file", "err-log"],
     &["log", "log-file"],
-    &["merge-logs", "combine-logs"],
     &["cron-restart", "cron"],
     &["user", "uid"],
     &["group", "gid"],
@@ -18,7 +18,7 @@ const SAME: [&[&str]; 10] = [
 ];
 
 /// Keys that say nothing here.
-const IDLE: [&str; 24] = [
+const IDLE: [&str; 23] = [
     "vizion",
     "pmx",
     "automation",
@@ -32,8 +32,6 @@ const IDLE: [&str; 24] = [
     "disable-source-map-support",
     "windows-hide",
     "kill-retry-time",
-    "pid",
-    "pid-file",
     "append-env-to-name",
     "force",
     "execute-command",
@@ -42,27 +40,12 @@ const IDLE: [&str; 24] = [
     "post-update",
     "username",
     "watch-options",
+    "treekill",
     "version",
 ];
 
-/// Keys that another version of the tool may have as options.
-const LATER: [&str; 15] = [
-    "watch",
-    "ignore-watch",
-    "watch-delay",
-    "cron-restart",
-    "wait-ready",
-    "shutdown-with-message",
-    "instance-var",
-    "increment-var",
-    "treekill",
-    "merge-logs",
-    "log-date-format",
-    "time",
-    "log-type",
-    "disable-logs",
-    "log",
-];
+/// Keys that nobody needs to be told of: it is so in any case.
+const SILENT: [&str; 3] = ["merge-logs", "combine-logs", "exec-mode"];
 
 /// Keys that cannot be passed over, and what there is instead.
 const REFUSED: [(&str, &str); 1] = [("name-prefix", "pm2's; write the whole `name`")];
@@ -86,8 +69,14 @@ pub(super) fn fate(name: &str) -> Option<Fate> {
     if let Some((_, instead)) = REFUSED.iter().find(|(key, _)| *key == name) {
         return Some(Fate::Refused(instead));
     }
-    let is_known = IDLE.contains(&name) || LATER.contains(&name) || same(name).next().is_some();
+    let is_known = IDLE.contains(&name) || SILENT.contains(&name);
     is_known.then_some(Fate::Idle)
+}
+
+/// Whether a key that says nothing here is worth a word: not if it says what is so in any case.
+pub(super) fn is_told(name: &str, node: &Node) -> bool {
+    let usual = if name == "treekill" { Node::Bool(true) } else { Node::Bool(false) };
+    !SILENT.contains(&name) && *node != usual && *node != Node::Nothing
 }
 
 /// Whether a file is pm2's, by its name. What it leaves out is then as with pm2: one worker, and the starter's whole

@@ -64,7 +64,7 @@ fn object(required: &[&str]) -> Value {
             properties.insert((*alias).to_owned(), same_as(name));
         }
     }
-    for key in Keys::find_all().all.iter().filter(|key| !key.hidden) {
+    for key in &Keys::find_all().all {
         properties.insert(key.snake(), option(key));
         for alias in &key.aliases {
             properties.insert(snake(alias), same_as(&key.snake()));

@@ -16,7 +16,10 @@ pub(super) fn words(
         (_, Node::Nothing) => Ok(Vec::new()),
         (Kind::Flag, Node::Bool(on)) => Ok(flag(key, *on != negated, negated, keys)),
         (Kind::Flag, node) => Err(format!("expected true or false, and this is {}", node.kind())),
-        (Kind::Optional, Node::Bool(true)) => Ok(vec![format!("--{}", key.long)]),
+        (Kind::Optional, Node::Bool(true)) => {
+            let end = if key.alone { "" } else { "=" };
+            Ok(vec![format!("--{}{end}", key.long)])
+        }
         (_, Node::Bool(on)) if key.value.split('|').any(|word| word == on.to_string()) => {
             one(key, &on.to_string(), directory)
         }
@@ -26,6 +29,10 @@ pub(super) fn words(
             None if key.may_be_missing() => Ok(Vec::new()),
             None => Err(expected(key, &item.node)),
         },
+        // Of pm2's command line a small one is of seconds, and in its files never.
+        (_, Node::Number(text)) if key.long == "watch-delay" => {
+            one(key, &format!("{text}ms"), directory)
+        }
         (_, Node::Number(text) | Node::Text(text)) => one(key, text, directory),
         (_, Node::List(list)) => several(key, list, &item.node, directory),
         (_, Node::Table(table)) if key.takes_table() => {
@@ -101,7 +108,7 @@ fn several(
         return one(key, &values.join(","), directory);
     }
     // Words of a command, split at spaces.
-    if key.value == "COMMAND" || key.value == "PATTERN…" {
+    if key.value == "COMMAND" {
         return one(key, &values.join(" "), directory);
     }
     if !key.repeats {
@@ -114,7 +121,8 @@ fn several(
 /// A value in which a path is relative to the file.
 fn placed(key: &Key, value: &str, directory: &Path) -> String {
     let place = |path: &str| absolute(directory, path).display().to_string();
-    let is_word = value.is_empty() || value == "NULL" || key.off() == Some(value);
+    let is_word =
+        value.is_empty() || value.eq_ignore_ascii_case("null") || key.off() == Some(value);
     match key.paths {
         _ if is_word => value.to_owned(),
         Paths::Whole => place(value),
@@ -163,6 +171,12 @@ mod tests {
             ("no-autorestart", on.clone(), Ok("--no-autorestart")),
             ("keeper", off.clone(), Ok("--no-keeper")),
             ("inspect", on.clone(), Ok("--inspect")),
+            ("watch", on.clone(), Ok("--watch=")),
+            ("watch", list(&["src", "lib"]), Ok("--watch=src,lib")),
+            ("watch-delay", number("50"), Ok("--watch-delay 50ms")),
+            ("cron-restart", text("0,30 * * * *"), Ok("--cron 0,30 * * * *")),
+            ("out-file", text("logs/out.log"), Ok("--output /etc/app/logs/out.log")),
+            ("error", text("NULL"), Ok("--error NULL")),
             ("inspect", off.clone(), Ok("")),
             ("inspect", number("9230"), Ok("--inspect=9230")),
             ("instances", text("max"), Ok("--instances max")),

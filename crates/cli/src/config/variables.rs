@@ -36,9 +36,10 @@ pub(crate) fn environment(
 
 /// Whether a variable is passed on: one of the patterns means it, and none with `!` before it does.
 pub(super) fn is_passed(patterns: &[String], name: &str) -> bool {
-    let means = |pattern: &str| match pattern.strip_suffix('*') {
-        Some(begin) => name.starts_with(begin),
-        None => name == pattern,
+    let means = |pattern: &str| match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
+        (Some(word), Some(_)) => name.contains(word.trim_end_matches('*')),
+        (None, Some(begin)) => name.starts_with(begin),
+        _ => name == pattern,
     };
     let not = patterns.iter().filter_map(|pattern| pattern.strip_prefix('!')).any(means);
     !not && patterns.iter().any(|pattern| means(pattern))
@@ -47,7 +48,8 @@ pub(super) fn is_passed(patterns: &[String], name: &str) -> bool {
 /// Whether this is such a pattern.
 pub(super) fn check_pattern(pattern: &str) -> Result<(), String> {
     let name = pattern.strip_prefix('!').unwrap_or(pattern);
-    let name = name.strip_suffix('*').unwrap_or(name);
+    let inner = name.strip_suffix('*').map(|name| name.strip_prefix('*').unwrap_or(name));
+    let name = inner.unwrap_or(name);
     let fits = !name.contains(['*', '=', '!']) && !name.chars().any(char::is_whitespace);
     if fits && !pattern.trim_start_matches('!').is_empty() {
         return Ok(());
@@ -150,10 +152,11 @@ mod tests {
         }
         assert!(is_passed(&patterns("*"), "ANY") && !is_passed(&patterns("* !A*"), "ANY"));
         assert!(!is_passed(&[], "PATH") && !is_passed(&patterns("!A"), "B"));
-        for wrong in ["", "!", "A=B", "A*B", "**", "A B", "!!A"] {
+        assert!(is_passed(&patterns("*B*"), "ABC") && !is_passed(&patterns("* !*B*"), "ABC"));
+        for wrong in ["", "!", "A=B", "A*B", "*A", "A**", "A B", "!!A"] {
             assert!(check_pattern(wrong).is_err(), "{wrong:?}");
         }
-        for right in ["A", "A_*", "*", "!A", "!A*", "npm_config_*"] {
+        for right in ["A", "A_*", "*", "!A", "!A*", "*A*", "npm_config_*"] {
             assert!(check_pattern(right).is_ok(), "{right:?}");
         }
     }

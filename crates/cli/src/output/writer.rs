@@ -2,14 +2,15 @@
 //!
 //! Workers wait for a slow reader, as they would without phalanx in between. But a terminal that takes nothing
 //! at all (Ctrl-S, a window that hangs) must not stop a service: after a moment, lines are lost instead, and
-//! counted. Where the stream is a file or a pipe, workers wait for as long as it takes. What a file cannot take (a
-//! full disk) is lost, and counted.
+//! counted. Where the stream is a file or a pipe, workers wait for as long as it takes. Files of logs have their own
+//! thread (`files.rs`).
 
+use crate::logs::Style;
+use crate::logs::index::{ERR, Record};
 use phalanx::{SlotId, WorkerId};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
-use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -23,7 +24,7 @@ const ROOM: u32 = 256 << 10;
 /// second for so many.
 const STEP: usize = 512;
 /// A terminal that takes nothing for so long is not read.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// How long the end may take for what still waits, if it is read.
 const END: Duration = Duration::from_secs(10);
 /// Characters of a name before each line.
@@ -38,7 +39,7 @@ fn unfinished() -> MutexGuard<'static, Option<Source>> {
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Stream {
     Out,
     Err,
@@ -54,10 +55,11 @@ impl Stream {
 }
 
 /// A worker's stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Source {
     pub(super) worker: WorkerId,
     pub(super) slot: SlotId,
+    pub(super) pid: u32,
     pub(super) stream: Stream,
 }
 
@@ -108,20 +110,31 @@ impl Label {
     }
 }
 
-enum Order {
-    Say(Source, Vec<u8>, Option<OwnedSemaphorePermit>),
+/// When something was heard, and the flags of its record.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    pub(super) time: u64,
+    pub(super) flags: u8,
+}
+
+pub(super) enum Order {
+    Say(Source, Mark, Vec<u8>, Option<OwnedSemaphorePermit>),
     /// The stream has ended: so has its line.
     End(Source),
     /// All before it is written: say so.
     Finish(Sender<()>),
+    /// Open the files anew.
+    Reopen(Sender<()>),
+    /// Empty the files.
+    Flush(Sender<()>),
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     /// Steps that were written.
-    steps: AtomicU64,
+    pub(super) steps: AtomicU64,
     /// Lines that were lost, and nobody was told of.
-    lost: AtomicU64,
+    pub(super) lost: AtomicU64,
     /// The last ones were lost after so many steps, and one more.
     stuck: AtomicU64,
     /// Nobody reads, and nobody will.
@@ -142,7 +155,11 @@ pub(super) struct Writer {
 pub(super) type Room = Option<OwnedSemaphorePermit>;
 
 impl Writer {
-    /// Waits for room for so many bytes; not for a terminal that is not read.
+    pub(super) fn new(orders: Sender<Order>, state: Arc<State>, lossy: bool) -> Self {
+        Self { orders, room: Arc::new(Semaphore::new(ROOM as usize)), state, lossy }
+    }
+
+    /// Waits for room for so many bytes; not for a terminal that is not read, nor for a disk that does not move.
     pub(super) async fn room(&self, size: usize) -> Room {
         let size = u32::try_from(size).unwrap_or(ROOM).min(ROOM);
         loop {
@@ -162,10 +179,17 @@ impl Writer {
         }
     }
 
+    /// Waits until everything before is written, for so long.
+    pub(super) fn settle(&self, patience: Duration) {
+        let (told, end) = mpsc::channel();
+        let _ = self.orders.send(Order::Finish(told));
+        let _ = end.recv_timeout(patience);
+    }
+
     /// Has it written, or counts it as lost. Whether somebody may read it.
-    pub(super) fn say(&self, source: Source, text: Vec<u8>, room: Room) -> bool {
+    pub(super) fn say(&self, source: Source, mark: Mark, text: Vec<u8>, room: Room) -> bool {
         match room {
-            Some(room) => drop(self.orders.send(Order::Say(source, text, Some(room)))),
+            Some(room) => drop(self.orders.send(Order::Say(source, mark, text, Some(room)))),
             None => {
                 let lines = text.iter().filter(|byte| **byte == b'\n').count().max(1);
                 self.state.lost.fetch_add(lines as u64, Ordering::Relaxed);
@@ -175,8 +199,8 @@ impl Writer {
     }
 
     /// Has it written, whether or not there is room.
-    pub(super) fn say_anyhow(&self, source: Source, text: Vec<u8>) -> bool {
-        self.orders.send(Order::Say(source, text, None)).is_ok()
+    pub(super) fn say_anyhow(&self, source: Source, mark: Mark, text: Vec<u8>) -> bool {
+        self.orders.send(Order::Say(source, mark, text, None)).is_ok()
     }
 
     /// There is no more of it.
@@ -186,9 +210,14 @@ impl Writer {
 }
 
 /// Waits, when it is dropped, until everything is written; not for ever.
+#[derive(Default)]
 pub(crate) struct Rest(Vec<(Sender<Order>, Arc<State>)>);
 
 impl Rest {
+    pub(super) fn new(orders: Sender<Order>, state: Arc<State>) -> Self {
+        Self(vec![(orders, state)])
+    }
+
     pub(super) fn and(&mut self, mut other: Self) {
         self.0.append(&mut other.0);
     }
@@ -218,8 +247,8 @@ pub(super) enum To {
     Terminal(Label),
     /// The stream itself, byte for byte.
     Stream,
-    /// A file in place of the stream.
-    File(File),
+    /// The stream itself, in the application's name: JSON, or lines with the time.
+    Styled(Style, String),
 }
 
 impl To {
@@ -234,20 +263,28 @@ pub(super) fn writer(to: To) -> (Writer, Rest) {
     let shared = Arc::clone(&state);
     let lossy = matches!(to, To::Terminal(_));
     std::thread::spawn(move || match to {
-        To::Terminal(label) => obey(&given, Some(&label), &shared),
-        To::Stream => obey(&given, None, &shared),
-        To::File(file) => append(&given, &file, &shared),
+        To::Terminal(label) => obey(&given, Some(&label), None, &shared),
+        To::Stream => obey(&given, None, None, &shared),
+        To::Styled(style, app) => obey(&given, None, Some((&style, &app)), &shared),
     });
-    let rest = Rest(vec![(orders.clone(), Arc::clone(&state))]);
-    let room = Arc::new(Semaphore::new(ROOM as usize));
-    (Writer { orders, room, state, lossy }, rest)
+    let rest = Rest::new(orders.clone(), Arc::clone(&state));
+    (Writer::new(orders, state, lossy), rest)
 }
 
-fn obey(orders: &Receiver<Order>, label: Option<&Label>, state: &State) {
+fn obey(
+    orders: &Receiver<Order>,
+    label: Option<&Label>,
+    style: Option<(&Style, &String)>,
+    state: &State,
+) {
     for order in orders {
         match order {
-            Order::Say(source, text, _room) => match label {
+            Order::Say(source, mark, text, _room) => match label {
                 None => {
+                    let text = match style {
+                        Some(style) => styled(style, source, mark, &text),
+                        None => text,
+                    };
                     if write(source.stream.fd(), &text, state) == Err(Errno::PIPE) {
                         state.closed.store(true, Ordering::Relaxed);
                     }
@@ -278,47 +315,21 @@ fn obey(orders: &Receiver<Order>, label: Option<&Label>, state: &State) {
                 }
             }
             Order::Finish(told) => drop(told.send(())),
+            // There are none here.
+            Order::Reopen(_) | Order::Flush(_) => {}
         }
     }
 }
 
-/// Appends to a file: a line of one worker is not continued by another's.
-fn append(orders: &Receiver<Order>, file: &File, state: &State) {
-    let mut open: Option<Source> = None;
-    let put = |text: &[u8]| -> bool {
-        let lost = state.lost.swap(0, Ordering::Relaxed);
-        let mut whole = Vec::with_capacity(text.len());
-        if lost > 0 {
-            let words = "lines of workers could not be written here and are lost";
-            // What was cut off may have been in the middle of a line.
-            whole.extend_from_slice(format!("\nphalanx: {lost} {words}\n").as_bytes());
-        }
-        whole.extend_from_slice(text);
-        let written = (&mut &*file).write_all(&whole).is_ok();
-        state.steps.fetch_add(1, Ordering::Relaxed);
-        if !written {
-            let lines = text.iter().filter(|byte| **byte == b'\n').count().max(1) as u64;
-            state.lost.fetch_add(lost + lines, Ordering::Relaxed);
-        }
-        written
-    };
-    for order in orders {
-        match order {
-            Order::Say(source, mut text, _room) => {
-                if open.is_some_and(|other| other != source) {
-                    text.insert(0, b'\n');
-                }
-                open = Some(source).filter(|_| put(&text) && !text.ends_with(b"\n"));
-            }
-            Order::End(source) => {
-                if open == Some(source) {
-                    open = None;
-                    put(b"\n");
-                }
-            }
-            Order::Finish(told) => drop(told.send(())),
-        }
-    }
+/// Lines as they are to be written in the application's name.
+fn styled((style, app): (&Style, &String), source: Source, mark: Mark, lines: &[u8]) -> Vec<u8> {
+    let Source { worker, slot, pid, stream } = source;
+    let flags = mark.flags | u8::from(stream == Stream::Err) * ERR;
+    let (worker, slot) = (worker.0, slot.0);
+    let record = Record { time: mark.time, worker, slot, pid, flags, ..Record::default() };
+    let mut text = Vec::with_capacity(lines.len() * 2);
+    style.write(app, &record, lines, &mut text);
+    text
 }
 
 /// Writes all of it, and counts the steps.
@@ -377,7 +388,7 @@ mod tests {
     use super::*;
 
     fn source(slot: u32, stream: Stream) -> Source {
-        Source { worker: WorkerId(slot + 1), slot: SlotId(slot), stream }
+        Source { worker: WorkerId(slot + 1), slot: SlotId(slot), pid: 1, stream }
     }
 
     #[test]
@@ -423,10 +434,11 @@ mod tests {
         Source { stream: Stream::Err, ..source }
     }
 
+    const MARK: Mark = Mark { time: 1, flags: 0 };
+
     fn state() -> (Writer, Receiver<Order>) {
         let (orders, given) = mpsc::channel();
-        let room = Arc::new(Semaphore::new(ROOM as usize));
-        (Writer { orders, room, state: Arc::default(), lossy: true }, given)
+        (Writer::new(orders, Arc::default(), true), given)
     }
 
     #[tokio::test]
@@ -436,11 +448,11 @@ mod tests {
         let begin = Instant::now();
         let room = writer.room(1).await;
         assert!(room.is_none() && begin.elapsed() >= PATIENCE, "{:?}", begin.elapsed());
-        assert!(writer.say(source(0, Stream::Out), b"one\ntwo\n".to_vec(), room));
+        assert!(writer.say(source(0, Stream::Out), MARK, b"one\ntwo\n".to_vec(), room));
         let begin = Instant::now();
         let room = writer.room(1).await;
         assert!(room.is_none() && begin.elapsed() < PATIENCE / 2, "{:?}", begin.elapsed());
-        writer.say(source(0, Stream::Out), b"half".to_vec(), room);
+        writer.say(source(0, Stream::Out), MARK, b"half".to_vec(), room);
         assert_eq!(writer.state.lost.load(Ordering::Relaxed), 3);
         assert!(given.try_recv().is_err(), "nothing is written of what is lost");
         // A sign of life, and room: nothing is lost any more.

@@ -234,7 +234,7 @@ fn reload_all() -> Result<(), Failure> {
     }
     let words = ["phalanx", "reload"].into_iter().chain(apps.iter().map(|app| app.name.as_str()));
     match Arguments::try_parse_from(words) {
-        Ok(Arguments { command: Command::Reload(options) }) => manage::reload(&options),
+        Ok(Arguments { command: Command::Reload(options), .. }) => manage::reload(&options),
         other => Err(Failure::tool(UNEXPECTED, format!("this is no reload: {other:?}"))),
     }
 }

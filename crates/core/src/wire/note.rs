@@ -38,6 +38,12 @@ pub enum Note {
         /// The same with upgraded connections.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         upgraded: Option<u64>,
+        /// The signal whose handler is called when all is finished; absent: SIGTERM.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signal: Option<String>,
+        /// Your program gets the message `shutdown` then, instead.
+        #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+        message: bool,
     },
     /// Worker: my metrics.
     Report {
@@ -149,8 +155,13 @@ mod tests {
         let metrics = Metrics { latency: alloc::vec![1, 2], open: 3.0, ..Metrics::default() };
         for note in [
             Note::Ask { id: 7 },
-            Note::Leave { grace: Some(30_000), upgraded: Some(60_000) },
-            Note::Leave { grace: None, upgraded: None },
+            Note::Leave {
+                grace: Some(30_000),
+                upgraded: Some(60_000),
+                signal: Some("SIGINT".into()),
+                message: true,
+            },
+            Note::Leave { grace: None, upgraded: None, signal: None, message: false },
             Note::Report { id: 7, metrics },
             Note::Serves,
             Note::Alive,

@@ -6,6 +6,7 @@ use super::shell::{Shell, VACANT};
 use crate::event::Event;
 use crate::settings::Knows;
 use phalanx_core::cluster::Event as CoreEvent;
+use phalanx_core::spec::ReadyWhen;
 use phalanx_core::time::Time;
 use phalanx_core::worker::{Exit, Phase, WorkerId};
 use std::sync::atomic::Ordering;
@@ -55,6 +56,10 @@ impl Shell {
             tracing::warn!(
                 "worker {worker} in slot {slot} listens, but takes nothing: the one before it goes on until it does"
             );
+        } else if self.options.spec.ready == ReadyWhen::Notified {
+            tracing::info!(
+                "worker {worker} in slot {slot} runs, but has not said that it is ready yet, and is waited for (READY=1, or in Node process.send('ready'))"
+            );
         } else if !self.never_listens(now, worker) {
             tracing::info!(
                 "worker {worker} in slot {slot} runs, but does not listen yet, and is waited for (a program that never listens is ready when it is online: `--ready online`)"
@@ -70,9 +75,11 @@ impl Shell {
             // It is waited for until its connections are finished.
         } else if matches!(record.runtime(), Runtime::Deno | Runtime::Bun) {
             // Only a signal ends servers of their own.
-            tracing::info!("worker {worker} in slot {slot} goes on without its channel: SIGTERM");
+            let signal = self.options.kill_signal;
+            let name = Exit::Signal(signal.as_raw());
+            tracing::info!("worker {worker} in slot {slot} goes on without its channel: {name}");
             // It may have ended in the meantime.
-            let _ = record.handle.inner.child.signal(rustix::process::Signal::TERM);
+            let _ = record.handle.inner.child.signal(signal);
         } else if !record.leaving {
             tracing::warn!(
                 "worker {worker} in slot {slot} closed its channel but goes on: it serves no more, and is killed if it does not end in its grace time"

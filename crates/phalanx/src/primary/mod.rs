@@ -69,6 +69,7 @@ use phalanx_core::wire::DEFAULT_MAX_LINE;
 pub(crate) use query::query_for;
 pub use status::{Reloaded, Status, WorkerState, WorkerStatus};
 
+use rustix::process::Signal;
 #[cfg(target_os = "linux")]
 pub(crate) use spawn::{
     inherited_files, lower_descriptor_limit, raise_descriptor_limit, this_program,
@@ -117,6 +118,31 @@ pub struct Options {
     pub limits: Limits,
     /// The rules by which the number of workers follows the load; `None`: it does not.
     pub scaling: Option<Scaling>,
+    /// The signal that ends a worker which cannot be told otherwise, or did not end in its grace time; and whose handler
+    /// in a Node worker's program is called first when its drain is over. SIGTERM.
+    pub kill_signal: Signal,
+    /// Whether a worker on a channel that is to leave gets the message `"shutdown"`: a Node worker with the preload when
+    /// its drain is over, instead of a signal; any other when the drain begins.
+    pub shutdown_message: bool,
+    /// How workers are started is asked again at the beginning of each reload and restart. `None`: it stays as it was set.
+    pub renew: Option<Renew>,
+}
+
+/// Says how workers are started from now on: [`Options::renew`].
+#[derive(Clone)]
+pub struct Renew(Arc<dyn Fn() -> Result<Settings> + Send + Sync>);
+
+impl Renew {
+    /// It is called on a thread that may wait.
+    pub fn new(find: impl Fn() -> Result<Settings> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(find))
+    }
+}
+
+impl fmt::Debug for Renew {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Renew").finish_non_exhaustive()
+    }
 }
 
 impl Default for Options {
@@ -139,6 +165,9 @@ impl Default for Options {
             max_message: DEFAULT_MAX_LINE,
             limits: Limits::default(),
             scaling: None,
+            kill_signal: Signal::TERM,
+            shutdown_message: false,
+            renew: None,
         }
     }
 }
@@ -154,6 +183,7 @@ pub struct Primary {
     settings: Arc<Mutex<Settings>>,
     over: watch::Receiver<Option<Over>>,
     ends: Arc<Mutex<Ends>>,
+    renew: Option<Renew>,
 }
 
 /// How it ended.
@@ -180,6 +210,7 @@ pub(crate) enum Command {
     /// Takes over, if there is something to take over: whether there was.
     Begin(oneshot::Sender<bool>),
     Upgrade(oneshot::Sender<Result<()>>),
+    BeforeUpgrade(Box<dyn Fn() + Send + Sync>),
     /// A descriptor is not needed any more.
     Settle,
 }
@@ -247,6 +278,7 @@ impl Primary {
             settings: Arc::new(Mutex::new(options.settings.clone())),
             over: watch,
             ends: Arc::default(),
+            renew: options.renew.clone(),
         };
         let mut shell = shell::Shell::new(options, &primary, wishes.downgrade());
         shell.upkeep.cgroups = cgroups;
@@ -274,6 +306,14 @@ impl Primary {
         let (reply, done) = oneshot::channel();
         self.command(Command::Upgrade(reply))?;
         done.await.map_err(|_| Error::Stopping)?
+    }
+
+    /// Calls this each time right before this process becomes another program ([`Primary::upgrade`], or because its keeper
+    /// is gone): what a program has in its memory alone is to be written down, or it is lost. It is called on the primary's
+    /// task, and everything waits for it; if the other program cannot be executed, this one goes on.
+    pub fn before_upgrade(&self, does: impl Fn() + Send + Sync + 'static) {
+        // One that is stopping becomes nothing else.
+        let _ = self.command(Command::BeforeUpgrade(Box::new(does)));
     }
 
     /// Forks a worker that is not guarded: when it ends, nobody replaces it. Returns when its process runs;
@@ -357,8 +397,9 @@ impl Primary {
     /// # Errors
     /// [`Error::Reload`]: a new worker did not come up, or crashed while others were still being replaced. The
     /// old ones that were left go on, and if the rules say so, what was replaced has gone back to the program before.
-    /// [`Error::Stopping`]: the cluster stops.
+    /// [`Error::Stopping`]: the cluster stops. What [`Options::renew`] says: nothing has begun then.
     pub async fn reload(&self) -> Result<Reloaded> {
+        self.renew("the reload").await?;
         let (reply, done) = oneshot::channel();
         self.command(Command::Reload(reply))?;
         done.await.map_err(|_| Error::Stopping)?
@@ -379,9 +420,36 @@ impl Primary {
     /// [`Error::Reload`]: a slot is in a crash loop, or a reload took the place of the restart. [`Error::Stopping`]: the
     /// cluster stops.
     pub async fn restart(&self) -> Result<Reloaded> {
+        self.renew("the restart").await?;
         let (reply, done) = oneshot::channel();
         self.command(Command::Restart(reply))?;
         done.await.map_err(|_| Error::Stopping)?
+    }
+
+    /// Asks how the next workers are started. What is the same as before is no change: a rollback may go back to it.
+    async fn renew(&self, what: &str) -> Result<()> {
+        let Some(Renew(find)) = self.renew.clone() else { return Ok(()) };
+        // It may look at files, and ask an interpreter for its version.
+        let found = tokio::task::spawn_blocking(move || find()).await;
+        match found.map_err(|_| Error::Lost).flatten() {
+            Ok(settings) => {
+                let now = self.settings();
+                if format!("{now:?}") != format!("{settings:?}") {
+                    let name = |settings: &Settings| spawn::program_of(settings).ok();
+                    if let (old, Some(new)) = (name(&now), name(&settings))
+                        && old.as_ref() != Some(&new)
+                    {
+                        tracing::info!("workers are started with {} from now on", new.display());
+                    }
+                    self.setup(settings);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!("{what} does not begin, and nothing has changed: {error}");
+                Err(error)
+            }
+        }
     }
 
     /// Tells every worker to finish and leave, and waits until all are gone: `cluster.disconnect()`.

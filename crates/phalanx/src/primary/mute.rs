@@ -19,7 +19,6 @@ use phalanx_core::time::Time;
 use phalanx_core::wire::Query;
 use phalanx_core::worker::WorkerId;
 use rustix::fd::OwnedFd;
-use rustix::process::Signal;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -275,7 +274,7 @@ impl Shell {
             Step::End { cut } => {
                 let handle = record.handle.clone();
                 // It may have ended in the meantime.
-                let _ = handle.inner.child.signal(Signal::TERM);
+                let _ = handle.inner.child.signal(self.options.kill_signal);
                 self.core.observe(now, CoreEvent::Terminated { worker });
                 if cut > 0 {
                     self.core.observe(now, CoreEvent::Cut { worker, connections: cut });

@@ -11,6 +11,7 @@ use crate::event::Event;
 use crate::policy::Policy;
 use crate::settings::Knows;
 use phalanx_core::cluster::{Cluster as Core, Event as CoreEvent};
+use phalanx_core::spec::ReadyWhen;
 use phalanx_core::time::Time;
 use phalanx_core::wire::{
     Act, AddressType, Answer, Cluster, Extras, Frame, Handle, HandleKind, Note, Query, SocketNote,
@@ -50,7 +51,7 @@ impl Shell {
             Frame::Note(Note::Counts { accepted, open, lag }) => {
                 self.counted(worker, accepted, open, lag);
             }
-            Frame::Note(Note::Serves) => self.came_up(now, CoreEvent::Listening { worker }, worker),
+            Frame::Note(Note::Serves) => self.has_listened(now, worker),
             // Answers are dealt with where they are read.
             Frame::HandleAck
             | Frame::HandleNack
@@ -105,6 +106,20 @@ impl Shell {
             self.sign_of_life(now, worker);
             self.begin_liveness(now, worker);
             self.ready_in_life(worker);
+        }
+    }
+
+    /// A worker on a channel listens: it is ready, unless it has to say so.
+    fn has_listened(&mut self, now: Time, worker: WorkerId) {
+        if self.options.spec.ready != ReadyWhen::Notified {
+            self.came_up(now, CoreEvent::Listening { worker }, worker);
+        }
+    }
+
+    /// It sent the message `"ready"`, which means something only where it is waited for.
+    pub(super) fn says_ready(&mut self, now: Time, worker: WorkerId) {
+        if self.options.spec.ready == ReadyWhen::Notified {
+            self.came_up(now, CoreEvent::Listening { worker }, worker);
         }
     }
 
@@ -274,15 +289,14 @@ impl Shell {
         let handle = record.handle.clone();
         let Some(port) = self.ports.values_mut().find(|port| port.is_meant(worker, query)) else {
             // A server of its own (`exclusive`, or bound by itself): the worker serves, elsewhere.
-            self.came_up(now, CoreEvent::Listening { worker }, worker);
-            return;
+            return self.has_listened(now, worker);
         };
         let Some(user) = port.users.get_mut(&worker) else { return };
         let told = std::mem::replace(&mut user.serves, true);
         user.slot_only = query.extras.slot_only;
         port.steer();
         let (key, address) = (port.key.clone(), port.address.clone());
-        self.came_up(now, CoreEvent::Listening { worker }, worker);
+        self.has_listened(now, worker);
         if !told {
             self.audience.tell(&Event::Listening(handle, address));
         }

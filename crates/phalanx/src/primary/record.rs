@@ -29,6 +29,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+/// The message by which a worker says that it is ready, where that is asked for; as programs for pm2 send it.
+const READY: &str = "\"ready\"";
 /// Buckets of a latency that are kept.
 const MAX_BUCKETS: usize = 64;
 
@@ -50,6 +52,8 @@ pub(super) enum Fact {
     Looked(Look, bool),
     /// The last words of a worker were heard.
     WrittenDown(Box<EndRecord>),
+    /// A worker sent the message `"ready"`.
+    SaysReady(WorkerId),
     /// A worker has had time to listen.
     Slow(WorkerId),
     /// A worker has had time to end after its channel did.
@@ -296,7 +300,13 @@ pub(super) async fn listen_to(
             let _ = done.await;
         }
         match frame {
-            Frame::User(text) => ear.while_waiting(told(&worker, Message::new(text, None))).await,
+            Frame::User(text) => {
+                let is_ready = text.get() == READY;
+                ear.while_waiting(told(&worker, Message::new(text, None))).await;
+                if is_ready && facts.send(Fact::SaysReady(id)).await.is_err() {
+                    return;
+                }
+            }
             Frame::Handle(HandleFrame { message, .. }) => {
                 ear.while_waiting(handle_from(&worker, *message, fd)).await;
             }

@@ -25,8 +25,9 @@ use phalanx_core::cluster::{Action, Cluster, Event as CoreEvent};
 use phalanx_core::limits::Judge;
 use phalanx_core::scaling::Scaler;
 use phalanx_core::time::Time;
-use phalanx_core::wire::{Act, Cluster as ClusterFrame, Frame, Note};
-use phalanx_core::worker::WorkerId;
+use phalanx_core::wire::{Act, Cluster as ClusterFrame, Frame, Note, RawValue};
+use phalanx_core::worker::{Exit, WorkerId};
+use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::sync::atomic::Ordering;
@@ -43,6 +44,9 @@ pub(super) const VACANT: Duration = Duration::from_secs(10);
 
 /// No patience is shorter: it would be no patience but a busy loop.
 const SHORTEST_PATIENCE: Duration = Duration::from_millis(1);
+
+/// The message by which a worker may be told that it is to leave; as pm2 sends it.
+const SHUTDOWN: &str = "\"shutdown\"";
 
 pub(super) struct Shell {
     pub(super) options: Options,
@@ -62,6 +66,8 @@ pub(super) struct Shell {
     pub(super) forking: BTreeMap<WorkerId, Asked>,
     pub(super) reloading: Vec<oneshot::Sender<Result<Reloaded>>>,
     pub(super) restarting: Vec<oneshot::Sender<Result<Reloaded>>>,
+    /// What is to be done before this process becomes another program.
+    pub(super) before_upgrade: Vec<Box<dyn Fn() + Send + Sync>>,
     /// Why the reload failed that is gone back from.
     pub(super) failed_reload: Option<String>,
     /// What a rollback goes back to, and what workers are started from now.
@@ -134,6 +140,7 @@ impl Shell {
             forking: BTreeMap::new(),
             reloading: Vec::new(),
             restarting: Vec::new(),
+            before_upgrade: Vec::new(),
             failed_reload: None,
             before: None,
             newest: None,
@@ -317,6 +324,7 @@ impl Shell {
             }
             #[cfg(target_os = "linux")]
             Command::Upgrade(reply) => self.upgrade(reply),
+            Command::BeforeUpgrade(does) => self.before_upgrade.push(does),
             #[cfg(not(target_os = "linux"))]
             Command::Begin(reply) => drop(reply.send(false)),
             #[cfg(not(target_os = "linux"))]
@@ -398,6 +406,7 @@ impl Shell {
             #[cfg(target_os = "linux")]
             Fact::Asks(worker, question) => self.asks(now, worker, question),
             Fact::Notified(worker, text) => self.notified(now, worker, &text),
+            Fact::SaysReady(worker) => self.says_ready(now, worker),
             Fact::Seen(worker, busy) => self.seen(now, worker, busy),
             Fact::Vacant => {
                 self.hear_shut();
@@ -497,7 +506,7 @@ impl Shell {
                 self.serves_no_more(worker);
                 if let Some(record) = self.workers.get(&worker) {
                     // It may have ended in the meantime.
-                    let _ = record.handle.inner.child.signal(rustix::process::Signal::TERM);
+                    let _ = record.handle.inner.child.signal(self.options.kill_signal);
                 }
             }
             Action::Kill { worker } => {
@@ -524,7 +533,20 @@ impl Shell {
             // When all stop, nobody waits longer.
             let stopping = self.core.is_stopping();
             let upgraded = if stopping { grace } else { millis(self.options.grace_upgraded) };
-            record.channel.push(&Frame::Note(Note::Leave { grace, upgraded }));
+            let signal = Some(self.options.kill_signal).filter(|s| *s != Signal::TERM);
+            let signal = signal.map(|s| Exit::Signal(s.as_raw()).to_string());
+            let message = self.options.shutdown_message;
+            record.channel.push(&Frame::Note(Note::Leave { grace, upgraded, signal, message }));
+            // The preload does it in its own time.
+            let preload = match &record.program {
+                Some(program) => program.settings.preload,
+                None => lock(&self.settings).preload,
+            };
+            if let (true, false, Ok(shutdown)) =
+                (message, preload, RawValue::from_string(SHUTDOWN.into()))
+            {
+                record.channel.push(&Frame::User(shutdown));
+            }
             let frame = ClusterFrame { seq: Some(seq), ack: None, act: Act::Disconnect };
             record.channel.push(&Frame::Cluster(frame));
         }

@@ -230,6 +230,11 @@ fn environment(
     if settings.knows != Knows::Channel {
         set("PHALANX_LIFE_FD", life_fd().to_string());
     }
+    for (name, first) in &settings.by_slot {
+        let number = first.saturating_add(given.slot.0.into());
+        all.insert(name.clone(), number.to_string().into());
+    }
+    let mut set = |name: &str, value: String| all.insert(name.into(), value.into());
     if let Some(base) = settings.port_base {
         set("PORT", (u32::from(base) + given.slot.0).to_string());
     }

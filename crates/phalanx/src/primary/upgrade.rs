@@ -180,6 +180,9 @@ impl Shell {
             // Nobody would let it go on.
             record.paused = None;
         }
+        for last in &self.before_upgrade {
+            last();
+        }
         let (text, mut fds) = self.estate();
         let error = match role {
             Role::Primary => {

@@ -178,7 +178,7 @@
   // Before the cluster's own listener, which closes the servers.
   process.prependListener('internalMessage', (frame) => {
     if (frame?.cmd === 'NODE_CLUSTER' && frame.act === 'disconnect') drain(true);
-    else if (frame?.cmd === COMMAND && frame.act === 'leave') ({ grace, upgraded: graceUpgraded } = frame);
+    else if (frame?.cmd === COMMAND && frame.act === 'leave') ({ grace, upgraded: graceUpgraded, signal: asked, message: byMessage } = frame);
     else if (frame?.cmd === COMMAND && frame.act === 'ask') report(frame.id);
     else if (frame?.cmd === COMMAND && frame.act === 'count') tellCounts();
   });
@@ -212,11 +212,21 @@
 
   let grace; // ms; unknown: as long as it takes
   let graceUpgraded; // ms for connections that speak another protocol by now
+  const forwarding = process.listeners('message'); // Node's own, from the process to `cluster.worker`
+  let asked; // the signal that the primary was told to use
+  let byMessage = false; // the program is told by a message
   let handed = false; // the program's handler was called
 
   /** What the program does on a signal, it does now: it may know what holds the drain up. */
   function handOver() {
-    const signal = ['SIGTERM', 'SIGINT'].find((name) => process.listenerCount(name) > 0);
+    const own = (listener) => listener !== keepEarly && !forwarding.includes(listener);
+    if (byMessage && (process.listeners('message').some(own) || worker.listenerCount('message') > 0)) {
+      if (!handed) process.emit('message', 'shutdown', undefined);
+      handed = true;
+      return true;
+    }
+    const signals = [asked, 'SIGTERM', 'SIGINT'].filter((name) => name in constants.signals);
+    const signal = signals.find((name) => process.listenerCount(name) > 0);
     if (signal && !handed) {
       handed = true;
       process.emit(signal, signal, constants.signals[signal]);

@@ -198,11 +198,15 @@ fn what_a_program_gets_is_declared() {
     assert_eq!(of("pass_env = 'AWS_*, PATH'", toml), "AWS_KEY=x PATH=/bin");
     assert_eq!(of("pass_env = '!HOME'", toml), "LC_ALL=C PATH=/bin");
     assert_eq!(
-        of("pass_env = true\nfilter_env = ['AWS_', 'LC']", toml),
+        of("pass_env = true\nfilter_env = ['WS_', 'LC']", toml),
         "A=old HOME=/root PATH=/bin"
     );
     assert_eq!(of("", "/srv/ecosystem.toml"), "A=old AWS_KEY=x HOME=/root LC_ALL=C PATH=/bin");
-    assert_eq!(of("filter_env = true", "/srv/ecosystem.toml"), "");
+    assert_eq!(of("filter_env = true", "/srv/ecosystem.toml"), "HOME=/root PATH=/bin");
+    assert_eq!(
+        of("filter_env = 'KEY'", "/srv/ecosystem.toml"),
+        "A=old HOME=/root LC_ALL=C PATH=/bin"
+    );
     let null = one(r#"{"script": "a", "env": {"PATH": null}}"#, "/srv/phalanx.json", None);
     assert!(!environment(&null, &starter).contains_key("PATH"));
 }
@@ -212,7 +216,10 @@ fn files_of_pm2s() {
     let text = r#"{ "apps": [{
         "name": "api", "script": "app.js", "exec_mode": "cluster", "min_uptime": 1000, "max_restarts": 16,
         "kill_timeout": 5000, "listen_timeout": 3000, "max_memory_restart": "300M", "node_args": "--max-old-space-size=300",
-        "restart_delay": 100, "autorestart": true, "stop_exit_codes": [0], "vizion": false, "pmx": true, "windowsHide": true,
+        "restart_delay": 100, "autorestart": true, "stop_exit_codes": [0], "vizion": false, "pmx": true, "windowsHide": true, "treekill": true, "merge_logs": true,
+        "wait_ready": true, "watch": false, "ignore_watch": ["node_modules", "logs"], "cron_restart": "0 3 * * *", "time": true,
+        "out_file": "logs/out.log", "error_file": "/dev/null", "log_type": "json", "log_date_format": "YYYY-MM-DD",
+        "instance_var": "INSTANCE", "exp_backoff_restart_delay": 50, "pid_file": "run/app.pid", "shutdown_with_message": true,
         "uid": 1000, "gid": "www-data", "interpreter": "node", "source_map_support": true, "port": "3000"
     }], "deploy": { "production": { "user": "u" } } }"#;
     let done = examined(text, "/srv/ecosystem.config.js", None);
@@ -233,13 +240,31 @@ fn files_of_pm2s() {
     ] {
         assert!(words.contains(part), "{part}: {words}");
     }
-    assert!(!words.contains("autorestart"), "{words}");
+    for part in [
+        "--wait-ready ",
+        "--cron 0 3 * * *",
+        "--time ",
+        "--output /srv/logs/out.log",
+        "--error /dev/null",
+        "--log-type json",
+        "--instance-var INSTANCE",
+        "--pid /srv/run/app.pid",
+        "--shutdown-with-message",
+        "--restart-delay 100",
+    ] {
+        assert!(words.contains(part), "{part}: {words}");
+    }
+    for part in ["autorestart", "watch", "merge-logs", "treekill"] {
+        assert!(!words.contains(part), "{part}: {words}");
+    }
     assert_eq!(app.env.get("PORT").map(String::as_str), Some("3000"));
-    assert_eq!(done.warnings.len(), 2, "{:?}", done.warnings);
+    assert_eq!(done.warnings.len(), 3, "{:?}", done.warnings);
     let all = done.warnings.join("\n");
-    for word in
-        ["deploy", "vizion, pmx, windowsHide, source_map_support are pm2's, and do nothing here"]
-    {
+    for word in [
+        "deploy",
+        "pmx, windowsHide, source_map_support are pm2's, and do nothing here",
+        "restart_delay and exp_backoff_restart_delay mean the same here",
+    ] {
         assert!(all.contains(word), "{all}");
     }
 }

@@ -1,10 +1,11 @@
 //! What is written about the keys is current: the schema, the table, the example.
 
 use super::super::init;
-use super::super::keys::{Key, Keys, Kind, OWN, snake};
+use super::super::keys::{Key, Keys, Kind, OWN, command, snake};
 use super::super::parse::Format;
 use super::super::schema;
 use super::examined;
+use clap::Arg;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -41,18 +42,21 @@ fn the_table_of_keys_is_current() {
 
 fn table() -> String {
     let keys = Keys::find_all();
+    let command = command();
+    let heading = |key: &Key| {
+        let arg = command.get_arguments().find(|arg| arg.get_id() == key.id.as_str());
+        arg.and_then(Arg::get_help_heading).unwrap_or("Options")
+    };
     let mut headings: Vec<&str> = Vec::new();
-    for key in keys.all.iter().filter(|key| !key.hidden) {
-        if !headings.contains(&key.heading.as_str()) {
-            headings.push(&key.heading);
+    for heading in keys.all.iter().map(heading) {
+        if !headings.contains(&heading) {
+            headings.push(heading);
         }
     }
     let mut text = String::new();
-    for heading in headings {
-        text.push_str(&format!(
-            "### {heading}\n\n| key | value | default | |\n|---|---|---|---|\n"
-        ));
-        for key in keys.all.iter().filter(|key| !key.hidden && key.heading == heading) {
+    for name in headings {
+        text.push_str(&format!("### {name}\n\n| key | value | default | |\n|---|---|---|---|\n"));
+        for key in keys.all.iter().filter(|key| heading(key) == name) {
             text.push_str(&row(key));
         }
         text.push('\n');

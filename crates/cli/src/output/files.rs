@@ -1,0 +1,319 @@
+//! The thread that writes what workers say to files: many lines at a time, each as a whole.
+//!
+//! A disk that is slow is waited for, as long as it moves. One that takes nothing is waited for a moment, which workers
+//! notice when there is no more room; then lines are lost, counted, and that is said, here and in the primary's log.
+
+use super::writer::{Mark, Order, PATIENCE, State, Stream, Writer};
+use super::{Rest, Source};
+use crate::logs::index::{ERR, JSON, NOTICE, Record};
+use crate::logs::{Places, Rules, Sink, Style, Tidy, now};
+use rustix::io::Errno;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::{Duration, Instant};
+use tokio::sync::OwnedSemaphorePermit;
+
+/// Bytes that are written at a time, about.
+const BATCH: usize = 128 << 10;
+/// How soon it is tried again to write.
+const AGAIN: Duration = Duration::from_millis(100);
+/// A clock that was set back by more is believed.
+const SET_BACK: u64 = 1_000_000;
+/// How long opening anew may take.
+const OPENING: Duration = Duration::from_secs(5);
+
+/// Tells the thread about the files.
+#[derive(Clone)]
+pub(crate) struct LogFiles {
+    orders: Sender<Order>,
+}
+
+impl LogFiles {
+    /// Opens all files anew, as after they were moved. Returns when that is done, or after a few seconds.
+    pub(crate) fn reopen(&self) {
+        self.order(Order::Reopen);
+    }
+
+    /// Empties all files, and removes the old ones. Returns when that is done, or after a few seconds.
+    pub(crate) fn flush(&self) {
+        self.order(Order::Flush);
+    }
+
+    fn order(&self, order: fn(Sender<()>) -> Order) {
+        let (told, done) = mpsc::channel();
+        if self.orders.send(order(told)).is_ok() {
+            let _ = done.recv_timeout(OPENING);
+        }
+    }
+}
+
+/// What is to be written to one file.
+struct File {
+    sink: Sink,
+    text: Vec<u8>,
+    records: Vec<Record>,
+    /// Lines of workers in it.
+    lines: u64,
+    /// Lines that were lost, and nobody was told of.
+    lost: u64,
+    /// Nothing could be written the last time.
+    failing: bool,
+}
+
+struct Files {
+    app: String,
+    style: Style,
+    files: Vec<File>,
+    /// Which files have the lines of a stream.
+    routes: [Vec<usize>; 2],
+    states: [Arc<State>; 2],
+    last: u64,
+    held: Vec<OwnedSemaphorePermit>,
+}
+
+/// Writers for both streams, what waits for their end, and what tells them about their files.
+pub(super) type Opened = ([Option<Writer>; 2], Rest, LogFiles);
+
+/// Begins to write to files. Where none can be opened, that is an error only if it `must` be: the next lines may have
+/// more luck.
+pub(super) fn begin(
+    app: &str,
+    places: &Places,
+    rules: Rules,
+    style: &Style,
+    must: bool,
+) -> Result<Opened, (PathBuf, io::Error)> {
+    let paths = places.paths();
+    let tidy = Tidy::new(paths.clone(), rules);
+    let mut files = Vec::new();
+    for path in paths {
+        let mut sink = Sink::new(path.clone(), rules, tidy.clone());
+        match sink.prepare() {
+            Err(error) if must => return Err((path, error)),
+            Err(error) => tracing::warn!("{} cannot be opened yet: {error}", path.display()),
+            Ok(()) => {}
+        }
+        files.push(File {
+            sink,
+            text: Vec::new(),
+            records: Vec::new(),
+            lines: 0,
+            lost: 0,
+            failing: false,
+        });
+    }
+    let routes = places.routes();
+    let states: [Arc<State>; 2] = Default::default();
+    let (orders, given) = mpsc::channel();
+    let writer = |stream: usize| {
+        let any = routes.get(stream).is_some_and(|files| !files.is_empty());
+        let state = states.get(stream).filter(|_| any)?;
+        Some(Writer::new(orders.clone(), Arc::clone(state), true))
+    };
+    let writers = [writer(0), writer(1)];
+    let [out, _] = &states;
+    let rest = Rest::new(orders.clone(), Arc::clone(out));
+    let (app, style) = (app.to_owned(), style.clone());
+    let mut files = Files { app, style, files, routes, states, last: 0, held: Vec::new() };
+    let thread = std::thread::Builder::new().name("logs".into());
+    // As everywhere: without threads there is no primary.
+    drop(thread.spawn(move || files.obey(&given)));
+    Ok((writers, rest, LogFiles { orders }))
+}
+
+impl Files {
+    fn obey(&mut self, orders: &Receiver<Order>) {
+        while let Ok(first) = orders.recv() {
+            // As much as there is, together.
+            let mut next = Some(first);
+            while let Some(order) = next {
+                match order {
+                    Order::Say(source, mark, text, room) => {
+                        self.held.extend(room);
+                        self.add(source, mark, &text);
+                    }
+                    Order::End(_) => {}
+                    Order::Finish(told) => {
+                        self.write_all();
+                        let _ = told.send(());
+                    }
+                    Order::Reopen(told) => {
+                        self.write_all();
+                        self.files.iter_mut().for_each(|file| file.sink.reopen());
+                        self.open();
+                        let _ = told.send(());
+                    }
+                    Order::Flush(told) => {
+                        self.write_all();
+                        self.flush();
+                        let _ = told.send(());
+                    }
+                }
+                next = orders.try_recv().ok();
+            }
+            self.write_all();
+        }
+    }
+
+    /// Opens the files, so that they are there.
+    fn open(&mut self) {
+        for file in &mut self.files {
+            if let Err(error) = file.sink.prepare() {
+                tracing::warn!("{} cannot be opened: {error}", file.sink.path().display());
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        for file in &mut self.files {
+            if let Err(error) = file.sink.flush() {
+                tracing::warn!("{} cannot be emptied: {error}", file.sink.path().display());
+            }
+        }
+        self.open();
+    }
+
+    /// Adds lines to what is written next to the files of their stream.
+    fn add(&mut self, source: Source, mark: Mark, lines: &[u8]) {
+        let Source { worker, slot, pid, stream } = source;
+        // Each a little later than the last: so it stays the order in which they were heard.
+        let backwards = self.last.saturating_sub(mark.time);
+        self.last = if backwards > SET_BACK { mark.time } else { mark.time.max(self.last + 1) };
+        let err = u8::from(stream == Stream::Err) * ERR;
+        let json = u8::from(self.style.json) * JSON;
+        let flags = mark.flags | err | json;
+        let record = Record {
+            time: self.last,
+            worker: worker.0,
+            slot: slot.0,
+            pid,
+            flags,
+            ..Record::default()
+        };
+        let count = lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+        let stream = usize::from(stream == Stream::Err);
+        let route = self.routes.get(stream).cloned().unwrap_or_default();
+        for at in route {
+            let Some(file) = self.files.get_mut(at) else { continue };
+            let full = file.text.len() + lines.len() > file.sink.room().min(BATCH);
+            if full && !file.text.is_empty() {
+                self.write(at);
+            }
+            let (app, style) = (&self.app, &self.style);
+            let Some(file) = self.files.get_mut(at) else { continue };
+            let begin = file.text.len();
+            style.write(app, &record, lines, &mut file.text);
+            let len = u32::try_from(file.text.len() - begin).unwrap_or(u32::MAX);
+            file.records.push(Record { offset: begin as u64, len, ..record });
+            file.lines += count;
+        }
+    }
+
+    fn write_all(&mut self) {
+        for at in 0..self.files.len() {
+            self.write(at);
+        }
+        self.held.clear();
+    }
+
+    /// Writes what there is for a file.
+    fn write(&mut self, at: usize) {
+        // Lines that were lost because this thread stood still are counted by stream.
+        let mut waited = 0;
+        for (route, state) in self.routes.iter().zip(&self.states) {
+            if route.first() == Some(&at) {
+                waited += state.lost.swap(0, Ordering::Relaxed);
+            }
+        }
+        let (app, style, last) = (&self.app, &self.style, self.last);
+        let Some(file) = self.files.get_mut(at) else { return };
+        file.lost += waited;
+        if file.text.is_empty() {
+            return;
+        }
+        if file.lost > 0 {
+            file.announce(app, style, last);
+        }
+        let done = file.write();
+        for state in &self.states {
+            state.steps.fetch_add(1, Ordering::Relaxed);
+        }
+        file.done(done);
+    }
+}
+
+impl File {
+    /// Says before the next lines how many are missing.
+    fn announce(&mut self, app: &str, style: &Style, time: u64) {
+        let time = self.records.first().map_or(time, |record| record.time);
+        let json = u8::from(style.json) * JSON;
+        let record = Record { time, flags: NOTICE | json, ..Record::default() };
+        let lost = self.lost;
+        let words =
+            format!("phalanx: {lost} lines of workers could not be written here and are lost\n");
+        let mut text = Vec::new();
+        style.write(app, &record, words.as_bytes(), &mut text);
+        let length = text.len();
+        text.append(&mut self.text);
+        self.text = text;
+        for record in &mut self.records {
+            record.offset += length as u64;
+        }
+        let len = u32::try_from(length).unwrap_or(u32::MAX);
+        self.records.insert(0, Record { len, ..record });
+    }
+
+    /// Writes; tries for a moment, unless it was in vain the last time.
+    fn write(&mut self) -> io::Result<()> {
+        let begin = Instant::now();
+        loop {
+            let done = self.sink.write(&self.text, &mut self.records);
+            let Err(error) = &done else { return done };
+            let gone = error.raw_os_error() == Some(Errno::PIPE.raw_os_error());
+            if gone || self.failing || begin.elapsed() > PATIENCE {
+                return done;
+            }
+            std::thread::sleep(AGAIN);
+        }
+    }
+
+    fn done(&mut self, done: io::Result<()>) {
+        let path = self.sink.path().display();
+        match done {
+            Ok(()) => {
+                if self.failing {
+                    let lost = self.lost;
+                    tracing::warn!(lost, "{path} can be written again");
+                }
+                (self.failing, self.lost) = (false, 0);
+            }
+            Err(error) => {
+                if !self.failing {
+                    tracing::error!(
+                        "{path} cannot be written, and lines of workers are lost: {error}"
+                    );
+                }
+                self.failing = true;
+                self.lost += self.lines;
+            }
+        }
+        self.lines = 0;
+        self.text.clear();
+        self.records.clear();
+        // A flood leaves a lot of room behind.
+        self.text.shrink_to(BATCH);
+    }
+}
+
+/// What was said to the end of no line when this process became another one.
+pub(super) fn carry(places: &Places) -> Option<PathBuf> {
+    places.paths().first().map(|path| crate::logs::with(path, ".part"))
+}
+
+/// The time of what is heard now.
+pub(super) fn mark(flags: u8) -> Mark {
+    Mark { time: now(), flags }
+}
