@@ -6,7 +6,8 @@ use clap::builder::{StyledStr, ValueParser};
 use clap::{Arg, ArgAction, Args, Command};
 
 /// Options that a key cannot be: they are the command's, or the file says them by keys of its own.
-const NOT_KEYS: [&str; 15] = [
+const NOT_KEYS: [&str; 16] = [
+    "filter-env",
     "no-daemon",
     "attach",
     "help",
@@ -25,7 +26,7 @@ const NOT_KEYS: [&str; 15] = [
 ];
 
 /// The keys that are no options, with their other names.
-pub(super) const OWN: [(&str, &[&str], &str); 12] = [
+pub(super) const OWN: [(&str, &[&str], &str); 13] = [
     ("name", &[], "What it is called; else as its script, without the extension"),
     (
         "script",
@@ -48,6 +49,11 @@ pub(super) const OWN: [(&str, &[&str], &str); 12] = [
         "pass_env",
         &[],
         "Which variables are passed on from whoever starts it: names, or their beginnings with * at the end; `!NAME`: not that one",
+    ),
+    (
+        "filter_env",
+        &[],
+        "pm2's: variables with this word in their names are not passed on; true: none but PATH and HOME",
     ),
     ("after", &[], "Applications of the file that have to be ready first"),
     ("autostart", &[], "Whether `start` starts it, or only notes it (false)"),

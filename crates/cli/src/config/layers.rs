@@ -157,8 +157,8 @@ impl<'e> Layers<'e> {
     }
 }
 
-/// Keys of pm2's that mean something here, and are told by nobody.
-const UNTOLD: [&str; 2] = ["exec_mode", "filter_env"];
+/// pm2's, which means nothing here, but has to be right.
+const UNTOLD: [&str; 1] = ["exec_mode"];
 
 fn meaning<'k>(written: &str, item: &Item, keys: &'k Keys) -> Meaning<'k> {
     let name = dashed(written);

@@ -103,7 +103,9 @@ fn own(name: &str) -> Value {
     match name {
         "env" => json!({ "$ref": "#/$defs/variables" }),
         "args" | "env_file" | "after" => json!({ "$ref": "#/$defs/texts" }),
-        "pass_env" => json!({ "oneOf": [{ "type": "boolean" }, { "$ref": "#/$defs/texts" }] }),
+        "pass_env" | "filter_env" => {
+            json!({ "oneOf": [{ "type": "boolean" }, { "$ref": "#/$defs/texts" }] })
+        }
         "autostart" => json!({ "type": "boolean", "default": true }),
         "environments" => {
             json!({ "type": "object", "additionalProperties": { "$ref": "#/$defs/environment" } })

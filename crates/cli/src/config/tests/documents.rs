@@ -394,7 +394,7 @@ fn what_is_wrong_is_told() {
         assert!(words.starts_with(wanted), "{text}\n     told: {words}\n expected: {wanted}");
     }
     for (text, file, wanted) in [
-        ("apps:\n  - script: [", "p.yaml", "p.yaml:2: "),
+        ("apps:\n  - script: [", "p.yaml", "p.yaml:3: "),
         ("a: &a [*a]", "p.yaml", "p.yaml"),
         ("script: a\nscript: b", "p.yml", "p.yml:2: `script` is there twice"),
         ("---\na: 1\n---\nb: 2", "p.yml", "p.yml: "),

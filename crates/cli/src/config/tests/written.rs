@@ -75,6 +75,7 @@ fn row(key: &Key) -> String {
     }
     let value = match key.kind {
         Kind::Flag => "true or false".to_owned(),
+        Kind::Optional if key.commas => format!("{}; a list, or true", code(&key.value)),
         Kind::Optional => format!("{}, or true", code(&key.value)),
         Kind::Value if key.commas || key.repeats => format!("{}; a list", code(&key.value)),
         Kind::Value => code(&key.value),
