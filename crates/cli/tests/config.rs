@@ -14,6 +14,7 @@ use insta::assert_snapshot;
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::process::Command;
 use support::{Done, Tool, begin, finish};
 
 const SERVER: &str = "require('http').createServer((q, a) => a.end('hello')).listen(process.env.PORT, '127.0.0.1');\n";
@@ -276,6 +277,55 @@ fn what_init_writes_runs() {
         &text.replace("NODE_ENV = \"development\"", &format!("PORT = {port}")),
     );
     check(&tool, &[]).expect(0, &["app.js"]);
+}
+
+/// What `check` says is what `reload` does; a link is followed anew, and what was taken out of the file is gone.
+#[test]
+fn a_changed_file_is_applied() {
+    let tool = Tool::new();
+    let port = tool.address.port();
+    let program = |version: &str| {
+        format!(
+            "const answer = {{ pid: process.pid, slot: 0, version: '{version}', env: process.env }};\n\
+             require('http').createServer((q, a) => a.end(JSON.stringify(answer))).listen(process.env.PORT, '127.0.0.1');\n"
+        )
+    };
+    for version in ["v1", "v2"] {
+        fs::create_dir(tool.directory().join(version)).unwrap();
+        fs::write(tool.directory().join(version).join("server.js"), program(version)).unwrap();
+    }
+    let link = tool.directory().join("current");
+    symlink("v1", &link).unwrap();
+    let file = |env: &str, memory: &str| {
+        let text = format!(
+            "[[apps]]\nname = 'shop'\nscript = 'server.js'\ncwd = 'current'\ninstances = 1\nmax_memory = '{memory}'\n\
+             env = {{ PORT = {port}, {env} }}\n"
+        );
+        tool.program("phalanx.toml", &text);
+    };
+    let ask = || {
+        let script = format!("fetch('http://127.0.0.1:{port}').then((r) => r.text()).then(console.log)");
+        let done = Command::new("node").args(["-e", &script]).output().unwrap();
+        serde_json::from_slice::<Value>(&done.stdout).unwrap_or_else(|error| panic!("{error}: {done:?}"))
+    };
+    file("COLOUR = 'red', TOKEN = 'one'", "300M");
+    tool.run(&["start"]).expect(0, &["shop"]);
+    assert_eq!((&ask()["version"], &ask()["env"]["COLOUR"]), (&"v1".into(), &"red".into()));
+    tool.run(&["check"]).expect(0, &["runs; nothing would change"]);
+    file("TOKEN = 'two', SIZE = 4", "400M");
+    fs::remove_file(&link).unwrap();
+    symlink("v2", &link).unwrap();
+    let words = ["max-memory: 300M → 400M", "env TOKEN: changed", "env COLOUR: removed", "env SIZE: not set → 4"];
+    tool.run(&["check"]).expect(0, &words).expect(0, &["runs; would change:"]);
+    let done = tool.run(&["reload", "phalanx.toml"]).expect(0, &words);
+    assert!(!format!("{done:?}").contains("two"), "a secret is told: {done:?}");
+    let answer = ask();
+    assert_eq!((&answer["version"], &answer["env"]["SIZE"]), (&"v2".into(), &"4".into()), "{answer:#}");
+    assert!(answer["env"]["COLOUR"].is_null(), "it is still there: {answer:#}");
+    // A file that is wrong changes nothing.
+    tool.program("phalanx.toml", "[[apps]]\nname = 'shop'\nscrpt = 'server.js'\n");
+    tool.run(&["reload", "phalanx.toml"]).expect(1, &["scrpt", "did you mean script?"]);
+    assert_eq!(ask()["pid"], answer["pid"]);
 }
 
 #[test]

@@ -103,7 +103,7 @@ pub(super) fn examine_item(item: &Item, file: &Path, environment: Option<&str>) 
             apps.iter().map(|(app, _)| (app.name.as_str(), app.after.as_slice())).collect();
         match order(&after) {
             Ok(order) => {
-                done.apps = order.iter().filter_map(|at| Some(apps.get(*at)?.0.clone())).collect()
+                done.apps = order.iter().filter_map(|at| Some(apps.get(*at)?.0.clone())).collect();
             }
             Err(wrong) => done.problems.extend(wrong.into_iter().map(|(at, words)| Problem {
                 line: apps.get(at).and_then(|(_, line)| *line),

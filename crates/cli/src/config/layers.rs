@@ -147,7 +147,7 @@ impl<'e> Layers<'e> {
                     self.environments.insert(name);
                 }
                 Meaning::Idle if pm2::is_told(&dashed(written), &item.node) => {
-                    self.idle.push(written)
+                    self.idle.push(written);
                 }
                 Meaning::Idle => {}
                 Meaning::Wrong(words) => self.wrong(written, item, words),
@@ -212,7 +212,7 @@ fn unknown(name: &str, keys: &Keys) -> String {
     // `instances_production`
     let halves =
         name.match_indices('-').filter_map(|(at, _)| Some((name.get(..at)?, name.get(at + 1..)?)));
-    match halves.filter(|(key, _)| known.contains(key)).last() {
+    match halves.filter(|(key, _)| known.contains(key)).next_back() {
         Some((key, environment)) => format!(
             "there is no such key; what {} is in an environment is said in environments.{environment}",
             keys::snake(key)

@@ -107,7 +107,7 @@ fn toml_table(
     line: &dyn Fn(usize) -> usize,
 ) -> Result<Entries, String> {
     let mut entries = Vec::new();
-    for (key, value) in table.iter() {
+    for (key, value) in table {
         let at = key.span().start;
         let mut item = toml_value(value, bounds, depth + 1, line)?;
         item.line = Some(line(at));
