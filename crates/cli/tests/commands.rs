@@ -299,7 +299,9 @@ fn a_broken_file_is_one_applications_trouble() {
     fs::remove_dir_all(tool.home.join("apps")).unwrap();
     for text in ["", "{\"v\":2,", "{\"v\":99}", "[]", "\u{0}\u{1}"] {
         fs::write(tool.home.join("state/bad.json"), text).unwrap();
-        assert_eq!(names(&tool), ["good", "bad"], "{text:?}");
+        let mut names = names(&tool);
+        names.sort();
+        assert_eq!(names, ["bad", "good"], "{text:?}");
         tool.run(&["start", "good"]).expect(0, &["good"]);
         tool.run(&["start", "bad"]).expect(1, &["bad", "phalanx delete bad"]);
         tool.run(&["stop", "good"]).expect(0, &[]);

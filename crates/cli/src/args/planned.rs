@@ -74,13 +74,13 @@ impl Planned {
         })
     }
 
-    /// When it is reloaded. One that says `off` takes back those before it.
-    /// Its patterns, in one line.
+    /// Those times, in one line.
     pub(crate) fn cron_words(&self) -> Option<String> {
         let all: Vec<String> = self.cron().iter().map(ToString::to_string).collect();
         (!all.is_empty()).then(|| all.join("; "))
     }
 
+    /// When it is reloaded. One that says `off` takes back those before it.
     pub(crate) fn cron(&self) -> Vec<croner::Cron> {
         let last_off = self.cron.iter().rposition(|pattern| matches!(pattern, Pattern::Off));
         let patterns = self.cron.iter().skip(last_off.map_or(0, |at| at + 1));

@@ -53,7 +53,7 @@ fn the_next_start_after_a_kill_is_clean() {
         assert!(process::is_alive(*pid), "the test needs one that is left");
     }
     assert_eq!(tool.about("app")["state"], "without primary");
-    tool.run(&["list"]).expect(0, &["without primary"]);
+    tool.run(&["list"]).expect(0, &["orphaned"]);
     let done = tool.run(&start).expect(0, &["listening", "did not end for SIGTERM: killed"]);
     for pid in workers.iter().chain(&children) {
         assert!(!process::is_alive(*pid), "{pid} is left: {done:?}");
