@@ -304,9 +304,11 @@ fn a_changed_file_is_applied() {
         tool.program("phalanx.toml", &text);
     };
     let ask = || {
-        let script = format!("fetch('http://127.0.0.1:{port}').then((r) => r.text()).then(console.log)");
+        let script =
+            format!("fetch('http://127.0.0.1:{port}').then((r) => r.text()).then(console.log)");
         let done = Command::new("node").args(["-e", &script]).output().unwrap();
-        serde_json::from_slice::<Value>(&done.stdout).unwrap_or_else(|error| panic!("{error}: {done:?}"))
+        serde_json::from_slice::<Value>(&done.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {done:?}"))
     };
     file("COLOUR = 'red', TOKEN = 'one'", "300M");
     tool.run(&["start"]).expect(0, &["shop"]);
@@ -315,12 +317,21 @@ fn a_changed_file_is_applied() {
     file("TOKEN = 'two', SIZE = 4", "400M");
     fs::remove_file(&link).unwrap();
     symlink("v2", &link).unwrap();
-    let words = ["max-memory: 300M → 400M", "env TOKEN: changed", "env COLOUR: removed", "env SIZE: not set → 4"];
+    let words = [
+        "max-memory: 300M → 400M",
+        "env TOKEN: changed",
+        "env COLOUR: removed",
+        "env SIZE: not set → 4",
+    ];
     tool.run(&["check"]).expect(0, &words).expect(0, &["runs; would change:"]);
     let done = tool.run(&["reload", "phalanx.toml"]).expect(0, &words);
     assert!(!format!("{done:?}").contains("two"), "a secret is told: {done:?}");
     let answer = ask();
-    assert_eq!((&answer["version"], &answer["env"]["SIZE"]), (&"v2".into(), &"4".into()), "{answer:#}");
+    assert_eq!(
+        (&answer["version"], &answer["env"]["SIZE"]),
+        (&"v2".into(), &"4".into()),
+        "{answer:#}"
+    );
     assert!(answer["env"]["COLOUR"].is_null(), "it is still there: {answer:#}");
     // A file that is wrong changes nothing.
     tool.program("phalanx.toml", "[[apps]]\nname = 'shop'\nscrpt = 'server.js'\n");
