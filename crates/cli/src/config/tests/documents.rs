@@ -396,7 +396,7 @@ fn what_is_wrong_is_told() {
     for (text, file, wanted) in [
         ("apps:\n  - script: [", "p.yaml", "p.yaml:3: "),
         ("a: &a [*a]", "p.yaml", "p.yaml"),
-        ("script: a\nscript: b", "p.yml", "p.yml:2: `script` is there twice"),
+        ("script: a\nscript: b", "p.yml", "p.yml:1: `script` is there twice"),
         ("---\na: 1\n---\nb: 2", "p.yml", "p.yml: "),
         ("script: !x 3", "p.yml", "p.yml:1: "),
         ("{\n\"script\": \"a\",\n\"script\": \"b\" }", "p.json", "p.json:"),
