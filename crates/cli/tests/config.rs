@@ -187,8 +187,7 @@ fn odd_files() {
     check(&tool, &["app.js"]).expect(1, &["no configuration file by its name"]);
     check(&tool, &[]).expect(2, &["no configuration file here", "phalanx init"]);
     // It would wait for somebody who writes.
-    let pipe =
-        std::process::Command::new("mkfifo").arg(tool.directory().join("pipe.toml")).status();
+    let pipe = Command::new("mkfifo").arg(tool.directory().join("pipe.toml")).status();
     assert!(pipe.unwrap().success());
     check(&tool, &["pipe.toml"]).expect(1, &["it is no file"]);
 }

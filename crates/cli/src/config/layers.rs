@@ -212,7 +212,7 @@ fn unknown(name: &str, keys: &Keys) -> String {
     // `instances_production`
     let halves =
         name.match_indices('-').filter_map(|(at, _)| Some((name.get(..at)?, name.get(at + 1..)?)));
-    match halves.filter(|(key, _)| known.contains(key)).next_back() {
+    match halves.rfind(|(key, _)| known.contains(key)) {
         Some((key, environment)) => format!(
             "there is no such key; what {} is in an environment is said in environments.{environment}",
             keys::snake(key)
