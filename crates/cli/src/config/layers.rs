@@ -210,7 +210,7 @@ fn unknown(name: &str, keys: &Keys) -> String {
         return format!("there is no such key; did you mean {}?", keys::snake(like));
     }
     // `instances_production`
-    let halves =
+    let mut halves =
         name.match_indices('-').filter_map(|(at, _)| Some((name.get(..at)?, name.get(at + 1..)?)));
     match halves.rfind(|(key, _)| known.contains(key)) {
         Some((key, environment)) => format!(
