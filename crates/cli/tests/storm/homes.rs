@@ -137,7 +137,7 @@ fn names_that_are_none_make_nothing() {
     let [name] = names(&tool).try_into().unwrap();
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     assert!(name.chars().all(plain), "{name:?}");
-    tool.run(&start("idle.js", &"x".repeat(64))).expect(0, &[]);
+    tool.run(&start("idle.js", &"x".repeat(48))).expect(0, &[]);
     tool.run(&["delete", "all"]).expect(0, &[]);
 }
 
@@ -164,10 +164,10 @@ fn impostor(tool: &Tool, says: &str, user: Option<&str>) -> Guarded {
     let mut words: Vec<String> = Vec::new();
     if let Some(user) = user {
         words.extend([format!("--reuid={user}"), format!("--regid={user}")]);
-        words.extend(["--clear-groups".into(), "python3".into()]);
+        words.extend(["--clear-groups".into(), "/usr/bin/python3".into()]);
     }
     words.extend(["-c".into(), IMPOSTOR.into(), socket.to_str().unwrap().into(), says.into()]);
-    let program = if user.is_some() { "setpriv" } else { "python3" };
+    let program = if user.is_some() { "setpriv" } else { "/usr/bin/python3" };
     let impostor = Guarded::spawn(&mut clean(program, words)).unwrap();
     impostor
         .wait_for_line(|line| line.contains("listens"), LONG)
