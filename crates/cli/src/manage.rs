@@ -270,16 +270,29 @@ pub(crate) fn stop(apps: &[String], now: bool) -> Result<(), Failure> {
     let home = Home::find()?;
     each(apps, |app| {
         running(app)?;
-        tell_to_stop(app, now).map_err(|why| failed(app, why))?;
-        if let Some(mut intent) = app.intent() {
-            intent.stopped = true;
-            home.want(&mut intent)?;
+        let before = app.intent();
+        // First: whoever starts it as soon as it has ended has the last word. If it cannot be written, it ends all the same.
+        let noted = note_stopped(&home, app);
+        let told = Register::read(app);
+        if let Err(why) = tell_to_stop(app, now) {
+            if let Some(mut before) = before {
+                home.want(&mut before)?;
+            }
+            return Err(failed(app, why));
         }
-        if end(app) {
-            return Ok(());
+        if !end(app, told) {
+            return Err(failed(app, Unanswered::Silent(std::io::ErrorKind::TimedOut.into())));
         }
-        Err(failed(app, Unanswered::Silent(std::io::ErrorKind::TimedOut.into())))
+        // Somebody may have been about to start it.
+        if Lock::is_held(app) { noted } else { note_stopped(&home, app) }
     })
+}
+
+/// It is to stay stopped, also after a reboot.
+fn note_stopped(home: &Home, app: &App) -> Result<(), Failure> {
+    let Some(mut intent) = app.intent() else { return Ok(()) };
+    intent.stopped = true;
+    Ok(home.want(&mut intent)?)
 }
 
 /// Until it has taken the word. A socket that is not there may be about to be, and one with too many clients has
@@ -300,13 +313,22 @@ fn tell_to_stop(app: &App, now: bool) -> Result<(), Unanswered> {
     }
 }
 
-/// Waits until its primary has ended, for as long as it answers. Whether it has.
-fn end(app: &App) -> bool {
+/// Waits until its primary has ended, for as long as it answers. Whether it has. Another one, that somebody has started
+/// since, is not waited for.
+fn end(app: &App, told: Option<Register>) -> bool {
+    let told = told.or_else(|| Register::read(app));
+    let is_over = || match &told {
+        // Of a keeper and its primary, each may start the other again.
+        Some(Register { leader, primary: Some(primary), .. }) => {
+            !primary.is_alive() && leader.is_none_or(|leader| !leader.is_alive())
+        }
+        _ => false,
+    };
     let progress = Progress::new(&app.name);
     let _following = progress.follow(app);
     let mut answered = Instant::now();
     let mut asked = Instant::now();
-    while Lock::is_held(app) {
+    while Lock::is_held(app) && !is_over() {
         if asked.elapsed() >= ASKED {
             // No is an answer too.
             if matches!(ask_within(app, &Word::Describe, LOOK), Ok(_) | Err(Unanswered::Refused(_)))
@@ -331,8 +353,9 @@ pub(crate) fn delete_one(app: &App, now: bool) -> Result<(), Failure> {
     let name = &app.name;
     let home = Home::find()?;
     if Lock::is_held(app) {
+        let told = Register::read(app);
         match tell_to_stop(app, now) {
-            Ok(()) if end(app) => {}
+            Ok(()) if end(app, told) => {}
             // It lives.
             Err(why @ Unanswered::Refused(_)) => return Err(failed(app, why)),
             Ok(()) | Err(Unanswered::Nobody | Unanswered::Silent(_)) => kill(app)?,

@@ -240,29 +240,45 @@ pub(crate) fn launch(home: &Home, mut spec: Spec, wait_for: Duration) -> Result<
     let app = home.app(&name);
     app.check_path()?;
     home.prepare()?;
-    let failed = || Failure::os(format!("make {}", app.directory.display()));
-    let lock = Lock::take(&app, LOCK).map_err(failed())?.ok_or_else(|| runs(&app))?;
+    let lock = Lock::take(&app, LOCK).map_err(|error| {
+        // Of a directory that was made and has no room for a lock; only an empty one goes.
+        let _ = fs::remove_dir(&app.directory);
+        Failure::os(format!("make {}", app.directory.display()))(error)
+    })?;
+    let lock = lock.ok_or_else(|| runs(&app))?;
     clean(&app)?;
     let before = app.intent();
-    spec.stopped = false;
-    home.want(&mut spec)?;
-    app.write_spec(&spec)?;
     let (primary, workers) = (Mark::end(app.primary_log()), Mark::end(app.err_log()));
-    let mut child = begin(&app, &spec, lock)?;
+    spec.stopped = false;
+    let mut child = match want_and_begin(home, &app, &mut spec, lock) {
+        Ok(child) => child,
+        Err(failure) => {
+            let _ = undo(home, &app, before);
+            return Err(failure);
+        }
+    };
     let (about, settled) = match wait(&app, &mut child, wait_for)? {
         End::Settled(about) => (Some(about), true),
         End::Unsettled(about) => (about, false),
         End::Failed(status) => {
             let words = last_words(&primary, &workers);
-            forget(&app);
-            match before {
-                Some(mut before) => home.want(&mut before)?,
-                None => home.forget(&app)?,
-            }
+            undo(home, &app, before)?;
             return Err(failure(&name, status, &words));
         }
     };
     Ok(Started { name, about, settled })
+}
+
+/// Writes down what it is to be, and begins it.
+fn want_and_begin(
+    home: &Home,
+    app: &App,
+    spec: &mut Spec,
+    lock: Lock,
+) -> Result<Child, Failure> {
+    home.want(spec)?;
+    app.write_spec(spec)?;
+    begin(app, spec, lock)
 }
 
 fn show_started(_home: &Home, started: &Started, wait: Duration) {
@@ -442,12 +458,17 @@ fn failure(name: &str, status: ExitStatus, (said, lines): &(String, Vec<String>)
     }
 }
 
-/// Nothing of one that failed is left but what its workers said. Somebody else may have started it again meanwhile.
-fn forget(app: &App) {
-    if let Ok(Some(lock)) = Lock::take(app, LOCK) {
-        if let Some(register) = Register::read(app) {
-            let _ = register.end_leftovers(app);
-        }
-        let _ = app.remove(lock);
+/// Nothing of one that failed is left but what its workers said, and what was wanted before. Somebody else may have started
+/// it again meanwhile: then it is theirs.
+fn undo(home: &Home, app: &App, before: Option<Spec>) -> Result<(), Failure> {
+    let Ok(Some(lock)) = Lock::take(app, LOCK) else { return Ok(()) };
+    if let Some(register) = Register::read(app) {
+        let _ = register.end_leftovers(app);
     }
+    let restored = match before {
+        Some(mut before) => home.want(&mut before),
+        None => home.forget(app),
+    };
+    let _ = app.remove(lock);
+    Ok(restored?)
 }
