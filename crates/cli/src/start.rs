@@ -270,12 +270,7 @@ pub(crate) fn launch(home: &Home, mut spec: Spec, wait_for: Duration) -> Result<
 }
 
 /// Writes down what it is to be, and begins it.
-fn want_and_begin(
-    home: &Home,
-    app: &App,
-    spec: &mut Spec,
-    lock: Lock,
-) -> Result<Child, Failure> {
+fn want_and_begin(home: &Home, app: &App, spec: &mut Spec, lock: Lock) -> Result<Child, Failure> {
     home.want(spec)?;
     app.write_spec(spec)?;
     begin(app, spec, lock)

@@ -94,10 +94,7 @@ struct Done {
 
 /// One after the other: what comes by itself would else come between what is asked for.
 const RUNS: [(&[&str], &[Deed]); 2] = [
-    (
-        &["--watch"],
-        &[Deed::Reload, Deed::ScaleUp, Deed::ScaleDown, Deed::Upgrade, Deed::Watch],
-    ),
+    (&["--watch"], &[Deed::Reload, Deed::ScaleUp, Deed::ScaleDown, Deed::Upgrade, Deed::Watch]),
     (&["--cron", "* * * * * *"], &[Deed::Cron]),
 ];
 

@@ -6,10 +6,10 @@ use crate::{APPS, STEADY, name};
 use serde_json::Value;
 use std::time::Instant;
 
-/// Of these as many as of each other.
-const KINDS: [&str; 16] = [
-    "list", "describe", "scale", "reload", "restart", "stop", "start", "signal", "send", "reset",
-    "ping", "env", "id", "logs", "save", "pid",
+/// Of these as many as of each other, but for those that meet only in pairs.
+const KINDS: [&str; 18] = [
+    "list", "describe", "scale", "reload", "restart", "stop", "stop", "start", "start", "signal",
+    "send", "reset", "ping", "env", "id", "logs", "save", "pid",
 ];
 
 /// A command.

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// A request has so many bytes at most.
 const LONGEST: usize = 64 << 10;
 /// What one of those who talk does at most.
-const TALKS: usize = 2000;
+const TALKS: usize = 20_000;
 
 /// Something that is no request, or a strange one. None of it changes anything.
 fn nonsense(random: &mut Random) -> Vec<u8> {

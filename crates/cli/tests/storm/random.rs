@@ -10,7 +10,8 @@ impl Random {
     /// As the variable `SEED` has it, to have a storm again; else by the clock.
     pub(crate) fn new() -> Self {
         let said = std::env::var("SEED").ok().and_then(|text| text.parse().ok());
-        let by_clock = || u64::from(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().subsec_nanos());
+        let by_clock =
+            || u64::from(std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().subsec_nanos());
         let seed: u64 = said.unwrap_or_else(by_clock);
         eprintln!("SEED={seed}");
         Self::of(seed)
