@@ -12,6 +12,7 @@ use crate::intent::{self, Refresh};
 use crate::manage::failed;
 use crate::show;
 use crate::start::{self, Mark};
+use crate::ui::progress::{Progress, replaced};
 use std::time::{Duration, Instant};
 
 /// For an answer, when somebody only looks.
@@ -83,8 +84,15 @@ fn scale(app: &App, old: &Spec, new: &Spec) -> Result<(), Failure> {
 
 fn roll(app: &App, word: &Word) -> Result<(), Failure> {
     let errors = Mark::end(app.err_log());
+    let progress = Progress::new(&app.name);
+    let following = progress.follow(app);
     // It goes on if this process is interrupted.
-    let done = ask(app, word, &mut |text| show::print(&format!("{text}\n")));
+    let done = ask(app, word, &mut |text| progress.line(text));
+    drop(following);
+    match &done {
+        Ok(told) => progress.done(&replaced(told)),
+        Err(_) => progress.failed("not done"),
+    }
     done.map(drop).map_err(|why| match why {
         // What the new ones died of, they may have said nowhere else.
         Unanswered::Refused(refusal) => {

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod examples;
 pub(crate) mod file;
 pub(crate) mod guard;
 pub(crate) mod habits;
@@ -46,13 +47,24 @@ pub(crate) struct Arguments {
     pub(crate) manner: Manner,
 }
 
+/// What may stand after `run`, and in what is written down of an application.
+pub(crate) fn of_run(command: clap::Command) -> clap::Command {
+    Manner::augment_args(Run::augment_args(command))
+}
+
+/// The words after the command: what every command takes may stand before it.
+pub(crate) fn after_command() -> impl Iterator<Item = OsString> {
+    let words = std::env::args_os().skip(1);
+    words.skip_while(|word| word.as_encoded_bytes().starts_with(b"-")).skip(1)
+}
+
 /// How the tool speaks.
 #[derive(Args, Debug)]
 pub(crate) struct Manner {
     /// Say nothing but errors
     #[arg(short, long, global = true)]
     pub(crate) silent: bool,
-    /// Without colours, as with NO_COLOR in the environment
+    /// Without colours, as with `NO_COLOR` in the environment
     #[arg(long, global = true)]
     pub(crate) no_color: bool,
 }
@@ -64,12 +76,14 @@ pub(crate) enum Command {
     /// Run any program N times behind the ports it binds, in the foreground
     Run(Box<Run>),
     /// Run any program as `run` does, in the background, under a name
+    #[command(after_long_help = examples::START)]
     Start(Box<Start>),
     /// Drain the workers of applications, and end them; `start NAME` starts them again
     Stop(Stop),
     /// End the workers of applications, and start them anew; starts those that are stopped
     Restart(Restart),
     /// Replace the workers of applications one by one, without losing a request
+    #[command(after_long_help = examples::RELOAD)]
     Reload(Reload),
     /// Stop applications, and forget them; one that does not answer is killed
     #[command(visible_alias = "del")]
@@ -77,13 +91,14 @@ pub(crate) enum Command {
     /// Change how many workers an application has
     Scale(Scale),
     /// Show the applications that were started, and their workers
-    #[command(visible_aliases = ["ls", "ps", "status"], alias = "l")]
+    #[command(visible_aliases = ["ls", "ps", "status"], alias = "l", after_long_help = examples::LIST)]
     List(List),
     /// Show what is known of applications
     #[command(visible_aliases = ["show", "info"], alias = "desc")]
     Describe(Describe),
     /// Show what workers say, and go on with it
     #[command(visible_alias = "log")]
+    #[command(after_long_help = examples::LOGS)]
     Logs(LogsOf),
     /// Empty the logs of applications
     Flush(Flush),

@@ -34,6 +34,22 @@ pub(crate) fn start(options: Run) -> Result<(), Failure> {
     as_if(&["logs", &name])
 }
 
+/// A command line in one argument, as in `start "python3 -m app"`: its words, or the shell's for what only that understands.
+/// `None`: it is none, but a program with a blank in its name.
+pub(crate) fn command_line(text: &str) -> Option<Vec<String>> {
+    if !text.trim().contains(char::is_whitespace) || std::path::Path::new(text).exists() {
+        return None;
+    }
+    let plain = |c: char| c.is_alphanumeric() || c.is_whitespace() || "-_./:@,+%".contains(c);
+    // What is set before a program is the shell's to set.
+    if text.chars().all(|c| plain(c) || c == '=')
+        && text.split_whitespace().next().is_some_and(|first| !first.contains('='))
+    {
+        return Some(text.split_whitespace().map(str::to_owned).collect());
+    }
+    Some(vec!["sh".to_owned(), "-c".to_owned(), text.to_owned()])
+}
+
 /// Does what another command line says.
 fn as_if(words: &[&str]) -> Result<(), Failure> {
     match Arguments::try_parse_from(["phalanx"].iter().chain(words)) {
@@ -186,4 +202,19 @@ fn refused(command: &Pm2) -> Failure {
 fn typed() -> String {
     let words = std::env::args().skip(1);
     words.into_iter().find(|word| !word.starts_with('-')).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_lines() {
+        let words = |text| command_line(text).map(|words| words.join("|"));
+        assert_eq!(words("app.js"), None);
+        assert_eq!(words("python3 -m app").as_deref(), Some("python3|-m|app"));
+        assert_eq!(words(" node  a.js --port=1 ").as_deref(), Some("node|a.js|--port=1"));
+        assert_eq!(words("PORT=1 node a.js").as_deref(), Some("sh|-c|PORT=1 node a.js"));
+        assert_eq!(words("echo \"a b\" | cat").as_deref(), Some("sh|-c|echo \"a b\" | cat"));
+    }
 }

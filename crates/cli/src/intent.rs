@@ -1,11 +1,11 @@
 //! What an application is to be: from a command line, or from a configuration file; and what it would be now.
 
-use crate::args::Run;
+use crate::args::{self, Run};
 use crate::config::{self, AppConfig, Loaded, Plan};
 use crate::failure::{Failure, USAGE};
 use crate::home::{Spec, check_name, name_of};
 use crate::{run, show};
-use clap::{Args, FromArgMatches};
+use clap::FromArgMatches;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
@@ -46,7 +46,7 @@ pub(crate) fn here() -> Result<PathBuf, Failure> {
 /// The options of an application, as its primary will have them.
 pub(crate) fn options(argv: &[String]) -> Result<Run, Failure> {
     // Only what `run` knows: the tree of all commands would stay in a keeper's memory.
-    let command = Run::augment_args(clap::Command::new("phalanx run"));
+    let command = args::of_run(clap::Command::new("phalanx run"));
     let words = ["phalanx run"].into_iter().chain(argv.iter().map(String::as_str));
     let parsed = command.try_get_matches_from(words);
     parsed

@@ -32,12 +32,18 @@ fn check_level() {
 
 /// Colours, where somebody looks who did not say no to them (no-color.org).
 pub(crate) fn colours(stream: &impl IsTerminal) -> bool {
-    let no = WITHOUT_COLOURS.load(Ordering::Relaxed);
-    !no && stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty())
+    !is_without_colours()
+        && stream.is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty())
 }
 
-/// As NO_COLOR in the environment, on the command line.
+/// As `NO_COLOR` in the environment, on the command line.
 static WITHOUT_COLOURS: AtomicBool = AtomicBool::new(false);
+
+/// Whether the command line says so.
+pub(crate) fn is_without_colours() -> bool {
+    WITHOUT_COLOURS.load(Ordering::Relaxed)
+}
 
 /// Nobody wants colours.
 pub(crate) fn without_colours() {

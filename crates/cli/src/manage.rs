@@ -5,6 +5,7 @@ use crate::control::{Description, Unanswered, Word, ask_within};
 use crate::failure::{Failure, UNEXPECTED};
 use crate::home::{App, Home, Lock};
 use crate::intent::Refresh;
+use crate::ui::progress::Progress;
 use crate::{apply, config, show, signals, start, targets};
 use phalanx::control::Register;
 use serde_json::Value;
@@ -301,6 +302,8 @@ fn tell_to_stop(app: &App, now: bool) -> Result<(), Unanswered> {
 
 /// Waits until its primary has ended, for as long as it answers. Whether it has.
 fn end(app: &App) -> bool {
+    let progress = Progress::new(&app.name);
+    let _following = progress.follow(app);
     let mut answered = Instant::now();
     let mut asked = Instant::now();
     while Lock::is_held(app) {

@@ -195,6 +195,7 @@ impl Output {
             }
         }
         pipes.end().await;
+        self.unsaid.end(&self.routes);
     }
 
     /// What is to be done before this process becomes another program: all that waits here is written, and what has no

@@ -4,7 +4,7 @@ use crate::args::logging::Logging;
 use crate::args::{Compat, Run, Watch, is_time};
 use crate::failure::{Failure, USAGE};
 use crate::home::{App, Home, Spec, check_name, name_of};
-use crate::planned::{Plan, Wish};
+use crate::planned::{Plan, Wish, Without};
 use crate::{about, config, intent, log, logs, output, watch};
 use phalanx::control::{Control, lead};
 use phalanx::{Cluster, Error, Intercept, LISTEN_VARIABLE, Policy, Program, Settings, Stdio};
@@ -67,7 +67,14 @@ fn run_with(options: Run) -> Result<(), Failure> {
     let most = scaling.as_ref().map_or(instances, |scaling| scaling.max);
     let name = called(&options);
     let place = place(&options)?;
-    let mut settings = prepared(&options, &place)?;
+    let mut settings = match prepared(&options, &place) {
+        // Who took over serves on: the program is looked for again at the next reload.
+        Err(failure) if phalanx::takes_over() && !phalanx::rehearses() => {
+            tracing::error!("no worker can be started before a reload: {}", failure.message());
+            Settings { exec: Some(place.join(words(&options).0)), ..Settings::default() }
+        }
+        prepared => prepared?,
+    };
     if let Some(base) = options.port_base
         && usize::from(u16::MAX - base) + 1 < most
     {
@@ -225,12 +232,12 @@ fn renewal(
 
 /// What is planned, if anything is.
 fn plan(options: &Run, place: &Path, settings: &Settings) -> Option<Plan> {
-    let watch = options.planned.watch().map(|watch| wish(watch, place, settings));
+    let watch = options.planned.watch().map(|watch| wish(options, watch, place, settings));
     let cron = options.planned.cron();
     (watch.is_some() || !cron.is_empty()).then_some(Plan { watch, cron })
 }
 
-fn wish(watch: Watch, place: &Path, settings: &Settings) -> Wish {
+fn wish(options: &Run, watch: Watch, place: &Path, settings: &Settings) -> Wish {
     let script = settings.args.first().map(Path::new).filter(|script| script.is_absolute());
     let aside = script.and_then(Path::parent).filter(|directory| !directory.starts_with(place));
     let paths = match watch.paths.is_empty() {
@@ -238,10 +245,16 @@ fn wish(watch: Watch, place: &Path, settings: &Settings) -> Wish {
         false => watch.paths.iter().map(|path| place.join(path)).collect(),
     };
     // What phalanx itself writes.
-    let without = Home::find().map_or_else(
+    let directories = Home::find().map_or_else(
         |_| Vec::new(),
         |home| home.directories().iter().filter_map(|(_, path)| path.canonicalize().ok()).collect(),
     );
+    let files = options.logging.places(place, [None, None]).paths();
+    let files = files.into_iter().chain(options.habits.pid.clone()).filter_map(|file| {
+        let file = place.join(file);
+        Some(file.parent()?.canonicalize().ok()?.join(file.file_name()?))
+    });
+    let without = Without { directories, files: files.collect() };
     Wish { here: place.to_owned(), paths, watch, without }
 }
 
@@ -281,7 +294,7 @@ fn in_foreground(options: &Run) -> Option<Control> {
         name = Some(name_of(&name)).filter(|name| !name.is_empty()).unwrap_or("app".into());
     }
     let begin = || {
-        let argv = std::env::args_os().skip(2).map(|word| word.to_string_lossy().into_owned());
+        let argv = crate::args::after_command().map(|word| word.to_string_lossy().into_owned());
         let mut spec = Spec::new(&name, argv.collect(), &intent::here()?, BTreeMap::new());
         spec.namespace.clone_from(&options.namespace);
         Ok::<_, Failure>(Control::foreground(&Home::find()?, spec, true)?)
@@ -297,6 +310,12 @@ fn in_foreground(options: &Run) -> Option<Control> {
 
 /// The program and its arguments.
 fn words(options: &Run) -> (OsString, Vec<OsString>) {
+    if let [line] = options.program.as_slice()
+        && let Some(words) = line.to_str().and_then(crate::habits::command_line)
+    {
+        let mut words = words.into_iter().map(OsString::from);
+        return (words.next().unwrap_or_default(), words.chain(options.args.clone()).collect());
+    }
     let mut words = options.program.iter().chain(&options.args).cloned();
     // There is one, or clap would have said so.
     (words.next().unwrap_or_default(), words.collect())

@@ -2,6 +2,7 @@
 
 use crate::control::Description;
 use crate::patient::patient;
+use crate::ui::progress::aside;
 use crate::ui::screen::Screen;
 use crate::ui::{applications, details};
 use std::fmt::Write as _;
@@ -19,22 +20,31 @@ pub(crate) fn hush(all: bool) {
     HUSHED.store(if all { ALL } else { 1 }, Ordering::Relaxed);
 }
 
+/// Whether what goes on is to be told, beside results.
+pub(crate) fn tells_progress() -> bool {
+    HUSHED.load(Ordering::Relaxed) == 0
+}
+
 /// Prints it. A reader that went away has read enough.
 pub(crate) fn print(text: &str) {
     if HUSHED.load(Ordering::Relaxed) == ALL {
         return;
     }
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    aside(|| {
+        let _ = std::io::stdout().write_all(text.as_bytes());
+    });
 }
 
 /// Says a line on stderr, beside the result.
 pub(crate) fn say(text: &str) {
-    if HUSHED.load(Ordering::Relaxed) > 0 {
+    if !tells_progress() {
         return;
     }
-    let (mut stderr, rest) = patient(std::io::stderr());
-    let _ = stderr.write_all(format!("phalanx: {text}\n").as_bytes());
-    drop(rest);
+    aside(|| {
+        let (mut stderr, rest) = patient(std::io::stderr());
+        let _ = stderr.write_all(format!("phalanx: {text}\n").as_bytes());
+        drop(rest);
+    });
 }
 
 /// Applications and their workers, for the standard output.

@@ -5,6 +5,7 @@ use crate::control::{Description, Unanswered, Word, ask_within};
 use crate::failure::{Failure, RUNS, UNEXPECTED, USAGE};
 use crate::home::{App, Home, Lock, Spec, append};
 use crate::intent::{self, Refresh};
+use crate::ui::progress::Progress;
 use crate::{config, manage, run, show, targets};
 use phalanx::control::{MARK, Register};
 use std::fs::{self, File};
@@ -49,7 +50,7 @@ pub(crate) fn start(options: &Run) -> Result<(), Failure> {
     if let Some(apps) = known(&home, options) {
         return start_known(&home, &apps, options);
     }
-    let argv = std::env::args_os().skip(2).map(|word| word.to_string_lossy().into_owned());
+    let argv = crate::args::after_command().map(|word| word.to_string_lossy().into_owned());
     let spec = intent::of_command_line(options, argv.collect())?;
     if options.habits.force && Lock::is_held(&home.app(&spec.name)) {
         manage::delete_one(&home.app(&spec.name), false)?;
@@ -326,6 +327,9 @@ enum End {
 
 fn wait(app: &App, child: &mut Child, patience: Duration) -> Result<End, Failure> {
     let deadline = Instant::now() + patience;
+    let progress = Progress::new(&app.name);
+    // What is drawn goes whenever this is over.
+    let _shown = progress.shown();
     let mut last = None;
     loop {
         if let Some(status) = child.try_wait().map_err(Failure::os("wait for the primary"))? {
@@ -338,6 +342,7 @@ fn wait(app: &App, child: &mut Child, patience: Duration) -> Result<End, Failure
                     Some(about) if about.is_settled() => return Ok(End::Settled(about)),
                     about => last = about,
                 }
+                last.iter().for_each(|about| progress.status(about));
             }
             Err(Unanswered::Nobody | Unanswered::Silent(_) | Unanswered::Refused(_)) => {}
         }
@@ -351,6 +356,8 @@ fn wait(app: &App, child: &mut Child, patience: Duration) -> Result<End, Failure
 /// Waits until all workers of an application that runs are ready. What it told last.
 pub(crate) fn settle(app: &App, patience: Duration) -> Option<Description> {
     let deadline = Instant::now() + patience;
+    let progress = Progress::new(&app.name);
+    let _following = progress.follow(app);
     loop {
         let about = ask_within(app, &Word::Describe, ANSWER).ok();
         let about: Option<Description> = about.and_then(|about| serde_json::from_value(about).ok());

@@ -323,6 +323,32 @@ fn a_home_that_cannot_be_written_is_said_so() {
     }
 }
 
+/// Whose program is gone when its primary is killed is served, told and reloaded as ever when it is there again.
+#[test]
+fn a_program_that_is_gone_costs_no_service() {
+    let tool = Tool::new();
+    let server = telling(&tool);
+    tool.run(&["start", &server, "-i", "2", "--name", "app"]).expect(0, &[]);
+    let (primary, workers) = (tool.primary("app"), tool.workers("app"));
+    let aside = tool.directory().join("aside");
+    fs::rename(&server, &aside).unwrap();
+    tool.run(&["reload", "app"]).expect(1, &["server.js"]);
+    signal(primary, Signal::KILL);
+    gone(primary, LONG);
+    wait::until(LONG, "the next primary", || {
+        let done = tool.run(&["describe", "app", "--json"]);
+        let about: Value = serde_json::from_str(&done.stdout).unwrap_or_default();
+        let next = about["primary_pid"].as_u64().filter(|pid| *pid != u64::from(primary));
+        (next.is_some() && about["state"] == "running").then_some(())
+    })
+    .unwrap();
+    assert_eq!(tool.workers("app"), workers);
+    assert!(workers.contains(&tool.get().pid));
+    fs::rename(&aside, &server).unwrap();
+    tool.run(&["reload", "app"]).expect(0, &["2 workers replaced"]);
+    assert!(!workers.contains(&tool.get().pid));
+}
+
 /// One that runs in somebody's foreground is known as long as it runs.
 #[test]
 fn the_foreground_is_listed_too() {

@@ -5,6 +5,7 @@
 mod common;
 
 #[path = "habits/site.rs"]
+#[allow(dead_code, reason = "not all of it is needed here")]
 mod site;
 #[path = "tool/support.rs"]
 #[allow(dead_code, reason = "not all of it is needed here")]
@@ -19,7 +20,7 @@ use support::Tool;
 
 /// What a program says is in a file that it has as a module.
 fn of_module() -> String {
-    server("require('./lib/words.js')", "")
+    server("words", "const words = require('./lib/words.js');")
 }
 
 fn module(site: &Path, words: &str) {
@@ -247,8 +248,9 @@ fn another_release_behind_the_same_directory() {
     let directory = tool.directory().canonicalize().unwrap();
     for name in ["1", "2", "3"] {
         fs::create_dir_all(directory.join("releases").join(name)).unwrap();
-        let says = "require('fs').readFileSync('words', 'utf8') + ' ' + __dirname.split('/').pop()";
-        fs::write(directory.join(format!("releases/{name}/server.js")), server(says, "")).unwrap();
+        let begin = "const words = require('fs').readFileSync('words', 'utf8') + ' ' + __dirname.split('/').pop();";
+        let script = server("words", begin);
+        fs::write(directory.join(format!("releases/{name}/server.js")), script).unwrap();
         fs::write(directory.join(format!("releases/{name}/words")), name).unwrap();
     }
     let current = directory.join("current");

@@ -157,6 +157,13 @@ pub fn rehearses() -> bool {
     keeper::rehearses()
 }
 
+/// Whether there are workers of a primary before this one to be taken over. Their service goes on whatever happens to the
+/// program that they were started from, so a primary should begin even if it cannot start others.
+#[must_use]
+pub fn takes_over() -> bool {
+    keeper::has_left()
+}
+
 pub use address::Address;
 pub use cluster::{Cluster, cores};
 pub use error::{Error, Result};

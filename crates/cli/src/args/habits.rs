@@ -34,7 +34,7 @@ pub(crate) struct Habits {
     /// A worker that is to leave gets the message `shutdown` on its channel, instead of a signal
     #[arg(long)]
     pub(crate) shutdown_with_message: bool,
-    /// Another name for NODE_APP_INSTANCE, where a worker finds its slot
+    /// Another name for `NODE_APP_INSTANCE`, where a worker finds its slot
     #[arg(long, value_name = "NAME", value_parser = variable)]
     instance_var: Option<String>,
     /// This variable is a number in each worker of its own: as it is set, plus the slot. PORT: as --port-base
@@ -43,7 +43,8 @@ pub(crate) struct Habits {
     /// Workers do not inherit variables with this word in their names; without a word, none but PATH and HOME
     #[arg(long, value_name = "WORD", num_args = 0..=1, require_equals = true, default_missing_value = "", conflicts_with_all = ["env_only", "env_except"])]
     filter_env: Vec<String>,
-    /// Workers find pm2's variables with common names too: name, namespace, instances, exec_mode, pm_exec_path, pm_cwd
+    /// Workers find pm2's variables with common names too: name, namespace, instances, `exec_mode`, `pm_exec_path`,
+    /// `pm_cwd`
     #[arg(long)]
     compat_env: bool,
     /// Write the number of the process to signal to this file

@@ -13,7 +13,7 @@ const MOST_SECONDS: u64 = 60;
 #[command(next_help_heading = "Planned reloads")]
 pub(crate) struct Planned {
     /// Reload when a file changes there: files and directories, the working directory without any. What .gitignore names,
-    /// dot files and node_modules do not count
+    /// dot files and `node_modules` do not count
     #[arg(long, value_name = "PATH,…", num_args = 0..=1, default_missing_value = "")]
     watch: Vec<String>,
     /// What does not count beside that: patterns as in .gitignore; `!PATTERN` counts all the same

@@ -3,9 +3,8 @@
 //! One takes the place of this process. Several are processes of their own, and this one is a small parent: it starts them in
 //! their order, passes signals on, reaps what is left to it, and ends when they have ended.
 
-use super::keys::command;
 use super::{AppConfig, default_file, environment, is_config, load};
-use crate::args::Run;
+use crate::args::{self, Run};
 use crate::failure::{Failure, UNEXPECTED, USAGE};
 use crate::{intent, show};
 use clap::parser::ValueSource;
@@ -44,7 +43,7 @@ const FOR_PRIMARIES: [&str; 9] = [
 pub(crate) fn foreground(options: &Run) -> Result<bool, Failure> {
     let Some(file) = named(options)? else { return Ok(false) };
     let words: Vec<String> =
-        std::env::args_os().skip(2).map(|word| word.to_string_lossy().into_owned()).collect();
+        args::after_command().map(|word| word.to_string_lossy().into_owned()).collect();
     beside(&words, &[])?;
     let loaded = load(&file, options.file.env.as_deref(), &options.file.only)?;
     for warning in &loaded.warnings {
@@ -78,10 +77,10 @@ fn named(options: &Run) -> Result<Option<PathBuf>, Failure> {
 /// # Errors
 /// It does.
 fn beside(argv: &[String], allowed: &[&str]) -> Result<(), Failure> {
-    let Ok(matches) = command().try_get_matches_from(argv) else { return Ok(()) };
+    let command = args::of_run(clap::Command::new("run").no_binary_name(true));
+    let Ok(matches) = command.clone().try_get_matches_from(argv) else { return Ok(()) };
     let given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
-    let own = ["program", "args", "env", "only"];
-    let command = command();
+    let own = ["program", "args", "env", "only", "silent", "no_color"];
     let more = command.get_arguments().find(|arg| {
         let id = arg.get_id().as_str();
         !own.contains(&id) && !allowed.contains(&id) && given(id)

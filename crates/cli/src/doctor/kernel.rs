@@ -78,7 +78,7 @@ fn steering(found: &mut Findings, version: Option<Version>) {
             found.problem("SO_REUSEPORT", "works, but cannot be steered before Linux 4.6", ADVICE);
         }
         Ok(()) => {
-            found.ok("SO_REUSEPORT", "two sockets share a port; steering came with Linux 4.6")
+            found.ok("SO_REUSEPORT", "two sockets share a port; steering came with Linux 4.6");
         }
     }
 }
@@ -138,7 +138,7 @@ fn notification(found: &mut Findings, version: Option<Version>) {
             found.ok(NAME, "user notification is there: any program can share its port");
         }
         _ if known => {
-            found.note(NAME, "user notification is too old: Linux 5.9 has it all", advice)
+            found.note(NAME, "user notification is too old: Linux 5.9 has it all", advice);
         }
         _ => found.note(NAME, "no user notification", advice),
     }

@@ -5,7 +5,6 @@ use super::segment::{Ahead, Line, Segment};
 use super::sink::now;
 use std::collections::VecDeque;
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -377,7 +376,7 @@ mod tests {
                 fs::File::create(old::compressed(&old.path)).expect("made"),
                 flate2::Compression::fast(),
             );
-            io::Write::write_all(&mut gz, &text).expect("written");
+            std::io::Write::write_all(&mut gz, &text).expect("written");
             gz.finish().expect("written");
             fs::remove_file(&old.path).expect("removed");
         }

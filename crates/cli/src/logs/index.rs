@@ -140,7 +140,7 @@ impl Writer {
         let last = whole.checked_sub(SIZE as u64).filter(|at| *at > 0).and_then(|at| {
             file.read_exact_at(&mut bytes, at).ok().and_then(|()| Record::decode(&bytes))
         });
-        let mut writer = Self { file, head: Head { inode, stamp: now }, text: Vec::new() };
+        let mut writer = Self { file, head: Head { inode, stamp: 0 }, text: Vec::new() };
         match known {
             // What was half written when its writer was killed would put all that follows in the wrong place.
             Some(head) if head.inode == inode && last.is_none_or(|last| last.end() <= size) => {
@@ -226,9 +226,9 @@ mod tests {
             let mut anew = Writer::open(&path, inode, size, 20).expect("opened");
             assert_eq!((anew.head.inode, length()), (inode, SIZE as u64));
             anew.write(&[record, Record { offset: 50, ..record }]).expect("written");
-            assert!(anew.head.stamp >= 20);
+            assert_eq!(anew.head.stamp, 20);
             anew.begin(1, 20).expect("begun");
-            assert!(anew.head.stamp > 20);
+            assert_eq!(anew.head.stamp, 21);
             anew.write(&[record, Record { offset: 50, ..record }]).expect("written");
         }
     }

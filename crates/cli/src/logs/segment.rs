@@ -205,6 +205,10 @@ impl Segment {
 
     /// The present file.
     pub(super) fn current(path: &Path) -> io::Result<Self> {
+        // To open a pipe would be to wait for somebody, and to take what is in it.
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(io::Error::other("it is no file, and cannot be read again"));
+        }
         Self::of(path, Data::File(File::open(path)?), true)
     }
 
@@ -212,9 +216,6 @@ impl Segment {
         let (inode, modified) = match &data {
             Data::File(file) => {
                 let about = file.metadata()?;
-                if !about.is_file() {
-                    return Err(io::Error::other("it is no file, and cannot be read again"));
-                }
                 let us = about.mtime().saturating_mul(1_000_000) + about.mtime_nsec() / 1000;
                 (Some(about.ino()), u64::try_from(us).unwrap_or_default())
             }

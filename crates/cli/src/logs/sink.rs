@@ -7,7 +7,7 @@ use super::index::{self, Record};
 use super::old::{self, Rules, Tidy};
 use super::style::compact;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -76,6 +76,16 @@ impl Sink {
         let due = max_size > 0 && open.size.saturating_add(more as u64) > max_size
             || !max_age.is_zero() && age > max_age;
         due && self.stays_until.is_none_or(|until| until <= Instant::now())
+    }
+
+    /// Begins a new file, if there is something in this one. Whether it is a new one now.
+    pub(crate) fn renew(&mut self, time: u64) -> bool {
+        let old = self.open.as_ref().is_some_and(|open| open.regular && open.size > 0);
+        if !old || self.stays_until.is_some_and(|until| until > Instant::now()) {
+            return false;
+        }
+        self.replace(time);
+        self.opened().is_ok_and(|open| open.size == 0)
     }
 
     /// How many bytes more it takes before it is to be replaced.
@@ -250,7 +260,7 @@ impl Open {
             return Ok(());
         }
         // Others may append to it too, or have emptied it.
-        let end = self.file.seek(SeekFrom::Current(0))?;
+        let end = self.file.stream_position()?;
         let begin = end.saturating_sub(length as u64);
         let emptied = begin < self.size;
         if emptied || self.size == 0 {

@@ -193,22 +193,40 @@ impl Files {
             flags,
             ..Record::default()
         };
-        let count = lines.iter().filter(|byte| **byte == b'\n').count() as u64;
         let stream = usize::from(stream == Stream::Err);
         let route = self.routes.get(stream).cloned().unwrap_or_default();
         for at in route {
-            let Some(file) = self.files.get_mut(at) else { continue };
-            let full = file.text.len() + lines.len() > file.sink.room().min(BATCH);
-            if full && !file.text.is_empty() {
-                self.write(at);
+            let mut rest = lines;
+            while !rest.is_empty() {
+                let (now, later) = rest.split_at(self.fitting(at, rest, record.time));
+                rest = later;
+                let Some(file) = self.files.get_mut(at) else { break };
+                file.add(&self.app, &self.style, record, now);
             }
-            let (app, style) = (&self.app, &self.style);
-            let Some(file) = self.files.get_mut(at) else { continue };
-            let begin = file.text.len();
-            style.write(app, &record, lines, &mut file.text);
-            let len = u32::try_from(file.text.len() - begin).unwrap_or(u32::MAX);
-            file.records.push(Record { offset: begin as u64, len, ..record });
-            file.lines += count;
+        }
+    }
+
+    /// How much of some lines is added next to what is written to a file; makes room if there is none.
+    fn fitting(&mut self, at: usize, lines: &[u8], time: u64) -> usize {
+        for _ in 0..2 {
+            let Some(file) = self.files.get_mut(at) else { break };
+            let room = file.sink.room().saturating_sub(file.text.len());
+            let batch = file.text.is_empty() || file.text.len() + lines.len() <= BATCH;
+            let fits = fitting(lines, room);
+            if batch && fits > 0 {
+                return fits;
+            }
+            self.write(at);
+            let Some(file) = self.files.get_mut(at) else { break };
+            if fits == 0 && !file.sink.renew(time) {
+                break;
+            }
+        }
+        // A single line that is too long for any file; or there is no other file to be had.
+        let first = lines.iter().position(|byte| *byte == b'\n').map_or(lines.len(), |at| at + 1);
+        match self.files.get(at).is_some_and(|file| file.sink.room() == 0) {
+            true => lines.len(),
+            false => first,
         }
     }
 
@@ -245,7 +263,25 @@ impl Files {
     }
 }
 
+/// How many bytes of whole lines fit.
+fn fitting(lines: &[u8], room: usize) -> usize {
+    match lines.get(..room) {
+        None => lines.len(),
+        Some(_) if lines.len() == room => room,
+        Some(part) => part.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1),
+    }
+}
+
 impl File {
+    /// Adds lines to what is written next.
+    fn add(&mut self, app: &str, style: &Style, record: Record, lines: &[u8]) {
+        let begin = self.text.len();
+        style.write(app, &record, lines, &mut self.text);
+        let len = u32::try_from(self.text.len() - begin).unwrap_or(u32::MAX);
+        self.records.push(Record { offset: begin as u64, len, ..record });
+        self.lines += lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+    }
+
     /// Says before the next lines how many are missing.
     fn announce(&mut self, app: &str, style: &Style, time: u64) {
         let time = self.records.first().map_or(time, |record| record.time);
@@ -316,4 +352,15 @@ pub(super) fn carry(places: &Places) -> Option<PathBuf> {
 /// The time of what is heard now.
 pub(super) fn mark(flags: u8) -> Mark {
     Mark { time: now(), flags }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_lines_that_fit() {
+        let of = |room| fitting(b"one\ntwo\n", room);
+        assert_eq!([0, 3, 4, 7, 8, 9, usize::MAX].map(of), [0, 0, 4, 4, 8, 8, 8]);
+    }
 }

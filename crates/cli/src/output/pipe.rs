@@ -102,6 +102,15 @@ impl Unsaid {
         }
     }
 
+    /// Says what was taken up for workers of which nothing was heard any more.
+    pub(super) fn end(&self, routes: &[Route; 2]) {
+        for (source, kept) in lock(&self.kept).iter_mut() {
+            let route = routes.get(usize::from(source.stream == Stream::Err));
+            kept.end(route.and_then(|route| route.whole));
+        }
+        self.say_all(routes);
+    }
+
     /// This process goes on: what was left to another one is not true any more.
     fn stay(&self) {
         let mut left = lock(&self.left);
@@ -270,7 +279,7 @@ impl Passing {
         let changed = async {
             // At the end it has changed for the last time.
             if ending || self.over.changed().await.is_err() {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         };
         tokio::select! {

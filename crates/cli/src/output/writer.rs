@@ -324,7 +324,7 @@ fn obey(
 /// Lines as they are to be written in the application's name.
 fn styled((style, app): (&Style, &String), source: Source, mark: Mark, lines: &[u8]) -> Vec<u8> {
     let Source { worker, slot, pid, stream } = source;
-    let flags = mark.flags | u8::from(stream == Stream::Err) * ERR;
+    let flags = mark.flags | (u8::from(stream == Stream::Err) * ERR);
     let (worker, slot) = (worker.0, slot.0);
     let record = Record { time: mark.time, worker, slot, pid, flags, ..Record::default() };
     let mut text = Vec::with_capacity(lines.len() * 2);

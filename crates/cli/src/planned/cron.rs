@@ -44,7 +44,9 @@ impl Pattern {
 }
 
 fn lower(text: &str) -> String {
-    let mut letters = text.trim_end_matches('.').chars();
+    // Of years nobody has spoken.
+    let text = text.trim_end_matches('.').trim_end_matches(" when years are disallowed");
+    let mut letters = text.chars();
     letters.next().map(|first| first.to_lowercase().chain(letters).collect()).unwrap_or_default()
 }
 
@@ -181,8 +183,7 @@ mod tests {
             "2026-03-30T02:30:00+02:00[Europe/Berlin]",
         ];
         let found = come("30 2 * * *", "2026-03-28T12:00:00+01:00[Europe/Berlin]", &clock);
-        assert_eq!(found.len(), 2, "{found:?}");
-        assert_eq!(found[1], clock[3]);
+        assert_eq!(found, [clock[1], clock[3]]);
         // 2026-10-25: 02:00 to 02:59 come twice; a time of the day comes once, every ten minutes is every ten minutes.
         let clock = [
             "2026-10-25T02:30:00+02:00[Europe/Berlin]",

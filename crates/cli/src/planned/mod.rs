@@ -8,6 +8,7 @@ mod tree;
 mod watching;
 
 use phalanx::{Error, Primary};
+pub(crate) use rules::Without;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;

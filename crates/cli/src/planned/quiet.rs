@@ -40,6 +40,32 @@ impl Quiet {
     }
 }
 
+/// So many reloads in a row are no coincidence.
+const ROW: u32 = 5;
+/// What changes within this time after a reload may be of its making.
+const FOLLOWS: Duration = Duration::from_secs(3);
+
+/// A program that writes what is watched whenever it starts is reloaded for ever.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Circle {
+    ended: Option<Duration>,
+    row: u32,
+}
+
+impl Circle {
+    /// A reload has ended.
+    pub(crate) fn ended(&mut self, now: Duration) {
+        self.ended = Some(now);
+    }
+
+    /// Another begins; whether that should be said.
+    pub(crate) fn begins(&mut self, now: Duration) -> bool {
+        let follows = self.ended.is_some_and(|ended| now.saturating_sub(ended) <= FOLLOWS);
+        self.row = if follows { self.row.saturating_add(1) } else { 0 };
+        self.row == ROW
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,6 +100,22 @@ mod tests {
     #[test]
     fn changes_without_an_end_are_followed_all_the_same() {
         assert_eq!(reloads(200, (0..4500).step_by(100)), [2000, 4100, 4600]);
+    }
+
+    #[test]
+    fn who_goes_in_a_circle_is_told_once() {
+        let mut circle = Circle::default();
+        let mut told = |every: u64, times: u64| {
+            let begins = (1..=times).map(|n| ms(n * every)).filter(|now| {
+                let told = circle.begins(*now);
+                circle.ended(*now + ms(10));
+                told
+            });
+            begins.count()
+        };
+        assert_eq!(told(1000, 5), 0);
+        assert_eq!(told(1000, 20), 1);
+        assert_eq!(told(10_000, 20), 0);
     }
 
     #[test]

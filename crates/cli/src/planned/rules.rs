@@ -24,6 +24,31 @@ const USUAL: [&str; 12] = [
 /// Files in which such patterns are.
 pub(crate) const PATTERN_FILES: [&str; 2] = [".ignore", ".gitignore"];
 
+/// What phalanx itself writes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Without {
+    /// In these directories.
+    pub(crate) directories: Vec<PathBuf>,
+    /// These files, and those that take their places: with the same beginning.
+    pub(crate) files: Vec<PathBuf>,
+}
+
+impl Without {
+    fn has(&self, path: &Path, root: &Path) -> bool {
+        let inside = |place: &PathBuf| path.starts_with(place) && !root.starts_with(place);
+        let beside = |file: &PathBuf| {
+            let name =
+                |path: &Path| path.file_name().map(|name| name.as_encoded_bytes().to_owned());
+            let stem = file.file_stem().map(OsStr::as_encoded_bytes);
+            let rest =
+                name(path).zip(stem).and_then(|(n, s)| n.strip_prefix(s).map(<[u8]>::to_vec));
+            path.parent() == file.parent()
+                && rest.is_some_and(|rest| rest.first().is_none_or(|c| matches!(c, b'.' | b'-')))
+        };
+        self.directories.iter().any(inside) || self.files.iter().any(beside)
+    }
+}
+
 /// Which changes count. All paths are without links in them.
 #[derive(Debug)]
 pub(crate) struct Rules {
@@ -31,8 +56,7 @@ pub(crate) struct Rules {
     pub(crate) roots: Vec<PathBuf>,
     /// Files that were named: each counts, whatever it is called.
     pub(crate) files: BTreeSet<PathBuf>,
-    /// Directories of which nothing counts.
-    without: Vec<PathBuf>,
+    without: Without,
     extensions: BTreeSet<String>,
     asked: Gitignore,
     usual: Gitignore,
@@ -49,7 +73,7 @@ impl Rules {
         here: &Path,
         ignore: &[String],
         extensions: &[String],
-        without: Vec<PathBuf>,
+        without: Without,
     ) -> Result<Self, String> {
         let build = |patterns: &mut dyn Iterator<Item = &str>| {
             let mut builder = GitignoreBuilder::new(here);
@@ -97,7 +121,7 @@ impl Rules {
         let root = self.roots.iter().filter(|root| path.starts_with(root));
         // The innermost: it was named, so what leads to it counts.
         let Some(root) = root.max_by_key(|root| root.components().count()) else { return false };
-        if self.without.iter().any(|place| path.starts_with(place) && !root.starts_with(place)) {
+        if self.without.has(path, root) {
             return false;
         }
         let below = path.ancestors().take_while(|place| *place != root.as_path());
@@ -131,7 +155,10 @@ mod tests {
     fn rules(ignore: &[&str], extensions: &[&str]) -> Rules {
         let words = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
         let (ignore, extensions) = (words(ignore), words(extensions));
-        let without = vec!["/app/home".into()];
+        let without = Without {
+            directories: vec!["/app/home".into()],
+            files: vec!["/app/said/out.txt".into()],
+        };
         let mut rules =
             Rules::new(Path::new("/app"), &ignore, &extensions, without).expect("patterns");
         rules.roots = vec!["/app".into(), "/app/.config".into()];
@@ -164,6 +191,9 @@ mod tests {
                 ("/app/#server.js#", false),
                 ("/app/__pycache__/app.pyc", false),
                 ("/app/home/apps/x/spec.json", false),
+                ("/app/said/out.txt", false),
+                ("/app/said/out.2026-01-31.txt.gz", false),
+                ("/app/said/outer.txt", true),
                 ("/app/.config/app.toml", true),
                 ("/app/.config/.app.toml", false),
                 ("/etc/app/.env", true),
@@ -190,14 +220,14 @@ mod tests {
             &rules(&[], &["js", "ts"]),
             &[("/app/a.js", true), ("/app/a.ts", true), ("/app/a.css", false), ("/app/a", false)],
         );
-        assert!(Rules::new(Path::new("/app"), &["a{".into()], &[], Vec::new()).is_err());
+        assert!(Rules::new(Path::new("/app"), &["a{".into()], &[], Without::default()).is_err());
     }
 
     #[test]
     fn the_innermost_pattern_file_decides() {
         let place = tempfile::tempdir().expect("a directory");
         let app = place.path();
-        let mut rules = Rules::new(app, &[], &[], Vec::new()).expect("patterns");
+        let mut rules = Rules::new(app, &[], &[], Without::default()).expect("patterns");
         rules.roots = vec![app.to_owned()];
         std::fs::create_dir(app.join("kept")).expect("made");
         std::fs::write(app.join(".gitignore"), "/dist\n*.css\n").expect("written");

@@ -1,6 +1,6 @@
 //! The directories that are watched: found anew whenever one comes or goes.
 
-use super::rules::Rules;
+use super::rules::{Rules, Without};
 use crate::args::Watch;
 use std::collections::{BTreeSet, VecDeque};
 use std::fs;
@@ -20,8 +20,7 @@ pub(crate) struct Wish {
     /// By their full names, which may lead over links.
     pub(crate) paths: Vec<PathBuf>,
     pub(crate) watch: Watch,
-    /// Of these directories nothing counts.
-    pub(crate) without: Vec<PathBuf>,
+    pub(crate) without: Without,
 }
 
 /// What is watched.
@@ -190,7 +189,7 @@ mod tests {
             delay: Duration::ZERO,
         };
         let paths = paths.iter().map(|path| here.join(path)).collect();
-        Wish { here: here.to_owned(), paths, watch, without: Vec::new() }
+        Wish { here: here.to_owned(), paths, watch, without: Without::default() }
     }
 
     fn place() -> (tempfile::TempDir, PathBuf) {

@@ -1,6 +1,6 @@
 //! Reloads when files change.
 
-use super::quiet::Quiet;
+use super::quiet::{Circle, Quiet};
 use super::rules::PATTERN_FILES;
 use super::tree::{Tree, Trouble, Wish};
 use super::{Ended, Reloads};
@@ -120,6 +120,7 @@ pub(super) async fn watch(wish: Wish, reloads: Reloads) {
     };
     let mut state = State {
         quiet: Quiet::new(wish.watch.delay),
+        circle: Circle::default(),
         wish: Arc::new(wish),
         eyes,
         watcher,
@@ -181,6 +182,7 @@ struct State {
     eyes: Eyes,
     watcher: Arc<Mutex<RecommendedWatcher>>,
     quiet: Quiet,
+    circle: Circle,
     begin: Instant,
     /// What no reload has followed yet.
     first: Option<PathBuf>,
@@ -209,11 +211,16 @@ impl State {
                 }
                 () = tokio::time::sleep(wait.unwrap_or_default()), if wait.is_some() => {
                     if self.quiet.take(self.begin.elapsed()) {
-                        reloading = Some(reloads.after_others(self.words()));
+                        let words = self.words();
+                        if self.circle.begins(self.begin.elapsed()) {
+                            tracing::warn!("{words} again, right after a reload: if the program itself writes that, it is reloaded for ever; `--ignore-watch` leaves it out");
+                        }
+                        reloading = Some(reloads.after_others(words));
                     }
                 }
                 ended = join(&mut reloading) => {
                     reloading = None;
+                    self.circle.ended(self.begin.elapsed());
                     if ended == Ended::Stopping {
                         return Ok(());
                     }

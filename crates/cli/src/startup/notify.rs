@@ -3,7 +3,7 @@
 use rustix::net::{
     AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sendto, socket_with,
 };
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
@@ -25,7 +25,7 @@ impl Systemd {
             variable("WATCHDOG_PID").as_deref(),
             pid,
         );
-        Self { to: std::env::var_os("NOTIFY_SOCKET").and_then(open), watchdog }
+        Self { to: std::env::var_os("NOTIFY_SOCKET").and_then(|name| open(&name)), watchdog }
     }
 
     /// Says some lines. Nobody waits for them to be read.
@@ -46,10 +46,10 @@ impl Systemd {
     }
 }
 
-fn open(name: OsString) -> Option<(OwnedFd, SocketAddrUnix)> {
+fn open(name: &OsStr) -> Option<(OwnedFd, SocketAddrUnix)> {
     let address = match name.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddrUnix::new_abstract_name(name),
-        None => SocketAddrUnix::new(name.as_os_str()),
+        None => SocketAddrUnix::new(name),
     };
     let flags = SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None);

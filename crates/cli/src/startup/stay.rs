@@ -11,7 +11,6 @@ use crate::ui::words::{Status, count, status};
 use crate::{manage, show};
 use clap::Parser;
 use rustix::time::{ClockId, clock_gettime};
-use std::future::Future;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -187,7 +186,8 @@ impl Supervisor {
             tokio::select! {
                 () = told(&mut self.terminate, &mut self.interrupt) => {
                     show::say("told once more: workers are killed");
-                    for app in apps.iter().cloned() {
+                    for app in apps {
+                        let app = app.clone();
                         spawn_blocking(move || ask_within(&app, &Word::Stop { now: true }, ANSWER));
                     }
                 }
@@ -214,15 +214,10 @@ enum What {
     Reload,
 }
 
-fn told<'a>(
-    terminate: &'a mut Signal,
-    interrupt: &'a mut Signal,
-) -> impl Future<Output = ()> + use<'a> {
-    async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+async fn told(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
 }
 

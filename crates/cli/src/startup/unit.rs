@@ -31,7 +31,6 @@ impl Unit {
         line("# Made by `phalanx startup`; `phalanx unstartup` tells how to remove it.");
         line("[Unit]");
         line(&format!("Description=phalanx: the applications of {}", self.name));
-        line("Documentation=man:phalanx(1)");
         if self.wait_ip && !self.own {
             line("Wants=network-online.target");
             line("After=network-online.target");

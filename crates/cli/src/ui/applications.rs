@@ -27,15 +27,15 @@ const COLUMNS: [Column; 14] = [
     number("SLOT", 2),
     number("PID", 4),
     column("NAMESPACE", 8),
-    column("VERSION", 9),
-    column("POLICY", 10),
+    column("VERSION", 10),
+    column("POLICY", 11),
     column("WORKERS", 0),
     column("STATUS", 0),
     number("RESTARTS", 5),
     number("UPTIME", 6),
     number("CPU", 7),
     number("MEMORY", 3),
-    column("PORTS", 11),
+    column("PORTS", 9),
 ];
 
 /// A row for each application; and, unless it is to be short or there is too little room, one for each of its workers and
@@ -52,8 +52,8 @@ pub(crate) fn table(apps: &[Description], short: bool, screen: Screen) -> String
 }
 
 fn row(app: &Description, grouped: bool) -> Vec<Cell> {
-    let runs = app.primary_pid.is_some();
     let state = status(app);
+    let runs = tells(app);
     let of_running = |text: String| Cell::new(if runs { text } else { String::new() });
     vec![
         Cell::new(app.id.to_string()),
@@ -75,6 +75,12 @@ fn row(app: &Description, grouped: bool) -> Vec<Cell> {
         of_running(Some(memory_of(app)).filter(|bytes| *bytes > 0).map(memory).unwrap_or_default()),
         ports(app),
     ]
+}
+
+/// Whether it is its primary that told this.
+pub(crate) fn tells(app: &Description) -> bool {
+    let silent = matches!(status(app), Status::NotAnswering | Status::Orphaned | Status::Stopped);
+    app.primary_pid.is_some() && !silent
 }
 
 fn namespace(app: &Description) -> &str {
@@ -113,8 +119,8 @@ pub(crate) fn memory_of(app: &Description) -> u64 {
 }
 
 pub(crate) fn cpu_of(app: &Description) -> f64 {
-    let all = app.workers.iter().filter_map(|worker| worker.cpu_percent).sum();
-    if app.cpu_percent > 0.0 { app.cpu_percent } else { all }
+    let all = app.workers.iter().filter_map(|worker| worker.cpu_percent);
+    if app.cpu_percent > 0.0 { app.cpu_percent } else { all.fold(0.0, |sum, one| sum + one) }
 }
 
 /// A row for each worker and for each slot that waits, by slot.

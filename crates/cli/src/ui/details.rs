@@ -1,6 +1,6 @@
 //! All that is known of an application.
 
-use super::applications::{cpu_of, memory_of, of_one, restarts, style};
+use super::applications::{cpu_of, memory_of, of_one, restarts, style, tells};
 use super::given::given;
 use super::screen::{Screen, Style};
 use super::text::{clean, width, wrapped};
@@ -47,7 +47,7 @@ fn application(page: &mut Page, app: &Description) {
         let restarts = if restarts > 0 { format!(", restarts: {restarts}") } else { String::new() };
         page.line("workers", &format!("{} of {} ready{restarts}", app.ready, app.wanted));
     }
-    if app.primary_pid.is_some() && memory_of(app) > 0 {
+    if tells(app) && memory_of(app) > 0 {
         page.line("memory", &memory(memory_of(app)));
         page.line("cpu", &cpu(cpu_of(app)));
     }
@@ -65,7 +65,14 @@ const fn why(state: Status) -> &'static str {
 
 fn primary(page: &mut Page, app: &Description) {
     if let Some(pid) = app.primary_pid {
-        page.line("primary", &format!("process {pid}, up {}", time(app.uptime_ms)));
+        let up = match tells(app) {
+            true => format!(", up {}", time(app.uptime_ms)),
+            false => String::new(),
+        };
+        page.line("primary", &format!("process {pid}{up}"));
+    }
+    if app.foreground {
+        page.line("runs", "in somebody's foreground");
     }
     page.line("user", &app.user);
     page.line("version", &app.version);
@@ -90,13 +97,26 @@ fn reload(page: &mut Page, app: &Description) {
 }
 
 fn command(page: &mut Page, app: &Description, environment: &[String]) {
-    page.line("command", &format!("phalanx start {}", app.argv.join(" ")));
+    if !app.argv.is_empty() {
+        page.line("command", &started(&app.argv));
+    }
     page.line("directory", &app.cwd);
     page.line("config", app.config.as_deref().unwrap_or_default());
     for (heading, words) in given(&app.argv) {
         page.words(&heading.to_lowercase(), &words);
     }
     page.words("environment", environment);
+}
+
+/// A command line as a shell takes it.
+fn started(argv: &[String]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-=+:,@%".contains(c);
+    let word = |word: &String| match !word.is_empty() && word.chars().all(plain) {
+        true => word.clone(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    };
+    let words: Vec<String> = argv.iter().map(word).collect();
+    format!("phalanx start {}", words.join(" "))
 }
 
 /// Lines with names before them.

@@ -1,11 +1,11 @@
 //! The options that an application was given, as its command line has them.
 
-use crate::args::Run;
+use crate::args::{Run, of_run};
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Args, Command, FromArgMatches};
+use clap::{ArgMatches, Command, FromArgMatches};
 
 fn command() -> Command {
-    Run::augment_args(Command::new("run").no_binary_name(true))
+    of_run(Command::new("run").no_binary_name(true))
 }
 
 fn matches(argv: &[String]) -> Option<ArgMatches> {

@@ -11,3 +11,6 @@ pub(crate) mod text;
 pub(crate) mod waits;
 pub(crate) mod watch;
 pub(crate) mod words;
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ use super::{given, words};
 use crate::control::{Description, Word, ask_within};
 use crate::home::App;
 use crate::show;
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write, stderr};
@@ -23,45 +24,81 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Bytes of the kernel's table of connections that are read to count those of a worker.
 const TABLE: u64 = 2 << 20;
 
+/// What is drawn on the terminal, of all applications that something is done to at the moment: one line.
+static BOARD: Mutex<Board> = Mutex::new(Board { lines: BTreeMap::new(), drawn: false });
+
+struct Board {
+    /// What each of them waits for.
+    lines: BTreeMap<String, String>,
+    drawn: bool,
+}
+
+impl Board {
+    fn lock() -> MutexGuard<'static, Self> {
+        BOARD.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn erase(&mut self) {
+        if std::mem::take(&mut self.drawn) {
+            let _ = stderr().write_all(b"\r\x1b[K");
+        }
+    }
+
+    fn draw(&mut self) {
+        self.erase();
+        let all: Vec<&str> = self.lines.values().map(String::as_str).collect();
+        if all.is_empty() {
+            return;
+        }
+        let screen = Screen::stderr();
+        // One that is wrapped could not be erased.
+        let room = screen.width.unwrap_or(0).saturating_sub(1);
+        let line = all.join("  |  ");
+        let line = clean(&line);
+        let _ = write!(stderr(), "{}", screen.paint(Style::Dim, &cut(&line, room)));
+        self.drawn = true;
+    }
+}
+
+/// Writes something that stays, above what is waited for.
+pub(crate) fn aside(write: impl FnOnce()) {
+    let mut board = Board::lock();
+    board.erase();
+    write();
+    board.draw();
+}
+
 /// What is told of one application. Clones are the same.
 #[derive(Clone)]
 pub(crate) struct Progress {
     name: String,
     begun: Instant,
-    /// Where what is waited for is drawn.
-    screen: Screen,
-    drawn: Arc<Mutex<Drawn>>,
+    /// Whether what is waited for can be drawn.
+    terminal: bool,
+    told: Arc<Mutex<Told>>,
 }
 
 #[derive(Default)]
-struct Drawn {
-    /// The line that is on the terminal now.
-    line: Option<String>,
-    /// What was said last where nothing can be drawn anew.
-    said: Option<(usize, usize)>,
+struct Told {
+    /// How many were ready, where nothing can be drawn.
+    ready: Option<(usize, usize)>,
     /// It is over: what comes late is not shown.
     over: bool,
 }
 
 impl Progress {
     pub(crate) fn new(name: impl Into<String>) -> Self {
-        let screen = Screen::stderr();
-        Self { name: name.into(), begun: Instant::now(), screen, drawn: Arc::default() }
+        let terminal = Screen::stderr().is_terminal() && show::tells_progress();
+        Self { name: name.into(), begun: Instant::now(), terminal, told: Arc::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Drawn> {
-        self.drawn.lock().unwrap_or_else(PoisonError::into_inner)
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something has happened: a line that stays, on the standard output.
     pub(crate) fn line(&self, text: &str) {
-        let mut drawn = self.lock();
-        let line = drawn.line.take();
-        erase(line.as_deref());
         show::print(&format!("{}\n", clean(text)));
-        if let Some(line) = line {
-            self.draw(&mut drawn, line);
-        }
     }
 
     /// What is waited for. On a terminal it is drawn in place of what was; elsewhere it is said when more or fewer workers
@@ -71,37 +108,33 @@ impl Progress {
     }
 
     fn show(&self, about: &Description, leaving: Leaving) {
-        let mut drawn = self.lock();
-        if drawn.over {
+        let mut told = self.told();
+        if told.over {
             return;
         }
-        if self.screen.is_terminal() {
+        if self.terminal {
             let seconds = self.begun.elapsed().as_secs();
             let line = format!("  {}: {} · {seconds}s", self.name, waits(about, leaving));
-            erase(drawn.line.take().as_deref());
-            self.draw(&mut drawn, line);
+            let mut board = Board::lock();
+            board.lines.insert(self.name.clone(), line);
+            board.draw();
             return;
         }
         let now = (about.ready, about.wanted);
-        if about.wanted > 0 && !about.is_settled() && drawn.said.replace(now) != Some(now) {
+        if about.wanted > 0 && !about.is_settled() && told.ready.replace(now) != Some(now) {
             show::say(&format!("{}: {}", self.name, waits(about, leaving)));
         }
     }
 
-    fn draw(&self, drawn: &mut Drawn, line: String) {
-        // One that is wrapped could not be erased.
-        let room = self.screen.width.unwrap_or(0).saturating_sub(1);
-        let shown = clean(&line);
-        let _ = write!(stderr(), "{}", self.screen.paint(Style::Dim, &cut(&shown, room)));
-        let _ = stderr().flush();
-        drawn.line = Some(line);
+    /// What was shown by [`Self::status`] goes when this is dropped.
+    pub(crate) fn shown(&self) -> Following {
+        Following { progress: self.clone(), _end: None }
     }
 
     /// Draws what is waited for until it is dropped. Only on a terminal.
     pub(crate) fn follow(&self, app: &App) -> Following {
         let (end, ended) = mpsc::channel::<()>();
-        self.lock().over = false;
-        if self.screen.is_terminal() {
+        if self.terminal {
             let (progress, app) = (self.clone(), app.clone());
             thread::spawn(move || {
                 let mut leavers = Leavers::default();
@@ -115,14 +148,17 @@ impl Progress {
                 }
             });
         }
-        Following { progress: self.clone(), _end: end }
+        Following { progress: self.clone(), _end: Some(end) }
     }
 
-    /// Nothing is waited for any more: the line goes.
-    pub(crate) fn clear(&self) {
-        let mut drawn = self.lock();
-        erase(drawn.line.take().as_deref());
-        drawn.over = true;
+    /// Nothing is waited for any more: its line goes.
+    fn clear(&self) {
+        self.told().over = true;
+        if self.terminal {
+            let mut board = Board::lock();
+            board.lines.remove(&self.name);
+            board.draw();
+        }
     }
 
     /// It is done, so: the last line, with the time that it took.
@@ -140,12 +176,11 @@ impl Progress {
         let screen = Screen::stdout();
         let (name, text) = (&self.name, clean(text));
         let took = took(self.begun.elapsed());
-        match screen.is_terminal() {
-            true => {
-                show::print(&format!("{} {name}: {text} ({took})\n", screen.paint(style, mark)))
-            }
-            false => show::print(&format!("{name}: {text} ({took})\n")),
-        }
+        let mark = match screen.is_terminal() {
+            true => format!("{} ", screen.paint(style, mark)),
+            false => String::new(),
+        };
+        show::print(&format!("{mark}{name}: {text} ({took})\n"));
     }
 }
 
@@ -153,7 +188,7 @@ impl Progress {
 #[must_use]
 pub(crate) struct Following {
     progress: Progress,
-    _end: mpsc::Sender<()>,
+    _end: Option<mpsc::Sender<()>>,
 }
 
 impl Drop for Following {
@@ -162,11 +197,25 @@ impl Drop for Following {
     }
 }
 
-fn erase(line: Option<&str>) {
-    if line.is_some() {
-        let _ = stderr().write_all(b"\r\x1b[K");
-        let _ = stderr().flush();
+/// What a reload or a restart came to, as its primary tells.
+pub(crate) fn replaced(told: &Value) -> String {
+    let number = |value: &Value, key: &str| value.get(key).and_then(Value::as_u64);
+    let workers = number(told, "replaced").and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+    let mut text = format!("{} replaced", words::count(workers, "worker", "workers"));
+    let Some(receipt) = told.get("receipt").filter(|receipt| receipt.is_object()) else {
+        return text;
+    };
+    match number(receipt, "cut") {
+        Some(0) => text.push_str(", no connection is known to be cut"),
+        Some(1) => text.push_str(", 1 connection was cut"),
+        Some(n) => text.push_str(&format!(", {n} connections were cut")),
+        None => {}
     }
+    match number(receipt, "still") {
+        Some(0) | None => {}
+        Some(n) => text.push_str(&format!(", {n} still drain")),
+    }
+    text
 }
 
 /// A time that is short, with a digit after its point.
@@ -285,6 +334,24 @@ mod tests {
         assert_eq!(left(leavers.see(&about(&[1]), at(6))), Some(4));
         assert_eq!(left(leavers.see(&about(&[1]), at(60))), Some(0));
         assert_eq!(leavers.see(&about(&[]), at(61)), Leaving::default());
+    }
+
+    #[test]
+    fn what_a_reload_came_to() {
+        for (told, text) in [
+            (serde_json::json!({ "replaced": 1, "receipt": null }), "1 worker replaced"),
+            (
+                serde_json::json!({ "replaced": 4, "receipt": { "cut": 0, "still": 0 } }),
+                "4 workers replaced, no connection is known to be cut",
+            ),
+            (
+                serde_json::json!({ "replaced": 4, "receipt": { "cut": 2, "still": 1 } }),
+                "4 workers replaced, 2 connections were cut, 1 still drain",
+            ),
+            (Value::Null, "0 workers replaced"),
+        ] {
+            assert_eq!(replaced(&told), text);
+        }
     }
 
     #[test]

@@ -33,7 +33,7 @@ impl Screen {
         let variable = |name: &str| std::env::var(name).ok();
         Self {
             width: terminal.then(|| columns(stream, variable("COLUMNS").as_deref())),
-            colour: is_coloured(terminal, variable),
+            colour: !crate::log::is_without_colours() && is_coloured(terminal, variable),
         }
     }
 

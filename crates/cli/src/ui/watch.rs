@@ -82,8 +82,10 @@ impl End {
         let (key, keys) = mpsc::channel(1);
         if io::stdin().is_terminal() && io::stdout().is_terminal() {
             std::thread::spawn(move || {
-                for byte in io::stdin().bytes() {
-                    if matches!(byte, Ok(b'q' | b'Q' | 3 | 4) | Err(_)) {
+                let mut byte = [0];
+                // Nothing more: the terminal is gone.
+                while matches!(io::stdin().read(&mut byte), Ok(1)) {
+                    if matches!(byte[0], b'q' | b'Q' | 3 | 4) {
                         break;
                     }
                 }

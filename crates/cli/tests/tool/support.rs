@@ -1,4 +1,5 @@
 //! Applications in the background, in a home of the test's own; nothing of them outlives the test.
+#![allow(dead_code)] // Not every test needs all of it.
 
 use crate::common::{Answer, LONG, PHALANX, get, phalanx};
 use bench::spawned::Signal;

@@ -431,7 +431,7 @@ impl Primary {
         let Some(Renew(find)) = self.renew.clone() else { return Ok(()) };
         // It may look at files, and ask an interpreter for its version.
         let found = tokio::task::spawn_blocking(move || find()).await;
-        match found.map_err(|_| Error::Lost).flatten() {
+        match found.map_err(|_| Error::Lost).and_then(|found| found) {
             Ok(settings) => {
                 let now = self.settings();
                 if format!("{now:?}") != format!("{settings:?}") {
