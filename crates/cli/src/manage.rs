@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// For an answer, when somebody only looks.
 const LOOK: Duration = Duration::from_secs(2);
+/// For an answer that is not.
+const FOREWARNED: Duration = Duration::from_millis(200);
 /// For an answer that is needed.
 const ANSWER: Duration = Duration::from_secs(5);
 /// A primary that has not answered for so long, and has not ended, hangs. At its end it answers no more.
@@ -268,14 +270,20 @@ pub(crate) fn ping(apps: &[String]) -> Result<(), Failure> {
 
 pub(crate) fn stop(apps: &[String], now: bool) -> Result<(), Failure> {
     let home = Home::find()?;
+    let told = forewarn(&home, apps, now);
     each(apps, |app| {
-        running(app)?;
+        // One that was told may be gone by now; one that died is not to be there again after a reboot.
+        let is_to_run = app.intent().is_some_and(|spec| !spec.stopped);
+        if !is_to_run && !told.contains(&app.name) {
+            running(app)?;
+        }
         tell_to_stop(app, now).map_err(|why| failed(app, why))?;
         if let Some(mut intent) = app.intent() {
             intent.stopped = true;
             home.want(&mut intent)?;
         }
         if end(app) {
+            show::say(&format!("{} is stopped", app.name));
             return Ok(());
         }
         Err(failed(app, Unanswered::Silent(std::io::ErrorKind::TimedOut.into())))
@@ -323,7 +331,22 @@ fn end(app: &App) -> bool {
     true
 }
 
+/// Of several, each begins to stop at once: together they take as long as the slowest.
+/// Who was told.
+fn forewarn(home: &Home, wanted: &[String], now: bool) -> Vec<String> {
+    let apps = targets::resolve(home, wanted).unwrap_or_default();
+    let several = apps.len() > 1;
+    let told = apps.into_iter().filter(|app| several && Lock::is_held(app));
+    told.map(|app| {
+        // Whoever does not take it is told again, and its trouble said.
+        let _ = ask_within(&app, &Word::Stop { now }, FOREWARNED);
+        app.name
+    })
+    .collect()
+}
+
 pub(crate) fn delete(apps: &[String], now: bool) -> Result<(), Failure> {
+    forewarn(&Home::find()?, apps, now);
     each(apps, |app| delete_one(app, now))
 }
 
