@@ -81,15 +81,15 @@ pub(crate) fn failed(app: &App, why: Unanswered) -> Failure {
 }
 
 pub(crate) fn reload(options: &args::Reload) -> Result<(), Failure> {
-    changed(options, Word::Reload)
+    changed(options, &Word::Reload)
 }
 
 pub(crate) fn restart(options: &args::Restart) -> Result<(), Failure> {
-    changed(options, Word::Restart)
+    changed(options, &Word::Restart)
 }
 
 /// Replaces workers, by what the applications are to be now.
-fn changed(options: &args::Reload, word: Word) -> Result<(), Failure> {
+fn changed(options: &args::Reload, word: &Word) -> Result<(), Failure> {
     let refresh = Refresh { update_env: options.update_env, environment: options.env.as_deref() };
     let home = Home::find()?;
     each(&options.of.apps, |app| {
@@ -97,13 +97,13 @@ fn changed(options: &args::Reload, word: Word) -> Result<(), Failure> {
         if left_out(&options.only) {
             return Ok(());
         }
-        if word == Word::Restart && !Lock::is_held(app) {
+        if *word == Word::Restart && !Lock::is_held(app) {
             let spec = app.intent().or_else(|| app.spec()).ok_or_else(|| unknown(app))?;
             let spec = start::anew_or_as_it_was(&spec, refresh)?;
             return start::start_all(&home, vec![spec], SCALED);
         }
         running(app)?;
-        apply::replace(&home, app, refresh, &word)
+        apply::replace(&home, app, refresh, word)
     })
 }
 
