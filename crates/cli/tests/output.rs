@@ -10,6 +10,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{FileType, Mode, OFlags, mknodat};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -73,7 +74,12 @@ impl Terminal {
     }
 
     fn until(&self, what: &str, accept: impl Fn(&str) -> bool) -> String {
-        wait::until(LONG, what, || Some(self.text()).filter(|text| accept(text)))
+        let accepted = || {
+            // Without a copy: there may be megabytes, and this is asked often.
+            let seen = self.seen.lock().unwrap();
+            Some(String::from_utf8_lossy(&seen)).filter(|text| accept(text)).map(Cow::into_owned)
+        };
+        wait::until(LONG, what, accepted)
             .unwrap_or_else(|error| panic!("{error}; the terminal shows:\n{}", self.text()))
     }
 }
