@@ -5,7 +5,7 @@ use crate::args::{Compat, Run, Watch, is_time};
 use crate::failure::{Failure, USAGE};
 use crate::home::{App, Home, Spec, check_name, name_of};
 use crate::planned::{Plan, Wish, Without};
-use crate::{about, intent, log, logs, output, watch};
+use crate::{about, config, intent, log, logs, output, watch};
 use phalanx::control::{Control, lead};
 use phalanx::{Cluster, Error, Intercept, LISTEN_VARIABLE, Policy, Program, Settings, Stdio};
 use std::collections::BTreeMap;
@@ -15,6 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) fn run(options: Run) -> Result<(), Failure> {
+    if config::foreground(&options)? {
+        return Ok(());
+    }
     match &options.detached.app_dir {
         Some(directory) => run_as_told(directory),
         None if options.program.is_empty() && options.args.is_empty() => {
@@ -116,6 +119,9 @@ fn run_with(options: Run) -> Result<(), Failure> {
     }
     if let Some(output) = output {
         cluster = cluster.primary(move |primary| output.show(primary));
+    }
+    if options.file.member {
+        cluster = cluster.primary(config::tell_ready);
     }
     if options.print_messages {
         cluster = cluster.primary(watch::print_messages);

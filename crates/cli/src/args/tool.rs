@@ -267,17 +267,24 @@ pub(crate) struct Init {
 
 #[derive(Args, Debug)]
 pub(crate) struct Check {
-    /// The file; else phalanx.toml, .yaml, .yml, .json or .json5 here
+    /// The file; else phalanx.toml, .yaml, .yml, .json or .json5 here, or ecosystem.config.js
     #[arg(value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) which: super::file::FromFile,
+    /// The environment that is chosen in it: its `environments.NAME` and `env_NAME`
+    #[arg(long, value_name = "NAME")]
+    pub(crate) env: Option<String>,
+    /// Only these applications of it
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
     /// Print the JSON schema of configuration files instead
     #[arg(long)]
     pub(crate) schema: bool,
     /// For programs
     #[arg(long)]
     pub(crate) json: bool,
+    /// Find the program of this command line, in this directory and environment: asked by `check` itself
+    #[arg(long, hide = true, value_name = "JSON")]
+    pub(crate) program_of: Option<String>,
 }
 
 #[derive(Args, Debug)]

@@ -1,73 +1,115 @@
 //! Configuration files: what they say, checked, and turned into the command lines of `phalanx run`.
+//!
+//! A file's keys are the long names of that command's options, and a few of its own. So what is said here goes through the
+//! same parsers, and a new option is a new key.
 
-use crate::args::{Check, Init};
-use crate::failure::Failure;
+mod app;
+mod changes;
+mod check;
+mod document;
+mod dotenv;
+mod foreground;
+mod init;
+mod keys;
+mod layers;
+mod order;
+mod parse;
+mod pm2;
+mod problem;
+mod schema;
+mod script;
+mod tree;
+mod values;
+mod variables;
+mod verify;
+mod words;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use changes::{Plan, changes};
+pub(crate) use check::check;
+pub(crate) use foreground::{foreground, tell_ready};
+pub(crate) use init::init;
+pub(crate) use variables::{environment, is_secret};
+pub(crate) use verify::parsed;
+
+use crate::failure::{Failure, USAGE};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+/// One application of a file, for the chosen environment.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct AppConfig {
     pub(crate) name: String,
     pub(crate) namespace: String,
+    /// For `phalanx run`: options (the name included), the program, `--`, its arguments.
     pub(crate) argv: Vec<String>,
+    /// Absolute; links in it stay links, and are followed anew at each reload.
     pub(crate) cwd: PathBuf,
+    /// What is declared, merged for the environment.
     pub(crate) env: BTreeMap<String, String>,
+    /// Patterns of the variables that are passed on from whoever starts it: `NAME`, `PREFIX_*`, and `!NAME` for not that one.
     pub(crate) pass_env: Vec<String>,
+    /// Names of applications that have to be ready first.
     pub(crate) after: Vec<String>,
     pub(crate) autostart: bool,
 }
 
+/// What a file says, for the chosen environment.
+#[derive(Clone, Debug)]
 pub(crate) struct Loaded {
     pub(crate) file: PathBuf,
     pub(crate) environment: Option<String>,
+    /// In start order: after those that they name, else as in the file.
     pub(crate) apps: Vec<AppConfig>,
     pub(crate) warnings: Vec<String>,
 }
 
-pub(crate) struct Plan<'a> {
-    pub(crate) argv: &'a [String],
-    pub(crate) cwd: &'a str,
-    pub(crate) env: &'a BTreeMap<String, String>,
+/// Whether this is a configuration file, by its name.
+pub(crate) fn is_config(path: &Path) -> bool {
+    parse::format(path).is_some()
 }
 
-pub(crate) fn is_config(_path: &Path) -> bool {
-    false
+/// The names of configuration files that need not be named, the first one goes before.
+const DEFAULTS: [&str; 16] = [
+    "phalanx.toml",
+    "phalanx.yaml",
+    "phalanx.yml",
+    "phalanx.json",
+    "phalanx.json5",
+    "phalanx.config.js",
+    "phalanx.config.mjs",
+    "phalanx.config.cjs",
+    "ecosystem.config.js",
+    "ecosystem.config.cjs",
+    "ecosystem.config.mjs",
+    "ecosystem.config.json",
+    "ecosystem.json",
+    "ecosystem.config.yaml",
+    "ecosystem.config.yml",
+    "ecosystem.json5",
+];
+
+/// The file that is meant if none is named.
+pub(crate) fn default_file(directory: &Path) -> Option<PathBuf> {
+    DEFAULTS.iter().map(|name| directory.join(name)).find(|file| file.is_file())
 }
 
-pub(crate) fn default_file(_directory: &Path) -> Option<PathBuf> {
-    None
-}
-
+/// Reads a file for an environment; of its applications only those of these names, if there are any.
+///
+/// # Errors
+/// Everything that is wrong with it.
 pub(crate) fn load(
-    _file: &Path,
-    _environment: Option<&str>,
-    _only: &[String],
+    file: &Path,
+    environment: Option<&str>,
+    only: &[String],
 ) -> Result<Loaded, Failure> {
-    Err(Failure::tool(crate::failure::UNEXPECTED, "not yet"))
-}
-
-pub(crate) fn environment(
-    app: &AppConfig,
-    of_starter: &BTreeMap<String, String>,
-) -> BTreeMap<String, String> {
-    let mut all = of_starter.clone();
-    all.extend(app.env.clone());
-    all
-}
-
-pub(crate) fn changes(old: &Plan<'_>, new: &Plan<'_>) -> Vec<String> {
-    let same = old.argv == new.argv && old.cwd == new.cwd && old.env == new.env;
-    if same { Vec::new() } else { vec!["something".to_owned()] }
-}
-
-pub(crate) fn is_secret(name: &str) -> bool {
-    name.contains("SECRET")
-}
-
-pub(crate) fn init(_options: &Init) -> Result<(), Failure> {
-    Err(Failure::tool(crate::failure::UNEXPECTED, "not yet"))
-}
-
-pub(crate) fn check(_options: &Check) -> Result<(), Failure> {
-    Err(Failure::tool(crate::failure::UNEXPECTED, "not yet"))
+    let mut done = document::examine(file, environment);
+    if !done.problems.is_empty() {
+        return Err(problem::failure(&done.problems, file));
+    }
+    document::select(&mut done, only)
+        .map_err(|why| Failure::tool(USAGE, format!("{}: {why}", file.display())))?;
+    Ok(done.loaded(file, environment))
 }
