@@ -83,7 +83,7 @@ fn scale(app: &App, old: &Spec, new: &Spec) -> Result<(), Failure> {
 }
 
 fn roll(app: &App, word: &Word) -> Result<(), Failure> {
-    let errors = Mark::end(app.err_log());
+    let errors = Mark::of_errors(app);
     let progress = Progress::new(&app.name);
     let following = progress.follow(app);
     // It goes on if this process is interrupted.
