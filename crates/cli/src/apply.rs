@@ -57,7 +57,7 @@ pub(crate) fn replace(
 
 /// Has the primary be what it was. Its workers, if they were not replaced, never were anything else.
 fn go_back(app: &App, old: &Spec) {
-    let back = app.write_spec(old).and_then(|()| Ok(become_anew(app)));
+    let back = app.write_spec(old).map(|()| become_anew(app));
     match back {
         Ok(Ok(_)) => show::say(&format!("{}: its settings are what they were", app.name)),
         Ok(Err(failure)) => {
@@ -83,7 +83,7 @@ fn scale(app: &App, old: &Spec, new: &Spec) -> Result<(), Failure> {
 }
 
 fn roll(app: &App, word: &Word) -> Result<(), Failure> {
-    let errors = Mark::end(app.err_log());
+    let errors = Mark::of_errors(app);
     let progress = Progress::new(&app.name);
     let following = progress.follow(app);
     // It goes on if this process is interrupted.

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// For an answer, when somebody only looks.
 const LOOK: Duration = Duration::from_secs(2);
+/// For an answer that is not.
+const FOREWARNED: Duration = Duration::from_millis(200);
 /// For an answer that is needed.
 const ANSWER: Duration = Duration::from_secs(5);
 /// A primary that has not answered for so long, and has not ended, hangs. At its end it answers no more.
@@ -79,15 +81,15 @@ pub(crate) fn failed(app: &App, why: Unanswered) -> Failure {
 }
 
 pub(crate) fn reload(options: &args::Reload) -> Result<(), Failure> {
-    changed(options, Word::Reload)
+    changed(options, &Word::Reload)
 }
 
 pub(crate) fn restart(options: &args::Restart) -> Result<(), Failure> {
-    changed(options, Word::Restart)
+    changed(options, &Word::Restart)
 }
 
 /// Replaces workers, by what the applications are to be now.
-fn changed(options: &args::Reload, word: Word) -> Result<(), Failure> {
+fn changed(options: &args::Reload, word: &Word) -> Result<(), Failure> {
     let refresh = Refresh { update_env: options.update_env, environment: options.env.as_deref() };
     let home = Home::find()?;
     each(&options.of.apps, |app| {
@@ -95,13 +97,13 @@ fn changed(options: &args::Reload, word: Word) -> Result<(), Failure> {
         if left_out(&options.only) {
             return Ok(());
         }
-        if word == Word::Restart && !Lock::is_held(app) {
+        if *word == Word::Restart && !Lock::is_held(app) {
             let spec = app.intent().or_else(|| app.spec()).ok_or_else(|| unknown(app))?;
             let spec = start::anew_or_as_it_was(&spec, refresh)?;
             return start::start_all(&home, vec![spec], SCALED);
         }
         running(app)?;
-        apply::replace(&home, app, refresh, &word)
+        apply::replace(&home, app, refresh, word)
     })
 }
 
@@ -268,23 +270,30 @@ pub(crate) fn ping(apps: &[String]) -> Result<(), Failure> {
 
 pub(crate) fn stop(apps: &[String], now: bool) -> Result<(), Failure> {
     let home = Home::find()?;
+    let told = forewarn(&home, apps, now);
     each(apps, |app| {
-        running(app)?;
+        // One that was told may be gone by now; one that died is not to be there again after a reboot.
         let before = app.intent();
+        let is_to_run = before.as_ref().is_some_and(|spec| !spec.stopped);
+        if !is_to_run && !told.contains(&app.name) {
+            running(app)?;
+        }
         // First: whoever starts it as soon as it has ended has the last word. If it cannot be written, it ends all the same.
         let noted = note_stopped(&home, app);
-        let told = Register::read(app);
+        let there = Register::read(app);
         if let Err(why) = tell_to_stop(app, now) {
             if let Some(mut before) = before {
                 home.want(&mut before)?;
             }
             return Err(failed(app, why));
         }
-        if !end(app, told) {
+        if !end(app, there) {
             return Err(failed(app, Unanswered::Silent(std::io::ErrorKind::TimedOut.into())));
         }
         // Somebody may have been about to start it.
-        if Lock::is_held(app) { noted } else { note_stopped(&home, app) }
+        if Lock::is_held(app) { noted } else { note_stopped(&home, app) }?;
+        show::say(&format!("{} is stopped", app.name));
+        Ok(())
     })
 }
 
@@ -345,7 +354,22 @@ fn end(app: &App, told: Option<Register>) -> bool {
     true
 }
 
+/// Of several, each begins to stop at once: together they take as long as the slowest.
+/// Who was told.
+fn forewarn(home: &Home, wanted: &[String], now: bool) -> Vec<String> {
+    let apps = targets::resolve(home, wanted).unwrap_or_default();
+    let several = apps.len() > 1;
+    let told = apps.into_iter().filter(|app| several && Lock::is_held(app));
+    told.map(|app| {
+        // Whoever does not take it is told again, and its trouble said.
+        let _ = ask_within(&app, &Word::Stop { now }, FOREWARNED);
+        app.name
+    })
+    .collect()
+}
+
 pub(crate) fn delete(apps: &[String], now: bool) -> Result<(), Failure> {
+    forewarn(&Home::find()?, apps, now);
     each(apps, |app| delete_one(app, now))
 }
 

@@ -1,12 +1,12 @@
 //! `phalanx start`: a primary of its own in the background, and the wait until it serves.
 
-use crate::args::Run;
+use crate::args::{self, Run};
 use crate::control::{Description, Unanswered, Word, ask_within};
 use crate::failure::{Failure, RUNS, UNEXPECTED, USAGE};
 use crate::home::{App, Home, Lock, Spec, append};
 use crate::intent::{self, Refresh};
 use crate::ui::progress::Progress;
-use crate::{config, manage, run, show, targets};
+use crate::{config, logs, manage, run, show, targets};
 use phalanx::control::{MARK, Register};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -50,8 +50,7 @@ pub(crate) fn start(options: &Run) -> Result<(), Failure> {
     if let Some(apps) = known(&home, options) {
         return start_known(&home, &apps, options);
     }
-    let argv = crate::args::after_command().map(|word| word.to_string_lossy().into_owned());
-    let spec = intent::of_command_line(options, argv.collect())?;
+    let spec = intent::of_command_line(options, given())?;
     if options.habits.force && Lock::is_held(&home.app(&spec.name)) {
         manage::delete_one(&home.app(&spec.name), false)?;
     }
@@ -88,6 +87,13 @@ fn known(home: &Home, options: &Run) -> Option<Vec<App>> {
 }
 
 fn start_known(home: &Home, apps: &[App], options: &Run) -> Result<(), Failure> {
+    if let Some(long) = config::more(&given(), &BESIDE) {
+        let names: Vec<&str> = apps.iter().map(|app| app.name.as_str()).collect();
+        let names = names.join(", ");
+        let message = format!("--{long} has no effect on {names}, started as before");
+        return Err(Failure::tool(USAGE, message)
+            .hint("`phalanx delete` it, and start its program with other options"));
+    }
     let refresh =
         Refresh { update_env: options.habits.update_env, environment: options.file.env.as_deref() };
     let stopped: Vec<&App> = apps.iter().filter(|app| !Lock::is_held(app)).collect();
@@ -114,7 +120,16 @@ pub(crate) fn anew_or_as_it_was(spec: &Spec, refresh: Refresh<'_>) -> Result<Spe
     }
 }
 
+/// Options that are about starting, and not about what is started.
+const BESIDE: [&str; 5] = ["wait", "force", "update_env", "no_autostart", "attach"];
+
+/// What stands after the command.
+fn given() -> Vec<String> {
+    args::after_command().map(|word| word.to_string_lossy().into_owned()).collect()
+}
+
 fn start_file(home: &Home, file: &Path, options: &Run) -> Result<(), Failure> {
+    config::beside(&given(), &BESIDE)?;
     let absolute = intent::here()?.join(file);
     let specs = intent::of_file(&absolute, options.file.env.as_deref(), &options.file.only)?;
     let mut to_start = Vec::new();
@@ -248,7 +263,7 @@ pub(crate) fn launch(home: &Home, mut spec: Spec, wait_for: Duration) -> Result<
     let lock = lock.ok_or_else(|| runs(&app))?;
     clean(&app)?;
     let before = app.intent();
-    let (primary, workers) = (Mark::end(app.primary_log()), Mark::end(app.err_log()));
+    let (primary, workers) = (Mark::end(app.primary_log()), Mark::of_errors(&app));
     spec.stopped = false;
     let mut child = match want_and_begin(home, &app, &mut spec, lock) {
         Ok(child) => child,
@@ -282,6 +297,9 @@ fn show_started(_home: &Home, started: &Started, wait: Duration) {
         let wait = show::duration(wait);
         let what = about.as_ref().map_or_else(|| "it does not answer yet".into(), show::unsettled);
         show::say(&format!("{name} is not ready after {wait}, and goes on: {what}"));
+        if about.as_ref().is_some_and(|about| about.ports.is_empty()) {
+            show::say("a program that never listens is ready when it is online: --ready online");
+        }
         show::say(&format!(
             "`phalanx describe {name}` tells more, `phalanx delete {name}` ends it"
         ));
@@ -402,6 +420,12 @@ impl Mark {
     pub(crate) fn end(log: PathBuf) -> Self {
         let at = fs::metadata(&log).map_or(0, |about| about.len());
         Self { log, at }
+    }
+
+    /// Where workers say what is wrong, wherever that was chosen to be.
+    pub(crate) fn of_errors(app: &App) -> Self {
+        let (places, _) = logs::places(app);
+        Self::end(places.err.or(places.both).unwrap_or_else(|| app.err_log()))
     }
 
     /// What came since then; of much, the end.

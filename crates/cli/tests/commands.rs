@@ -8,7 +8,6 @@ mod common;
 #[allow(dead_code, reason = "only the Rust programs are built here")]
 mod build;
 #[path = "tool/support.rs"]
-#[allow(dead_code, reason = "nobody talks on the socket itself here")]
 mod support;
 
 use bench::spawned::Signal;

@@ -7,7 +7,6 @@ mod common;
 #[path = "config/foreground.rs"]
 mod foreground;
 #[path = "tool/support.rs"]
-#[allow(dead_code, reason = "only a part is needed here")]
 mod support;
 
 use insta::assert_snapshot;

@@ -1,11 +1,12 @@
 //! The shape of a configuration file: where its applications are, in which order they start, and which are meant.
 
 use super::app::{self, Context};
-use super::keys::{Keys, dashed, nearest};
+use super::keys::{Keys, dashed};
 use super::order::order;
 use super::problem::Problem;
 use super::tree::{Entries, Item, Node};
 use super::{AppConfig, Loaded, parse, pm2};
+use crate::ui::words::nearest;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
