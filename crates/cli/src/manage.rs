@@ -325,7 +325,7 @@ fn tell_to_stop(app: &App, now: bool) -> Result<(), Unanswered> {
 /// Waits until its primary has ended, for as long as it answers. Whether it has. Another one, that somebody has started
 /// since, is not waited for.
 fn end(app: &App, told: Option<Register>) -> bool {
-    let told = told.or_else(|| Register::read(app));
+    let begin = Instant::now();
     let is_over = || match &told {
         // Of a keeper and its primary, each may start the other again.
         Some(Register { leader, primary: Some(primary), .. }) => {
@@ -339,10 +339,12 @@ fn end(app: &App, told: Option<Register>) -> bool {
     let mut asked = Instant::now();
     while Lock::is_held(app) && !is_over() {
         if asked.elapsed() >= ASKED {
-            // No is an answer too.
-            if matches!(ask_within(app, &Word::Describe, LOOK), Ok(_) | Err(Unanswered::Refused(_)))
-            {
-                answered = Instant::now();
+            let waited = begin.elapsed();
+            match ask_within(app, &Word::Describe, LOOK) {
+                Ok(about) if is_younger(&about, waited) => return true,
+                // No is an answer too.
+                Ok(_) | Err(Unanswered::Refused(_)) => answered = Instant::now(),
+                Err(Unanswered::Nobody | Unanswered::Silent(_)) => {}
             }
             asked = Instant::now();
         }
@@ -366,6 +368,12 @@ fn forewarn(home: &Home, wanted: &[String], now: bool) -> Vec<String> {
         app.name
     })
     .collect()
+}
+
+/// Whether a primary began since then.
+fn is_younger(about: &Value, than: Duration) -> bool {
+    let uptime = about.get("uptime_ms").and_then(Value::as_u64);
+    uptime.is_some_and(|uptime| Duration::from_millis(uptime) < than)
 }
 
 pub(crate) fn delete(apps: &[String], now: bool) -> Result<(), Failure> {

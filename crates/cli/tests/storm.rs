@@ -87,7 +87,12 @@ fn storm(tool: &Tool, deeds: Vec<Deed>) -> Vec<Event> {
                     let deed = next.lock().unwrap().next();
                     let Some(deed) = deed else { return };
                     let begin = Instant::now();
-                    let done = finish(tool.begin(&deed.words()));
+                    let mut child = tool.begin(&deed.words());
+                    let ended = wait::until(LONG, "its end", || child.try_wait().ok().flatten());
+                    if let Err(error) = ended {
+                        eprintln!("{deed:?}: {error}: {:#?}", tool.run(&["list", "--json"]));
+                    }
+                    let done = finish(child);
                     let event = Event { deed, begin, end: Instant::now(), done };
                     events.lock().unwrap().push(event);
                 }
