@@ -212,6 +212,19 @@ fn what_was_stopped_is_started_by_its_name() {
     assert!(!id.is_empty());
 }
 
+/// A bot, a consumer of a queue: nobody of its kind listens, so it need not.
+#[test]
+fn a_program_that_never_listens_is_ready_after_a_while() {
+    let tool = Tool::new();
+    let bot = tool.program("bot.js", "console.log('begun'); setInterval(() => {}, 1000);\n");
+    let bot = bot.to_str().unwrap();
+    tool.run(&["start", bot, "-i", "1", "--name", "bot"]).expect(0, &["bot"]);
+    let workers = tool.workers("bot");
+    assert_eq!(workers.len(), 1, "{:#}", tool.about("bot"));
+    tool.run(&["reload", "bot"]).expect(0, &["1 workers replaced"]);
+    assert_ne!(tool.workers("bot"), workers);
+}
+
 #[test]
 fn of_two_starts_one_wins() {
     let tool = Tool::new();
