@@ -287,7 +287,7 @@ pub(crate) fn stop(apps: &[String], now: bool) -> Result<(), Failure> {
             }
             return Err(failed(app, why));
         }
-        if !end(app, there) {
+        if !end(app, there.as_ref()) {
             return Err(failed(app, Unanswered::Silent(std::io::ErrorKind::TimedOut.into())));
         }
         // Somebody may have been about to start it.
@@ -324,9 +324,9 @@ fn tell_to_stop(app: &App, now: bool) -> Result<(), Unanswered> {
 
 /// Waits until its primary has ended, for as long as it answers. Whether it has. Another one, that somebody has started
 /// since, is not waited for.
-fn end(app: &App, told: Option<Register>) -> bool {
+fn end(app: &App, told: Option<&Register>) -> bool {
     let begin = Instant::now();
-    let is_over = || match &told {
+    let is_over = || match told {
         // Of a keeper and its primary, each may start the other again.
         Some(Register { leader, primary: Some(primary), .. }) => {
             !primary.is_alive() && leader.is_none_or(|leader| !leader.is_alive())
@@ -387,7 +387,7 @@ pub(crate) fn delete_one(app: &App, now: bool) -> Result<(), Failure> {
     if Lock::is_held(app) {
         let told = Register::read(app);
         match tell_to_stop(app, now) {
-            Ok(()) if end(app, told) => {}
+            Ok(()) if end(app, told.as_ref()) => {}
             // It lives.
             Err(why @ Unanswered::Refused(_)) => return Err(failed(app, why)),
             Ok(()) | Err(Unanswered::Nobody | Unanswered::Silent(_)) => kill(app)?,

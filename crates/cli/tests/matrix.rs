@@ -8,7 +8,6 @@ mod common;
 #[path = "matrix/deeds.rs"]
 mod deeds;
 #[path = "tool/support.rs"]
-#[allow(dead_code, reason = "nobody talks on the socket itself here")]
 mod support;
 
 use bench::load::{Load, Outcome, Progress};

@@ -17,7 +17,6 @@ mod place;
 #[path = "storm/random.rs"]
 mod random;
 #[path = "tool/support.rs"]
-#[allow(dead_code, reason = "shared with tests that need more")]
 mod support;
 
 use bench::{process, wait};
