@@ -2,7 +2,7 @@
 
 use crate::args::{self, Run};
 use crate::control::{Description, Unanswered, Word, ask_within};
-use crate::failure::{Failure, RUNS, UNEXPECTED, USAGE};
+use crate::failure::{Failure, NOT_READY, RUNS, UNEXPECTED, USAGE};
 use crate::home::{App, Home, Lock, Spec, append};
 use crate::intent::{self, Refresh};
 use crate::ui::progress::Progress;
@@ -47,22 +47,25 @@ pub(crate) fn start(options: &Run) -> Result<(), Failure> {
             return start_file(&home, file, options);
         }
     }
+    let missing =
+        words.first().map(Path::new).filter(|file| words.len() == 1 && config::is_config(file));
     if let Some(apps) = known(&home, options) {
         return start_known(&home, &apps, options);
     }
-    let spec = intent::of_command_line(options, given())?;
-    if options.habits.force && Lock::is_held(&home.app(&spec.name)) {
-        manage::delete_one(&home.app(&spec.name), false)?;
+    if let Some(file) = missing.filter(|file| !file.exists()) {
+        let message = format!("there is no configuration file {}", file.display());
+        return Err(Failure::tool(USAGE, message).hint("`phalanx init` writes one"));
     }
+    let spec = intent::of_command_line(options, given())?;
     // Before anything is made for what cannot be.
-    let failed = || Failure::os(format!("change to the directory {}", spec.cwd));
-    std::env::set_current_dir(&spec.cwd).map_err(failed())?;
-    run::settings(&intent::options(&spec.argv)?)?;
+    check_program(&spec)?;
     if options.habits.no_autostart {
         return note(&home, spec);
     }
-    show_started(&home, &launch(&home, spec, wait)?, wait);
-    Ok(())
+    if options.habits.force && Lock::is_held(&home.app(&spec.name)) {
+        manage::delete_one(&home.app(&spec.name), false)?;
+    }
+    show_started(&launch(&home, spec, wait)?, wait)
 }
 
 /// It is to run when somebody says so.
@@ -80,10 +83,16 @@ fn known(home: &Home, options: &Run) -> Option<Vec<App>> {
     let words: Option<Vec<String>> = options
         .program
         .iter()
-        .map(|word| word.to_str().filter(|word| !Path::new(word).exists()).map(str::to_owned))
+        .map(|word| word.to_str().filter(|word| !is_program(word)).map(str::to_owned))
         .collect();
     let words = words.filter(|words| !words.is_empty() && options.args.is_empty())?;
     targets::resolve(home, &words).ok()
+}
+
+/// Whether a word means something that can be started here. A directory may only be called as an application is.
+fn is_program(word: &str) -> bool {
+    let path = Path::new(word);
+    path.is_file() || path.exists() && word.contains('/') || path.join("package.json").is_file()
 }
 
 fn start_known(home: &Home, apps: &[App], options: &Run) -> Result<(), Failure> {
@@ -106,6 +115,15 @@ fn start_known(home: &Home, apps: &[App], options: &Run) -> Result<(), Failure> 
     });
     let specs = specs.collect::<Result<_, Failure>>()?;
     start_all(home, specs, options.detached.wait)
+}
+
+/// What it is to be now; if that cannot be found out, what it was, and that is said. Of many, none keeps the others waiting.
+pub(crate) fn anew_or_at_least_as_it_was(spec: &Spec) -> Spec {
+    anew_or_as_it_was(spec, Refresh::default()).unwrap_or_else(|failure| {
+        let _ = failure.tell();
+        show::say(&format!("{}: it is started as it was", spec.name));
+        spec.clone()
+    })
 }
 
 /// What it is to be now; if its configuration file is gone, what it was.
@@ -143,22 +161,34 @@ fn start_file(home: &Home, file: &Path, options: &Run) -> Result<(), Failure> {
         } else if !Lock::is_held(&app) {
             to_start.push(spec);
         } else if options.habits.force {
+            check_program(&spec)?;
             manage::delete_one(&app, false)?;
             to_start.push(spec);
         } else {
             let differs = app.running_spec().map(|old| intent::changes(&old, &spec));
             let words = match differs.unwrap_or_default().as_slice() {
                 [] => "as it is to be".to_owned(),
-                changes => format!(
-                    "and would change by `phalanx reload {}`: {}",
-                    file.display(),
-                    changes.join(", ")
-                ),
+                changes => {
+                    let env = options.file.env.as_ref();
+                    let env = env.map(|env| format!(" --env {env}")).unwrap_or_default();
+                    let file = file.display();
+                    format!(
+                        "and would change by `phalanx reload {file}{env}`: {}",
+                        changes.join(", ")
+                    )
+                }
             };
             show::say(&format!("{name} runs already, {words}"));
         }
     }
     start_all(home, to_start, options.detached.wait)
+}
+
+/// That it can be started, as far as that can be known before; the directory of this process is another one then.
+fn check_program(spec: &Spec) -> Result<(), Failure> {
+    let failed = Failure::os(format!("change to the directory {}", spec.cwd));
+    std::env::set_current_dir(&spec.cwd).map_err(failed)?;
+    run::settings(&intent::options(&spec.argv)?).map(drop)
 }
 
 /// Starts all of them: those at the same time that need not wait for others.
@@ -192,8 +222,8 @@ pub(crate) fn start_all(home: &Home, specs: Vec<Spec>, wait: Duration) -> Result
             failed.push(spec.name);
         }
         for (name, done) in at_once(home, now, wait) {
-            match done {
-                Ok(started) => show_started(home, &started, wait),
+            match done.and_then(|started| show_started(&started, wait)) {
+                Ok(()) => {}
                 Err(failure) => {
                     let _ = failure.tell();
                     failed.push(name);
@@ -291,21 +321,20 @@ fn want_and_begin(home: &Home, app: &App, spec: &mut Spec, lock: Lock) -> Result
     begin(app, spec, lock)
 }
 
-fn show_started(_home: &Home, started: &Started, wait: Duration) {
+fn show_started(started: &Started, wait: Duration) -> Result<(), Failure> {
     let Started { name, about, settled } = started;
-    if !settled {
-        let wait = show::duration(wait);
-        let what = about.as_ref().map_or_else(|| "it does not answer yet".into(), show::unsettled);
-        show::say(&format!("{name} is not ready after {wait}, and goes on: {what}"));
-        if about.as_ref().is_some_and(|about| about.ports.is_empty()) {
-            show::say("a program that never listens is ready when it is online: --ready online");
-        }
-        show::say(&format!(
-            "`phalanx describe {name}` tells more, `phalanx delete {name}` ends it"
-        ));
+    show::print(&about.as_ref().map(std::slice::from_ref).map(show::table).unwrap_or_default());
+    if *settled {
+        return Ok(());
     }
-    let about = about.as_ref().map(std::slice::from_ref);
-    show::print(&about.map(show::table).unwrap_or_default());
+    let wait = show::duration(wait);
+    let what = about.as_ref().map_or_else(|| "it does not answer yet".into(), show::unsettled);
+    if about.as_ref().is_some_and(|about| about.ports.is_empty()) {
+        show::say("a program that never listens is ready when it is online: --ready online");
+    }
+    let message = format!("{name} is not ready after {wait}, and goes on: {what}");
+    Err(Failure::tool(NOT_READY, message)
+        .hint(format!("`phalanx describe {name}` tells more, `phalanx delete {name}` ends it")))
 }
 
 fn runs(app: &App) -> Failure {

@@ -120,7 +120,13 @@ fn of_word(known: &[Known], word: &str) -> Result<Vec<usize>, Failure> {
             .into_iter()
             .map(|app| app.name)
             .collect();
-        return some(found(&|known| names.contains(&known.name)), known, word);
+        let found = found(&|known| names.contains(&known.name));
+        if found.is_empty() {
+            let message = format!("nothing of {word} was started: it has {}", names.join(", "));
+            return Err(Failure::tool(UNEXPECTED, message)
+                .hint(format!("`phalanx start {word}` starts it")));
+        }
+        return Ok(found);
     }
     if word.contains(['*', '?', '[', '{']) {
         let glob = Glob::new(word).map_err(|error| {
