@@ -97,7 +97,12 @@ pub(super) fn examine_item(item: &Item, file: &Path, environment: Option<&str>) 
         && !known.contains(name)
         && done.problems.is_empty()
     {
-        done.warnings.push(no_environment(name, &known));
+        let words = no_environment(name, &known);
+        // Where there are some, it is a slip of the pen, which would take the others' settings away.
+        match known.is_empty() {
+            true => done.warnings.push(words),
+            false => done.problems.push(Problem { line: None, place: None, key: None, words }),
+        }
     }
     if done.problems.is_empty() {
         let after: Vec<(&str, &[String])> =
