@@ -83,6 +83,7 @@ const PASSING: [&str; 8] = [
     "the cluster is stopping",
     "it ended without an answer",
     "Connection reset by peer",
+    "it ended meanwhile",
     "it was stopped before it was ready",
     "there is no worker",
     "is just being started",
