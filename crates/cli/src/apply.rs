@@ -6,13 +6,14 @@
 //! workers do not come up, everything goes back to what it was.
 
 use crate::control::{Description, Refusal, Unanswered, Word, ask, ask_within};
-use crate::failure::Failure;
+use crate::failure::{Failure, UNEXPECTED};
 use crate::home::{App, Home, Spec};
 use crate::intent::{self, Refresh};
 use crate::manage::failed;
 use crate::show;
 use crate::start::{self, Mark};
 use crate::ui::progress::{Progress, replaced};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// For an answer, when somebody only looks.
@@ -22,6 +23,9 @@ const TAKEN_OVER: Duration = Duration::from_secs(15);
 /// How often it is looked whether it does.
 const AGAIN: Duration = Duration::from_millis(20);
 
+/// In the environment of a process that does what another one only follows.
+pub(crate) const DEED: &str = "PHALANX_DEED";
+
 /// Replaces the workers of an application that runs, by reload or restart.
 pub(crate) fn replace(
     home: &Home,
@@ -29,10 +33,16 @@ pub(crate) fn replace(
     refresh: Refresh<'_>,
     word: &Word,
 ) -> Result<(), Failure> {
-    let old = app.running_spec();
-    let Some(old) = old.filter(|old| !old.foreground) else { return roll(app, word) };
-    let mut new = intent::anew(&old, refresh)?;
-    let changes = intent::changes(&old, &new);
+    let Some(first) = app.running_spec().filter(|spec| !spec.foreground) else {
+        return roll(app, word);
+    };
+    let would_change = |old: &Spec| Ok::<_, Failure>(!changes(old, refresh)?.1.is_empty());
+    if would_change(&first)? && std::env::var_os(DEED).is_none() {
+        return followed(app, refresh, word);
+    }
+    let _claim = claim(home, app)?;
+    let old = app.running_spec().unwrap_or(first);
+    let (new, changes) = changes(&old, refresh)?;
     if changes.is_empty() {
         return roll(app, word);
     }
@@ -51,13 +61,64 @@ pub(crate) fn replace(
         app.write_spec(&old)?;
         return done;
     }
-    home.want(&mut new)?;
+    // What was said by `scale` holds until the setting itself changes.
+    let same = workers(&old)? == workers(&new)?;
+    // Somebody may have stopped or deleted it meanwhile.
+    home.change(app, |spec| {
+        let scaled = spec.scaled.filter(|_| same);
+        *spec = Spec { stopped: spec.stopped, scaled, ..new };
+    })?;
     Ok(())
+}
+
+/// One at a time: each begins with what the one before it left.
+pub(crate) fn claim(home: &Home, app: &App) -> Result<std::fs::File, Failure> {
+    home.prepare()?;
+    let waits =
+        || show::say(&format!("{}: another command changes it, and is waited for", app.name));
+    Ok(home.claim(app, waits)?)
+}
+
+/// What it is to be now, and what is different, in words.
+fn changes(old: &Spec, refresh: Refresh<'_>) -> Result<(Spec, Vec<String>), Failure> {
+    let new = intent::anew(old, refresh)?;
+    let changes = intent::changes(old, &new);
+    Ok((new, changes))
+}
+
+/// Has it done by a process that goes on to the end, whatever becomes of this one and its terminal.
+fn followed(app: &App, refresh: Refresh<'_>, word: &Word) -> Result<(), Failure> {
+    let this = std::env::current_exe().map_err(Failure::os("find this program"))?;
+    let mut command = Command::new(&this);
+    command.arg(if *word == Word::Restart { "restart" } else { "reload" }).arg(&app.name);
+    if refresh.update_env {
+        command.arg("--update-env");
+    }
+    if let Some(environment) = refresh.environment {
+        command.args(["--env", environment]);
+    }
+    if !show::tells_progress() {
+        command.arg("--silent");
+    }
+    let status = command.env(DEED, "1").stdin(Stdio::null()).status();
+    let status = status.map_err(Failure::os(format!("start {}", this.display())))?;
+    match status.code().and_then(|code| u8::try_from(code).ok()) {
+        Some(0) => Ok(()),
+        code => Err(Failure::said(code.unwrap_or(UNEXPECTED))),
+    }
+}
+
+/// Makes this process one that goes on when its terminal, or whoever follows it, is gone.
+pub(crate) fn go_on() {
+    if std::env::var_os(DEED).is_some() {
+        let _ = rustix::process::setsid();
+        show::follow_the_one_who_follows();
+    }
 }
 
 /// Has the primary be what it was. Its workers, if they were not replaced, never were anything else.
 fn go_back(app: &App, old: &Spec) {
-    let back = app.write_spec(old).and_then(|()| Ok(become_anew(app)));
+    let back = app.write_spec(old).map(|()| become_anew(app));
     match back {
         Ok(Ok(_)) => show::say(&format!("{}: its settings are what they were", app.name)),
         Ok(Err(failure)) => {
@@ -71,19 +132,21 @@ fn go_back(app: &App, old: &Spec) {
 
 /// The number of workers is the cluster's, which is taken over: it changes only if its setting does.
 fn scale(app: &App, old: &Spec, new: &Spec) -> Result<(), Failure> {
-    let count = |spec: &Spec| {
-        let options = intent::options(&spec.argv)?;
-        options.limits.first(options.instances).map_err(Failure::from)
-    };
-    let workers = count(new)?;
-    if count(old)? == workers {
+    let wanted = workers(new)?;
+    if workers(old)? == wanted {
         return Ok(());
     }
-    ask_within(app, &Word::ScaleTo(workers), LOOK).map(drop).map_err(|why| failed(app, why))
+    ask_within(app, &Word::ScaleTo(wanted), LOOK).map(drop).map_err(|why| failed(app, why))
+}
+
+/// How many workers there are in the beginning.
+fn workers(spec: &Spec) -> Result<usize, Failure> {
+    let options = intent::options(&spec.argv)?;
+    options.limits.first(options.instances).map_err(Failure::from)
 }
 
 fn roll(app: &App, word: &Word) -> Result<(), Failure> {
-    let errors = Mark::end(app.err_log());
+    let errors = Mark::of_errors(app);
     let progress = Progress::new(&app.name);
     let following = progress.follow(app);
     // It goes on if this process is interrupted.

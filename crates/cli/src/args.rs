@@ -86,7 +86,7 @@ pub(crate) enum Command {
     #[command(after_long_help = examples::RELOAD)]
     Reload(Reload),
     /// Stop applications, and forget them; one that does not answer is killed
-    #[command(visible_alias = "del")]
+    #[command(alias = "del")]
     Delete(Stop),
     /// Change how many workers an application has
     Scale(Scale),
@@ -97,18 +97,18 @@ pub(crate) enum Command {
     #[command(visible_aliases = ["show", "info"], alias = "desc")]
     Describe(Describe),
     /// Show what workers say, and go on with it
-    #[command(visible_alias = "log")]
+    #[command(alias = "log")]
     #[command(after_long_help = examples::LOGS)]
     Logs(LogsOf),
     /// Empty the logs of applications
     Flush(Flush),
     /// Open the log files anew, as after logrotate(8) has moved them
-    #[command(visible_alias = "reloadLogs")]
+    #[command(alias = "reloadLogs")]
     Reopen(Flush),
     /// Show why an application's workers ended
     Why(Why),
     /// Send a signal to the workers of applications
-    #[command(visible_alias = "sendSignal")]
+    #[command(alias = "sendSignal")]
     Signal(Signal),
     /// Send a message to the workers of an application, as `worker.send()` of `node:cluster` does
     Send(Send),
@@ -121,7 +121,7 @@ pub(crate) enum Command {
     /// Count the restarts of applications from nothing again
     Reset(Targets),
     /// Keep what there is as a snapshot; what is to run is always kept, with or without it
-    #[command(visible_alias = "dump")]
+    #[command(alias = "dump")]
     Save(Save),
     /// Start everything that is to run, and does not: as after a reboot
     Resurrect(Resurrect),
@@ -130,12 +130,11 @@ pub(crate) enum Command {
     /// Remove that unit
     Unstartup(Unstartup),
     /// Replace the primaries of applications by this version of the program, while their workers serve on
-    #[command(visible_alias = "update")]
     Upgrade(Targets),
     /// Ask the primaries of applications whether they are there
     Ping(Ping),
     /// Write an annotated configuration file to begin with
-    #[command(visible_alias = "ecosystem")]
+    #[command(alias = "ecosystem")]
     Init(Init),
     /// Check a configuration file, and show what would run and what would change
     Check(Check),

@@ -111,7 +111,7 @@ pub(crate) fn completions(options: &Completions) -> Result<(), Failure> {
 fn unknown(shell: &str) -> Failure {
     let names: Vec<String> = shells().collect();
     let shown = shell.escape_debug();
-    let hint = match nearest(shell, &names) {
+    let hint = match nearest(shell, names.iter().map(String::as_str)) {
         Some(name) => format!("did you mean {name}?"),
         None => format!("there are {}", names.join(", ")),
     };

@@ -9,6 +9,8 @@ use std::process::ExitCode;
 pub(crate) const UNEXPECTED: u8 = 1;
 /// The exit code for what is wrong with the command line; clap's too.
 pub(crate) const USAGE: u8 = 2;
+/// The exit code when no worker became ready, or not all did in time.
+pub(crate) const NOT_READY: u8 = 4;
 /// The exit code of `start` when an application of that name runs.
 pub(crate) const RUNS: u8 = 6;
 
@@ -26,6 +28,8 @@ enum What {
     Cluster(Error),
     /// The tool's own.
     Tool { message: String, hint: Option<String>, code: u8 },
+    /// Said already, by whom this process followed.
+    Said { code: u8 },
 }
 
 impl From<Error> for Failure {
@@ -39,6 +43,7 @@ impl std::fmt::Display for Failure {
         match &self.what {
             What::Cluster(error) => error.fmt(f),
             What::Tool { message, .. } => f.write_str(message),
+            What::Said { .. } => f.write_str("it failed"),
         }
     }
 }
@@ -59,7 +64,13 @@ impl Failure {
         match self.what {
             What::Cluster(error) => error,
             What::Tool { message, .. } => Error::Setting(message),
+            What::Said { .. } => Error::Setting("it failed".into()),
         }
+    }
+
+    /// One that another process has said already.
+    pub(crate) const fn said(code: u8) -> Self {
+        Self { what: What::Said { code }, name: None }
     }
 
     /// And what to do about it.
@@ -81,6 +92,7 @@ impl Failure {
         let (message, hint) = match &self.what {
             What::Cluster(error) => (error.to_string(), error.hint()),
             What::Tool { message, hint, .. } => (message.clone(), hint.clone()),
+            What::Said { code } => return ExitCode::from(*code),
         };
         let mut text = format!("phalanx: {name}{message}\n");
         if let Some(hint) = hint {
@@ -98,13 +110,14 @@ impl Failure {
         match &self.what {
             What::Cluster(error) => error.to_string(),
             What::Tool { message, .. } => message.clone(),
+            What::Said { .. } => "it failed".into(),
         }
     }
 
     /// Its exit code.
     pub(crate) const fn code(&self) -> u8 {
         let error = match &self.what {
-            What::Tool { code, .. } => return *code,
+            What::Tool { code, .. } | What::Said { code } => return *code,
             What::Cluster(error) => error,
         };
         match error {
@@ -117,7 +130,7 @@ impl Failure {
             | Error::Program { .. }
             | Error::Permissions { .. }
             | Error::NotStarted(_) => 3,
-            Error::NeverReady(_) => 4,
+            Error::NeverReady(_) => NOT_READY,
             Error::Listen { .. } => 5,
             Error::Taken(_) => RUNS,
             _ => UNEXPECTED,

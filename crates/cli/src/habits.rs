@@ -5,6 +5,8 @@ use crate::failure::{Failure, USAGE};
 use crate::home::{Home, Lock};
 use crate::{intent, obey, show, start, targets};
 use clap::Parser;
+use std::ffi::OsString;
+use std::path::Path;
 
 /// `phalanx run`.
 pub(crate) fn run(options: Run) -> Result<(), Failure> {
@@ -37,7 +39,7 @@ pub(crate) fn start(options: Run) -> Result<(), Failure> {
 /// A command line in one argument, as in `start "python3 -m app"`: its words, or the shell's for what only that understands.
 /// `None`: it is none, but a program with a blank in its name.
 pub(crate) fn command_line(text: &str) -> Option<Vec<String>> {
-    if !text.trim().contains(char::is_whitespace) || std::path::Path::new(text).exists() {
+    if !text.trim().contains(char::is_whitespace) || Path::new(text).exists() {
         return None;
     }
     let plain = |c: char| c.is_alphanumeric() || c.is_whitespace() || "-_./:@,+%".contains(c);
@@ -113,7 +115,35 @@ fn kill() -> Result<(), Failure> {
         show::say("nothing runs");
         return Ok(());
     }
-    crate::manage::stop(&names, false)
+    crate::manage::end_for_now(&names)
+}
+
+/// The command line, as it is meant under the name by which this program was called: `pm2-runtime` runs in the foreground,
+/// and says a version to `-v`, as pm2 does.
+pub(crate) fn as_called() -> Vec<OsString> {
+    let mut words: Vec<OsString> = std::env::args_os().collect();
+    let called = words.first().map(Path::new).and_then(Path::file_name);
+    let is_runtime = called.is_some_and(|name| name == "pm2-runtime" || name == "pm2-docker");
+    if let [_, word] = words.as_mut_slice()
+        && word == "-v"
+    {
+        *word = "--version".into();
+    }
+    if !is_runtime {
+        return words;
+    }
+    let own = words.iter().position(|word| word == "--").unwrap_or(words.len());
+    for word in words.iter_mut().take(own).filter(|word| *word == "--json") {
+        *word = "--log-type=json".into();
+    }
+    match words.get_mut(1) {
+        Some(word) if word == "start" => *word = "run".into(),
+        Some(word) if word != "run" && word != "--help" && word != "--version" => {
+            words.insert(1, "run".into());
+        }
+        _ => {}
+    }
+    words
 }
 
 /// Reloads or restarts what runs, and starts what does not.
@@ -157,7 +187,7 @@ fn start_or(word: &str, options: &Reload) -> Result<(), Failure> {
 }
 
 fn is_file(target: &str) -> bool {
-    let path = std::path::Path::new(target);
+    let path = Path::new(target);
     path.is_file() && crate::config::is_config(path)
 }
 

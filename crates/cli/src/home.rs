@@ -7,6 +7,11 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+/// Ends of names of scripts, which are not part of what they are called.
+const SCRIPTS: [&str; 16] = [
+    "js", "cjs", "mjs", "ts", "cts", "mts", "coffee", "py", "rb", "php", "pl", "sh", "bash", "lua",
+    "jar", "java",
+];
 /// Characters of a name.
 const LONGEST: usize = 64;
 
@@ -24,6 +29,10 @@ pub(crate) fn name_of(title: &str) -> String {
     };
     let words: Vec<String> = title.split_whitespace().map(last).collect();
     let name = words.join("-");
+    let name = name
+        .rsplit_once('.')
+        .filter(|(_, end)| SCRIPTS.contains(end))
+        .map_or(&*name, |(name, _)| name);
     name.trim_start_matches(['.', '-']).chars().take(LONGEST).collect()
 }
 
@@ -34,9 +43,10 @@ mod tests {
     #[test]
     fn names_of_programs() {
         for (title, name) in [
-            ("server.js", "server.js"),
-            ("./dist/server.js", "server.js"),
-            ("node dist/server.js", "node-server.js"),
+            ("server.js", "server"),
+            ("./dist/server.js", "server"),
+            ("my.app", "my.app"),
+            ("node dist/server.js", "node-server"),
             ("npm start", "npm-start"),
             ("/opt/my app/", "my-app"),
             ("dir/", "dir"),

@@ -12,7 +12,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Variables that are about a shell, and not about what is started from it; and those between phalanx's own processes.
-const NOT_PASSED: [&str; 8] = [
+const NOT_PASSED: [&str; 9] = [
+    "PHALANX_DEED",
     "_",
     "OLDPWD",
     "SHLVL",
@@ -73,7 +74,11 @@ fn with_program_from(here: &Path, cwd: &Path, options: &Run, mut argv: Vec<Strin
     let program = options.program.first().or(options.args.first()).and_then(|word| word.to_str());
     let Some(program) = program.filter(|_| here != cwd) else { return argv };
     let is_here = here.join(program).is_file() && !cwd.join(program).exists();
-    if let Some(word) = argv.iter_mut().find(|word| *word == program).filter(|_| is_here) {
+    // Before it there may be an option with the same word.
+    let end = argv.iter().position(|word| word == "--").unwrap_or(argv.len());
+    let at = argv.iter().take(end).rposition(|word| word == program);
+    let at = at.or_else(|| argv.iter().position(|word| word == program)).filter(|_| is_here);
+    if let Some(word) = at.and_then(|at| argv.get_mut(at)) {
         *word = here.join(program).display().to_string();
     }
     argv
@@ -169,7 +174,7 @@ pub(crate) fn anew(spec: &Spec, refresh: Refresh<'_>) -> Result<Spec, Failure> {
         return Ok(new);
     };
     let environment = refresh.environment.or(spec.environment.as_deref());
-    let loaded = config::load(file, environment, std::slice::from_ref(&spec.name))?;
+    let loaded = config::load(file, environment, &[])?;
     for warning in &loaded.warnings {
         show::say(warning);
     }

@@ -174,9 +174,7 @@ fn from_files(app: &App) -> Description {
     let mut about =
         Description { name: app.name.clone(), state: state.into(), ..Description::default() };
     about.primary_pid = primary;
-    about.logs.primary = app.primary_log().display().to_string();
-    about.logs.out = app.out_log().display().to_string();
-    about.logs.err = app.err_log().display().to_string();
+    about.logs = crate::about::logs(app);
     if let Some(spec) = app.spec() {
         (about.id, about.namespace) = (spec.id, spec.namespace);
         (about.argv, about.cwd, about.version) = (spec.argv, spec.cwd, spec.version);

@@ -45,8 +45,9 @@ fn main() -> ExitCode {
     if completions::answered() {
         return ExitCode::SUCCESS;
     }
+    apply::go_on();
     // A usage error has clap's exit code, 2.
-    let Arguments { command, manner } = Arguments::parse();
+    let Arguments { command, manner } = Arguments::parse_from(habits::as_called());
     if manner.no_color {
         log::without_colours();
     }

@@ -3,17 +3,20 @@
 use crate::args::{self, Target};
 use crate::control::{Description, Unanswered, Word, ask_within};
 use crate::failure::{Failure, UNEXPECTED};
-use crate::home::{App, Home, Lock};
+use crate::home::{App, Home, Lock, Spec};
 use crate::intent::Refresh;
 use crate::ui::progress::Progress;
-use crate::{apply, config, show, signals, start, targets};
+use crate::{apply, config, intent, show, signals, start, targets};
 use phalanx::control::Register;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// For an answer, when somebody only looks.
 const LOOK: Duration = Duration::from_secs(2);
+/// For an answer that is not.
+const FOREWARNED: Duration = Duration::from_millis(200);
 /// For an answer that is needed.
 const ANSWER: Duration = Duration::from_secs(5);
 /// A primary that has not answered for so long, and has not ended, hangs. At its end it answers no more.
@@ -61,6 +64,9 @@ fn running(app: &App) -> Result<(), Failure> {
 
 pub(crate) fn failed(app: &App, why: Unanswered) -> Failure {
     let name = &app.name;
+    if matches!(why, Unanswered::Nobody | Unanswered::Silent(_)) && !Lock::is_held(app) {
+        return Failure::tool(UNEXPECTED, format!("{name}: it ended meanwhile"));
+    }
     let kill = format!("`phalanx delete {name}` kills one that hangs");
     match why {
         Unanswered::Nobody => {
@@ -79,15 +85,15 @@ pub(crate) fn failed(app: &App, why: Unanswered) -> Failure {
 }
 
 pub(crate) fn reload(options: &args::Reload) -> Result<(), Failure> {
-    changed(options, Word::Reload)
+    changed(options, &Word::Reload)
 }
 
 pub(crate) fn restart(options: &args::Restart) -> Result<(), Failure> {
-    changed(options, Word::Restart)
+    changed(options, &Word::Restart)
 }
 
 /// Replaces workers, by what the applications are to be now.
-fn changed(options: &args::Reload, word: Word) -> Result<(), Failure> {
+fn changed(options: &args::Reload, word: &Word) -> Result<(), Failure> {
     let refresh = Refresh { update_env: options.update_env, environment: options.env.as_deref() };
     let home = Home::find()?;
     each(&options.of.apps, |app| {
@@ -95,14 +101,40 @@ fn changed(options: &args::Reload, word: Word) -> Result<(), Failure> {
         if left_out(&options.only) {
             return Ok(());
         }
-        if word == Word::Restart && !Lock::is_held(app) {
+        if *word == Word::Restart && !Lock::is_held(app) {
             let spec = app.intent().or_else(|| app.spec()).ok_or_else(|| unknown(app))?;
             let spec = start::anew_or_as_it_was(&spec, refresh)?;
             return start::start_all(&home, vec![spec], SCALED);
         }
         running(app)?;
-        apply::replace(&home, app, refresh, &word)
-    })
+        apply::replace(&home, app, refresh, word)
+    })?;
+    options.of.apps.iter().try_for_each(|word| tell_what_a_file_changes(&home, word))
+}
+
+/// Applications that are new in a configuration file, or are not in it any more.
+fn tell_what_a_file_changes(home: &Home, word: &str) -> Result<(), Failure> {
+    let file = Path::new(word);
+    if !config::is_config(file) || !file.is_file() {
+        return Ok(());
+    }
+    let loaded = config::load(&intent::here()?.join(file), None, &[])?;
+    let of_file = |spec: &Spec| spec.config.as_deref() == Some(&loaded.file);
+    let known = home.intents()?;
+    for app in &loaded.apps {
+        if !known.iter().any(|spec| spec.name == app.name) {
+            show::say(&format!("{} is new in {word}: `phalanx start {word}` starts it", app.name));
+        }
+    }
+    for spec in known.iter().filter(|spec| of_file(spec)) {
+        if !loaded.apps.iter().any(|app| app.name == spec.name) {
+            let name = &spec.name;
+            show::say(&format!(
+                "{name} is not in {word} any more: `phalanx delete {name}` ends it"
+            ));
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn unknown(app: &App) -> Failure {
@@ -112,8 +144,10 @@ pub(crate) fn unknown(app: &App) -> Failure {
 }
 
 pub(crate) fn upgrade(apps: &[String]) -> Result<(), Failure> {
+    let home = Home::find()?;
     each(apps, |app| {
         running(app)?;
+        let _claim = apply::claim(&home, app)?;
         let about = apply::become_anew(app)?;
         show::say(&format!("{}: version {} has taken over", app.name, about.version));
         show::print(&show::table(&[about]));
@@ -155,12 +189,23 @@ fn scale_one(app: &App, workers: Target) -> Result<(), Failure> {
         Target::To(workers) => Word::ScaleTo(workers),
         Target::By(workers) => Word::ScaleBy(workers),
     };
-    ask_within(app, &word, ANSWER).map_err(|why| failed(app, why))?;
+    let told = ask_within(app, &word, ANSWER).map_err(|why| failed(app, why))?;
+    let wanted = told.get("wanted").and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
+    keep_scale(app, wanted)?;
     let about = start::settle(app, SCALED);
-    if let Some(about) = about.as_ref().filter(|about| !about.is_settled()) {
-        show::say(&format!("{}: {}", app.name, show::unsettled(about)));
-    }
+    let unsettled = about.as_ref().filter(|about| !about.is_settled());
+    let unsettled = unsettled.map(|about| format!("{}: {}", app.name, show::unsettled(about)));
     show::print(&about.map(|about| show::table(&[about])).unwrap_or_default());
+    unsettled.map_or(Ok(()), |words| Err(Failure::tool(UNEXPECTED, words)))
+}
+
+/// So many there are after a stop and a reboot, too; but where the load decides, it does so again.
+fn keep_scale(app: &App, wanted: Option<usize>) -> Result<(), Failure> {
+    let Some(intent) = app.intent() else { return Ok(()) };
+    let by_load = intent::options(&intent.argv).and_then(|run| Ok(run.limits.scaling()?))?;
+    if by_load.is_none() {
+        Home::find()?.change(app, |intent| intent.scaled = wanted)?;
+    }
     Ok(())
 }
 
@@ -268,17 +313,53 @@ pub(crate) fn ping(apps: &[String]) -> Result<(), Failure> {
 
 pub(crate) fn stop(apps: &[String], now: bool) -> Result<(), Failure> {
     let home = Home::find()?;
+    let told = forewarn(&home, apps, now);
     each(apps, |app| {
-        running(app)?;
-        tell_to_stop(app, now).map_err(|why| failed(app, why))?;
-        if let Some(mut intent) = app.intent() {
-            intent.stopped = true;
-            home.want(&mut intent)?;
-        }
-        if end(app) {
+        // One that was told may be gone by now; one that died is not to be there again after a reboot.
+        let before = app.intent();
+        let is_to_run = before.as_ref().is_some_and(|spec| !spec.stopped);
+        if !is_to_run && before.is_some() && !Lock::is_held(app) && !told.contains(&app.name) {
+            show::say(&format!("{} is stopped already", app.name));
             return Ok(());
         }
-        Err(failed(app, Unanswered::Silent(std::io::ErrorKind::TimedOut.into())))
+        if !is_to_run && !told.contains(&app.name) {
+            running(app)?;
+        }
+        // First: whoever starts it as soon as it has ended has the last word. If it cannot be written, it ends all the same.
+        let noted = note_stopped(&home, app);
+        let there = Register::read(app);
+        if let Err(why) = tell_to_stop(app, now) {
+            if let Some(before) = before {
+                home.change(app, |intent| intent.stopped = before.stopped)?;
+            }
+            return Err(failed(app, why));
+        }
+        if !end(app, there.as_ref()) {
+            return Err(failed(app, Unanswered::Silent(std::io::ErrorKind::TimedOut.into())));
+        }
+        // Somebody may have been about to start it.
+        if Lock::is_held(app) { noted } else { note_stopped(&home, app) }?;
+        show::say(&format!("{} is stopped", app.name));
+        Ok(())
+    })
+}
+
+/// It is to stay stopped, also after a reboot.
+fn note_stopped(home: &Home, app: &App) -> Result<(), Failure> {
+    Ok(home.change(app, |intent| intent.stopped = true).map(drop)?)
+}
+
+/// Ends them, and leaves what is wanted as it is: `resurrect`, or a reboot, starts them again.
+pub(crate) fn end_for_now(names: &[String]) -> Result<(), Failure> {
+    forewarn(&Home::find()?, names, false);
+    each(names, |app| {
+        let there = Register::read(app);
+        tell_to_stop(app, false).map_err(|why| failed(app, why))?;
+        if !end(app, there.as_ref()) {
+            return Err(failed(app, Unanswered::Silent(std::io::ErrorKind::TimedOut.into())));
+        }
+        show::say(&format!("{} is stopped; `phalanx resurrect` starts it", app.name));
+        Ok(())
     })
 }
 
@@ -300,18 +381,29 @@ fn tell_to_stop(app: &App, now: bool) -> Result<(), Unanswered> {
     }
 }
 
-/// Waits until its primary has ended, for as long as it answers. Whether it has.
-fn end(app: &App) -> bool {
+/// Waits until its primary has ended, for as long as it answers. Whether it has. Another one, that somebody has started
+/// since, is not waited for.
+fn end(app: &App, told: Option<&Register>) -> bool {
+    let begin = Instant::now();
+    let is_over = || match told {
+        // Of a keeper and its primary, each may start the other again.
+        Some(Register { leader, primary: Some(primary), .. }) => {
+            !primary.is_alive() && leader.is_none_or(|leader| !leader.is_alive())
+        }
+        _ => false,
+    };
     let progress = Progress::new(&app.name);
     let _following = progress.follow(app);
     let mut answered = Instant::now();
     let mut asked = Instant::now();
-    while Lock::is_held(app) {
+    while Lock::is_held(app) && !is_over() {
         if asked.elapsed() >= ASKED {
-            // No is an answer too.
-            if matches!(ask_within(app, &Word::Describe, LOOK), Ok(_) | Err(Unanswered::Refused(_)))
-            {
-                answered = Instant::now();
+            let waited = begin.elapsed();
+            match ask_within(app, &Word::Describe, LOOK) {
+                Ok(about) if is_younger(&about, waited) => return true,
+                // No is an answer too.
+                Ok(_) | Err(Unanswered::Refused(_)) => answered = Instant::now(),
+                Err(Unanswered::Nobody | Unanswered::Silent(_)) => {}
             }
             asked = Instant::now();
         }
@@ -323,7 +415,28 @@ fn end(app: &App) -> bool {
     true
 }
 
+/// Of several, each begins to stop at once: together they take as long as the slowest.
+/// Who was told.
+fn forewarn(home: &Home, wanted: &[String], now: bool) -> Vec<String> {
+    let apps = targets::resolve(home, wanted).unwrap_or_default();
+    let several = apps.len() > 1;
+    let told = apps.into_iter().filter(|app| several && Lock::is_held(app));
+    told.map(|app| {
+        // Whoever does not take it is told again, and its trouble said.
+        let _ = ask_within(&app, &Word::Stop { now }, FOREWARNED);
+        app.name
+    })
+    .collect()
+}
+
+/// Whether a primary began since then.
+fn is_younger(about: &Value, than: Duration) -> bool {
+    let uptime = about.get("uptime_ms").and_then(Value::as_u64);
+    uptime.is_some_and(|uptime| Duration::from_millis(uptime) < than)
+}
+
 pub(crate) fn delete(apps: &[String], now: bool) -> Result<(), Failure> {
+    forewarn(&Home::find()?, apps, now);
     each(apps, |app| delete_one(app, now))
 }
 
@@ -331,8 +444,9 @@ pub(crate) fn delete_one(app: &App, now: bool) -> Result<(), Failure> {
     let name = &app.name;
     let home = Home::find()?;
     if Lock::is_held(app) {
+        let told = Register::read(app);
         match tell_to_stop(app, now) {
-            Ok(()) if end(app) => {}
+            Ok(()) if end(app, told.as_ref()) => {}
             // It lives.
             Err(why @ Unanswered::Refused(_)) => return Err(failed(app, why)),
             Ok(()) | Err(Unanswered::Nobody | Unanswered::Silent(_)) => kill(app)?,
@@ -348,7 +462,9 @@ pub(crate) fn delete_one(app: &App, now: bool) -> Result<(), Failure> {
         }
     }
     home.forget(app)?;
-    app.remove(lock).map_err(failed())
+    app.remove(lock).map_err(failed())?;
+    show::say(&format!("{name} is deleted"));
+    Ok(())
 }
 
 /// Kills a primary that does not answer. Its workers are ended afterwards, as any that are left.
@@ -356,17 +472,20 @@ fn kill(app: &App) -> Result<(), Failure> {
     let name = &app.name;
     let register = Register::read(app).unwrap_or_default();
     let (leader, keeper, primary) = (register.leader, register.keeper, register.primary);
-    // Each would replace the other: the primary does nothing more, and the keeper is killed first.
-    if let Some(primary) = primary {
-        primary.freeze();
+    // Each would replace the other: nobody does anything more. The primary goes first: the end of its keeper may wake it
+    // (the kernel sends SIGCONT to a group that has become an orphan and has one that is stopped).
+    let others = [keeper, leader.filter(|_| keeper != leader)].into_iter().flatten();
+    let keepers: Vec<_> = others.filter(|keeper| Some(*keeper) != primary).collect();
+    for process in keepers.iter().copied().chain(primary) {
+        process.freeze();
     }
-    let others = [keeper, leader.filter(|_| keeper != leader)];
-    for keeper in others.into_iter().flatten().filter(|keeper| Some(*keeper) != primary) {
+    let killed = primary.filter(|primary| primary.kill());
+    for keeper in keepers {
         if keeper.kill() {
             show::say(&format!("{name}: its keeper, process {}: killed", keeper.pid));
         }
     }
-    if let Some(primary) = primary.filter(|primary| primary.kill()) {
+    if let Some(primary) = killed {
         show::say(&format!("{name}: its primary, process {}, did not answer: killed", primary.pid));
     } else if Lock::is_held(app) {
         let message = format!("{name}: somebody else holds its lock");

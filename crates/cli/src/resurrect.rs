@@ -3,7 +3,6 @@
 use crate::args::{Resurrect, Save};
 use crate::failure::{Failure, UNEXPECTED};
 use crate::home::{Home, Lock, Spec};
-use crate::intent::Refresh;
 use crate::startup::stay::stay;
 use crate::{show, start};
 use std::time::Duration;
@@ -47,14 +46,22 @@ fn once(boot: bool, generation: usize) -> Result<(), Failure> {
         .into_iter()
         .filter(|spec| !spec.stopped)
         .partition(|spec| Lock::is_held(&home.app(&spec.name)));
+    let unreadable = home.unreadable()?;
+    for name in &unreadable {
+        show::say(&format!(
+            "{name}: what it is to be cannot be read any more, nor what it was before"
+        ));
+    }
     if missing.is_empty() {
         let count = running.len();
         show::say(&format!("there is nothing to start: {count} run that are to"));
-        return Ok(());
+    } else {
+        let specs = missing.iter().map(start::anew_or_at_least_as_it_was).collect();
+        start::start_all(&home, specs, WAIT)?;
     }
-    let specs = missing
-        .iter()
-        .map(|spec| start::anew_or_as_it_was(spec, Refresh::default()))
-        .collect::<Result<_, _>>()?;
-    start::start_all(&home, specs, WAIT)
+    match unreadable.as_slice() {
+        [] => Ok(()),
+        names => Err(Failure::tool(UNEXPECTED, format!("not started: {}", names.join(", ")))
+            .hint("`phalanx delete` forgets them; start them anew")),
+    }
 }

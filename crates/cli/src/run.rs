@@ -21,7 +21,7 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
     match &options.detached.app_dir {
         Some(directory) => run_as_told(directory),
         None if options.program.is_empty() && options.args.is_empty() => {
-            Err(Failure::tool(USAGE, "no program is named").hint("`phalanx run app.js` runs one"))
+            Err(Failure::tool(USAGE, "no PROGRAM is named").hint("`phalanx run app.js` runs one"))
         }
         None => run_with(options),
     }
@@ -36,6 +36,7 @@ pub(crate) fn run_as_told(directory: &Path) -> Result<(), Failure> {
     let mut options = intent::options(&spec.argv)?;
     options.detached.app_dir = Some(directory.to_owned());
     options.name = Some(app.name);
+    options.instances = spec.scaled.or(options.instances);
     options.cwd = Some(spec.cwd.clone().into());
     if let Err(error) = entered {
         tracing::warn!("cannot change to the directory {}: {error}", spec.cwd);

@@ -7,7 +7,7 @@ use crate::ui::screen::Screen;
 use crate::ui::{applications, details};
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 pub(crate) use crate::ui::words::{duration, time};
 
@@ -22,12 +22,29 @@ pub(crate) fn hush(all: bool) {
 
 /// Whether what goes on is to be told, beside results.
 pub(crate) fn tells_progress() -> bool {
-    HUSHED.load(Ordering::Relaxed) == 0
+    HUSHED.load(Ordering::Relaxed) == 0 && is_followed()
+}
+
+/// The process that started this one and shows what it says; 0: nobody does, and it shows that itself.
+static FOLLOWER: AtomicU32 = AtomicU32::new(0);
+
+/// Says nothing any more when the process that started this one is gone.
+pub(crate) fn follow_the_one_who_follows() {
+    FOLLOWER.store(parent(), Ordering::Relaxed);
+}
+
+fn is_followed() -> bool {
+    let follower = FOLLOWER.load(Ordering::Relaxed);
+    follower == 0 || follower == parent()
+}
+
+fn parent() -> u32 {
+    rustix::process::getppid().map_or(0, |pid| pid.as_raw_pid().unsigned_abs())
 }
 
 /// Prints it. A reader that went away has read enough.
 pub(crate) fn print(text: &str) {
-    if HUSHED.load(Ordering::Relaxed) == ALL {
+    if HUSHED.load(Ordering::Relaxed) == ALL || !is_followed() {
         return;
     }
     aside(|| {

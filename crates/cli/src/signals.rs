@@ -43,7 +43,8 @@ pub(crate) fn number(text: &str) -> Result<i32, Failure> {
             .hint("as in kill(1): USR1, SIGHUP, 15")
     };
     if let Ok(number) = text.parse::<i32>() {
-        return (1..=64).contains(&number).then_some(number).ok_or_else(wrong);
+        let is_known = NAMES.iter().any(|(_, signal)| signal.as_raw() == number);
+        return is_known.then_some(number).ok_or_else(wrong);
     }
     let name = text.to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);

@@ -1,12 +1,12 @@
 //! `phalanx start`: a primary of its own in the background, and the wait until it serves.
 
-use crate::args::Run;
+use crate::args::{self, Run};
 use crate::control::{Description, Unanswered, Word, ask_within};
-use crate::failure::{Failure, RUNS, UNEXPECTED, USAGE};
+use crate::failure::{Failure, NOT_READY, RUNS, UNEXPECTED, USAGE};
 use crate::home::{App, Home, Lock, Spec, append};
 use crate::intent::{self, Refresh};
 use crate::ui::progress::Progress;
-use crate::{config, manage, run, show, targets};
+use crate::{config, logs, manage, run, show, targets};
 use phalanx::control::{MARK, Register};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -47,23 +47,25 @@ pub(crate) fn start(options: &Run) -> Result<(), Failure> {
             return start_file(&home, file, options);
         }
     }
+    let missing =
+        words.first().map(Path::new).filter(|file| words.len() == 1 && config::is_config(file));
     if let Some(apps) = known(&home, options) {
         return start_known(&home, &apps, options);
     }
-    let argv = crate::args::after_command().map(|word| word.to_string_lossy().into_owned());
-    let spec = intent::of_command_line(options, argv.collect())?;
-    if options.habits.force && Lock::is_held(&home.app(&spec.name)) {
-        manage::delete_one(&home.app(&spec.name), false)?;
+    if let Some(file) = missing.filter(|file| !file.exists()) {
+        let message = format!("there is no configuration file {}", file.display());
+        return Err(Failure::tool(USAGE, message).hint("`phalanx init` writes one"));
     }
+    let spec = intent::of_command_line(options, given())?;
     // Before anything is made for what cannot be.
-    let failed = || Failure::os(format!("change to the directory {}", spec.cwd));
-    std::env::set_current_dir(&spec.cwd).map_err(failed())?;
-    run::settings(&intent::options(&spec.argv)?)?;
+    check_program(&spec)?;
     if options.habits.no_autostart {
         return note(&home, spec);
     }
-    show_started(&home, &launch(&home, spec, wait)?, wait);
-    Ok(())
+    if options.habits.force && Lock::is_held(&home.app(&spec.name)) {
+        manage::delete_one(&home.app(&spec.name), false)?;
+    }
+    show_started(&launch(&home, spec, wait)?, wait)
 }
 
 /// It is to run when somebody says so.
@@ -81,13 +83,26 @@ fn known(home: &Home, options: &Run) -> Option<Vec<App>> {
     let words: Option<Vec<String>> = options
         .program
         .iter()
-        .map(|word| word.to_str().filter(|word| !Path::new(word).exists()).map(str::to_owned))
+        .map(|word| word.to_str().filter(|word| !is_program(word)).map(str::to_owned))
         .collect();
     let words = words.filter(|words| !words.is_empty() && options.args.is_empty())?;
     targets::resolve(home, &words).ok()
 }
 
+/// Whether a word means something that can be started here. A directory may only be called as an application is.
+fn is_program(word: &str) -> bool {
+    let path = Path::new(word);
+    path.is_file() || path.exists() && word.contains('/') || path.join("package.json").is_file()
+}
+
 fn start_known(home: &Home, apps: &[App], options: &Run) -> Result<(), Failure> {
+    if let Some(long) = config::more(&given(), &BESIDE) {
+        let names: Vec<&str> = apps.iter().map(|app| app.name.as_str()).collect();
+        let names = names.join(", ");
+        let message = format!("--{long} has no effect on {names}, started as before");
+        return Err(Failure::tool(USAGE, message)
+            .hint("`phalanx delete` it, and start its program with other options"));
+    }
     let refresh =
         Refresh { update_env: options.habits.update_env, environment: options.file.env.as_deref() };
     let stopped: Vec<&App> = apps.iter().filter(|app| !Lock::is_held(app)).collect();
@@ -102,6 +117,15 @@ fn start_known(home: &Home, apps: &[App], options: &Run) -> Result<(), Failure> 
     start_all(home, specs, options.detached.wait)
 }
 
+/// What it is to be now; if that cannot be found out, what it was, and that is said. Of many, none keeps the others waiting.
+pub(crate) fn anew_or_at_least_as_it_was(spec: &Spec) -> Spec {
+    anew_or_as_it_was(spec, Refresh::default()).unwrap_or_else(|failure| {
+        let _ = failure.tell();
+        show::say(&format!("{}: it is started as it was", spec.name));
+        spec.clone()
+    })
+}
+
 /// What it is to be now; if its configuration file is gone, what it was.
 pub(crate) fn anew_or_as_it_was(spec: &Spec, refresh: Refresh<'_>) -> Result<Spec, Failure> {
     match &spec.config {
@@ -114,7 +138,16 @@ pub(crate) fn anew_or_as_it_was(spec: &Spec, refresh: Refresh<'_>) -> Result<Spe
     }
 }
 
+/// Options that are about starting, and not about what is started.
+const BESIDE: [&str; 5] = ["wait", "force", "update_env", "no_autostart", "attach"];
+
+/// What stands after the command.
+fn given() -> Vec<String> {
+    args::after_command().map(|word| word.to_string_lossy().into_owned()).collect()
+}
+
 fn start_file(home: &Home, file: &Path, options: &Run) -> Result<(), Failure> {
+    config::beside(&given(), &BESIDE)?;
     let absolute = intent::here()?.join(file);
     let specs = intent::of_file(&absolute, options.file.env.as_deref(), &options.file.only)?;
     let mut to_start = Vec::new();
@@ -128,22 +161,34 @@ fn start_file(home: &Home, file: &Path, options: &Run) -> Result<(), Failure> {
         } else if !Lock::is_held(&app) {
             to_start.push(spec);
         } else if options.habits.force {
+            check_program(&spec)?;
             manage::delete_one(&app, false)?;
             to_start.push(spec);
         } else {
             let differs = app.running_spec().map(|old| intent::changes(&old, &spec));
             let words = match differs.unwrap_or_default().as_slice() {
                 [] => "as it is to be".to_owned(),
-                changes => format!(
-                    "and would change by `phalanx reload {}`: {}",
-                    file.display(),
-                    changes.join(", ")
-                ),
+                changes => {
+                    let env = options.file.env.as_ref();
+                    let env = env.map(|env| format!(" --env {env}")).unwrap_or_default();
+                    let file = file.display();
+                    format!(
+                        "and would change by `phalanx reload {file}{env}`: {}",
+                        changes.join(", ")
+                    )
+                }
             };
             show::say(&format!("{name} runs already, {words}"));
         }
     }
     start_all(home, to_start, options.detached.wait)
+}
+
+/// That it can be started, as far as that can be known before; the directory of this process is another one then.
+fn check_program(spec: &Spec) -> Result<(), Failure> {
+    let failed = Failure::os(format!("change to the directory {}", spec.cwd));
+    std::env::set_current_dir(&spec.cwd).map_err(failed)?;
+    run::settings(&intent::options(&spec.argv)?).map(drop)
 }
 
 /// Starts all of them: those at the same time that need not wait for others.
@@ -177,8 +222,8 @@ pub(crate) fn start_all(home: &Home, specs: Vec<Spec>, wait: Duration) -> Result
             failed.push(spec.name);
         }
         for (name, done) in at_once(home, now, wait) {
-            match done {
-                Ok(started) => show_started(home, &started, wait),
+            match done.and_then(|started| show_started(&started, wait)) {
+                Ok(()) => {}
                 Err(failure) => {
                     let _ = failure.tell();
                     failed.push(name);
@@ -240,43 +285,56 @@ pub(crate) fn launch(home: &Home, mut spec: Spec, wait_for: Duration) -> Result<
     let app = home.app(&name);
     app.check_path()?;
     home.prepare()?;
-    let failed = || Failure::os(format!("make {}", app.directory.display()));
-    let lock = Lock::take(&app, LOCK).map_err(failed())?.ok_or_else(|| runs(&app))?;
+    let lock = Lock::take(&app, LOCK).map_err(|error| {
+        // Of a directory that was made and has no room for a lock; only an empty one goes.
+        let _ = fs::remove_dir(&app.directory);
+        Failure::os(format!("make {}", app.directory.display()))(error)
+    })?;
+    let lock = lock.ok_or_else(|| runs(&app))?;
     clean(&app)?;
     let before = app.intent();
+    let (primary, workers) = (Mark::end(app.primary_log()), Mark::of_errors(&app));
     spec.stopped = false;
-    home.want(&mut spec)?;
-    app.write_spec(&spec)?;
-    let (primary, workers) = (Mark::end(app.primary_log()), Mark::end(app.err_log()));
-    let mut child = begin(&app, &spec, lock)?;
+    let mut child = match want_and_begin(home, &app, &mut spec, lock) {
+        Ok(child) => child,
+        Err(failure) => {
+            let _ = undo(home, &app, before);
+            return Err(failure);
+        }
+    };
     let (about, settled) = match wait(&app, &mut child, wait_for)? {
         End::Settled(about) => (Some(about), true),
         End::Unsettled(about) => (about, false),
         End::Failed(status) => {
             let words = last_words(&primary, &workers);
-            forget(&app);
-            match before {
-                Some(mut before) => home.want(&mut before)?,
-                None => home.forget(&app)?,
-            }
+            undo(home, &app, before)?;
             return Err(failure(&name, status, &words));
         }
     };
     Ok(Started { name, about, settled })
 }
 
-fn show_started(_home: &Home, started: &Started, wait: Duration) {
+/// Writes down what it is to be, and begins it.
+fn want_and_begin(home: &Home, app: &App, spec: &mut Spec, lock: Lock) -> Result<Child, Failure> {
+    home.want(spec)?;
+    app.write_spec(spec)?;
+    begin(app, spec, lock)
+}
+
+fn show_started(started: &Started, wait: Duration) -> Result<(), Failure> {
     let Started { name, about, settled } = started;
-    if !settled {
-        let wait = show::duration(wait);
-        let what = about.as_ref().map_or_else(|| "it does not answer yet".into(), show::unsettled);
-        show::say(&format!("{name} is not ready after {wait}, and goes on: {what}"));
-        show::say(&format!(
-            "`phalanx describe {name}` tells more, `phalanx delete {name}` ends it"
-        ));
+    show::print(&about.as_ref().map(std::slice::from_ref).map(show::table).unwrap_or_default());
+    if *settled {
+        return Ok(());
     }
-    let about = about.as_ref().map(std::slice::from_ref);
-    show::print(&about.map(show::table).unwrap_or_default());
+    let wait = show::duration(wait);
+    let what = about.as_ref().map_or_else(|| "it does not answer yet".into(), show::unsettled);
+    if about.as_ref().is_some_and(|about| about.ports.is_empty()) {
+        show::say("a program that never listens is ready when it is online: --ready online");
+    }
+    let message = format!("{name} is not ready after {wait}, and goes on: {what}");
+    Err(Failure::tool(NOT_READY, message)
+        .hint(format!("`phalanx describe {name}` tells more, `phalanx delete {name}` ends it")))
 }
 
 fn runs(app: &App) -> Failure {
@@ -393,6 +451,12 @@ impl Mark {
         Self { log, at }
     }
 
+    /// Where workers say what is wrong, wherever that was chosen to be.
+    pub(crate) fn of_errors(app: &App) -> Self {
+        let (places, _) = logs::places(app);
+        Self::end(places.err.or(places.both).unwrap_or_else(|| app.err_log()))
+    }
+
     /// What came since then; of much, the end.
     fn text(&self) -> String {
         self.read().unwrap_or_default()
@@ -442,12 +506,17 @@ fn failure(name: &str, status: ExitStatus, (said, lines): &(String, Vec<String>)
     }
 }
 
-/// Nothing of one that failed is left but what its workers said. Somebody else may have started it again meanwhile.
-fn forget(app: &App) {
-    if let Ok(Some(lock)) = Lock::take(app, LOCK) {
-        if let Some(register) = Register::read(app) {
-            let _ = register.end_leftovers(app);
-        }
-        let _ = app.remove(lock);
+/// Nothing of one that failed is left but what its workers said, and what was wanted before. Somebody else may have started
+/// it again meanwhile: then it is theirs.
+fn undo(home: &Home, app: &App, before: Option<Spec>) -> Result<(), Failure> {
+    let Ok(Some(lock)) = Lock::take(app, LOCK) else { return Ok(()) };
+    if let Some(register) = Register::read(app) {
+        let _ = register.end_leftovers(app);
     }
+    let restored = match before {
+        Some(mut before) => home.want(&mut before),
+        None => home.forget(app),
+    };
+    let _ = app.remove(lock);
+    Ok(restored?)
 }

@@ -2,7 +2,8 @@
 
 use crate::config;
 use crate::failure::{Failure, UNEXPECTED, USAGE};
-use crate::home::{App, Home};
+use crate::home::{App, Home, Lock};
+use crate::ui::words::nearest;
 use globset::Glob;
 use regex::Regex;
 use std::collections::BTreeSet;
@@ -75,7 +76,6 @@ fn known(home: &Home) -> Result<Vec<Known>, Failure> {
 
 /// Whether one that ran in somebody's foreground was killed there. Nothing of it stays.
 fn is_over(app: &App) -> bool {
-    use crate::home::Lock;
     if Lock::is_held(app) {
         return false;
     }
@@ -120,7 +120,13 @@ fn of_word(known: &[Known], word: &str) -> Result<Vec<usize>, Failure> {
             .into_iter()
             .map(|app| app.name)
             .collect();
-        return some(found(&|known| names.contains(&known.name)), known, word);
+        let found = found(&|known| names.contains(&known.name));
+        if found.is_empty() {
+            let message = format!("nothing of {word} was started: it has {}", names.join(", "));
+            return Err(Failure::tool(UNEXPECTED, message)
+                .hint(format!("`phalanx start {word}` starts it")));
+        }
+        return Ok(found);
     }
     if word.contains(['*', '?', '[', '{']) {
         let glob = Glob::new(word).map_err(|error| {
@@ -137,20 +143,13 @@ fn some(found: Vec<usize>, known: &[Known], word: &str) -> Result<Vec<usize>, Fa
         return Ok(found);
     }
     let names: Vec<&str> = known.iter().map(|known| known.name.as_str()).collect();
-    let hint = match (nearest(word, &names), names.is_empty()) {
+    let hint = match (nearest(word, names.iter().copied()), names.is_empty()) {
         (Some(name), _) => format!("did you mean `{name}`?"),
         (None, true) => "none was started; `phalanx start PROGRAM --name NAME` does".to_owned(),
         (None, false) => format!("there are {}", names.join(", ")),
     };
     let message = format!("no application is called `{}`", word.escape_debug());
     Err(Failure::tool(UNEXPECTED, message).hint(hint))
-}
-
-/// The word that was perhaps meant.
-pub(crate) fn nearest<'a>(word: &str, words: &[&'a str]) -> Option<&'a str> {
-    let likeness = |other: &&str| strsim::jaro_winkler(word, other);
-    let best = words.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
-    (likeness(best) > 0.8).then_some(*best)
 }
 
 #[cfg(test)]
@@ -191,12 +190,5 @@ mod tests {
         for word in ["nobody", "99", "x*", "/x/", "/(/", "[", ""] {
             assert!(of_word(&known(), word).is_err(), "{word}");
         }
-    }
-
-    #[test]
-    fn what_was_perhaps_meant() {
-        assert_eq!(nearest("job", &["api", "jobs"]), Some("jobs"));
-        assert_eq!(nearest("xyz", &["api", "jobs"]), None);
-        assert_eq!(nearest("x", &[]), None);
     }
 }

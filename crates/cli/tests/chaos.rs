@@ -13,7 +13,6 @@ mod deeds;
 mod ledger;
 #[path = "chaos/site.rs"]
 mod site;
-#[allow(dead_code, reason = "made for other tests as well")]
 #[path = "tool/support.rs"]
 mod support;
 

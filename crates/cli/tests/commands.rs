@@ -8,7 +8,6 @@ mod common;
 #[allow(dead_code, reason = "only the Rust programs are built here")]
 mod build;
 #[path = "tool/support.rs"]
-#[allow(dead_code, reason = "nobody talks on the socket itself here")]
 mod support;
 
 use bench::spawned::Signal;
@@ -77,7 +76,7 @@ fn applications_are_meant_in_every_way() {
     assert_eq!(ids(&tool.run(&["id", "jobs", "new"]).expect(0, &[])), [2, 3]);
     tool.run(&["stop", "all"]).expect(0, &[]);
     assert!(list(&tool).iter().all(|app| app["state"] == "stopped"));
-    tool.run(&["stop", "all"]).expect(1, &["jobs does not run", "not done for jobs, new"]);
+    tool.run(&["stop", "all"]).expect(0, &["jobs is stopped already", "new is stopped already"]);
 }
 
 #[test]
@@ -99,7 +98,9 @@ fn workers_are_told_and_signalled() {
     .unwrap_or_else(|error| panic!("{error}: {}", fs::read_to_string(&log).unwrap()));
     tool.run(&["send", "app", "1", "--slot", "7"]).expect(1, &["no worker in slot 7"]);
     tool.run(&["signal", "nonsense", "app"]).expect(2, &["`nonsense` is no signal", "kill(1)"]);
-    tool.run(&["signal", "65", "app"]).expect(2, &["no signal"]);
+    for number in ["65", "64", "0"] {
+        tool.run(&["signal", number, "app"]).expect(2, &["no signal"]);
+    }
 
     let pids = ids(&tool.run(&["pid", "app"]).expect(0, &[]));
     assert_eq!(pids.first(), Some(&tool.primary("app")));
@@ -211,6 +212,19 @@ fn what_was_stopped_is_started_by_its_name() {
     assert_ne!(tool.primary("later"), primary);
     assert!(tool.about("later")["argv"][0] == server.as_str());
     assert!(!id.is_empty());
+}
+
+/// A bot, a consumer of a queue: nobody of its kind listens, so it need not.
+#[test]
+fn a_program_that_never_listens_is_ready_after_a_while() {
+    let tool = Tool::new();
+    let bot = tool.program("bot.js", "console.log('begun'); setInterval(() => {}, 1000);\n");
+    let bot = bot.to_str().unwrap();
+    tool.run(&["start", bot, "-i", "1", "--name", "bot"]).expect(0, &["bot"]);
+    let workers = tool.workers("bot");
+    assert_eq!(workers.len(), 1, "{:#}", tool.about("bot"));
+    tool.run(&["reload", "bot"]).expect(0, &["1 workers replaced"]);
+    assert_ne!(tool.workers("bot"), workers);
 }
 
 #[test]

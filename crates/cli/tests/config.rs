@@ -7,7 +7,6 @@ mod common;
 #[path = "config/foreground.rs"]
 mod foreground;
 #[path = "tool/support.rs"]
-#[allow(dead_code, reason = "only a part is needed here")]
 mod support;
 
 use insta::assert_snapshot;
@@ -114,7 +113,7 @@ pass_env = ['UNKNOWN', 'PATH']
     assert!(!text.contains("hush") && !text.contains("abc"), "a secret is told: {text}");
     check(&tool, &["--only", "apx"])
         .expect(2, &["no application is called `apx`; did you mean api?", "(there are api, db)"]);
-    check(&tool, &["--env", "prod"]).expect(0, &["warning", "`prod`: there are production"]);
+    check(&tool, &["--env", "prod"]).expect(1, &["`prod`: there are production"]);
 }
 
 #[test]

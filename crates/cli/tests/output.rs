@@ -10,6 +10,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{FileType, Mode, OFlags, mknodat};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -73,7 +74,12 @@ impl Terminal {
     }
 
     fn until(&self, what: &str, accept: impl Fn(&str) -> bool) -> String {
-        wait::until(LONG, what, || Some(self.text()).filter(|text| accept(text)))
+        let accepted = || {
+            // Without a copy: there may be megabytes, and this is asked often.
+            let seen = self.seen.lock().unwrap();
+            Some(String::from_utf8_lossy(&seen)).filter(|text| accept(text)).map(Cow::into_owned)
+        };
+        wait::until(LONG, what, accepted)
             .unwrap_or_else(|error| panic!("{error}; the terminal shows:\n{}", self.text()))
     }
 }
@@ -308,7 +314,9 @@ setInterval(() => {}, 1000);
 fn a_hundred_thousand_lines_arrive_whole() {
     let app = App::new("counter.js", COUNTER);
     let terminal = Terminal::new();
-    let process = spawn(&mut app.run(&["-i", "4"], Some(&terminal.path), None));
+    // It never listens, and only so many may be starting at a time.
+    let words = ["-i", "4", "--ready", "online"];
+    let process = spawn(&mut app.run(&words, Some(&terminal.path), None));
     for slot in 0..4 {
         terminal.wait_for(&format!("\ncounter.js {slot} | {slot} is done\n"));
     }

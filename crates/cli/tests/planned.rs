@@ -8,7 +8,6 @@ mod common;
 #[allow(dead_code, reason = "not all of it is needed here")]
 mod site;
 #[path = "tool/support.rs"]
-#[allow(dead_code, reason = "not all of it is needed here")]
 mod support;
 
 use common::{LONG, phalanx};

@@ -4,7 +4,6 @@
 
 mod common;
 #[path = "tool/support.rs"]
-#[allow(dead_code, reason = "no test file needs all of it")]
 mod support;
 
 use bench::spawned::{Guarded, Signal};

@@ -25,7 +25,7 @@ pub(crate) enum Pm2 {
     #[command(hide = true, name = "gracefulReload", aliases = ["softReload", "gracefulreload"])]
     GracefulReload(Reload),
     /// `upgrade all`
-    #[command(hide = true, name = "updatePM2", aliases = ["updatepm2", "deepUpdate"])]
+    #[command(hide = true, name = "updatePM2", aliases = ["update", "updatepm2", "deepUpdate"])]
     Update(Words),
     /// `doctor`
     #[command(hide = true, aliases = ["slist", "sysinfos"])]

@@ -1,11 +1,12 @@
 //! The shape of a configuration file: where its applications are, in which order they start, and which are meant.
 
 use super::app::{self, Context};
-use super::keys::{Keys, dashed, nearest};
+use super::keys::{Keys, dashed};
 use super::order::order;
 use super::problem::Problem;
 use super::tree::{Entries, Item, Node};
 use super::{AppConfig, Loaded, parse, pm2};
+use crate::ui::words::nearest;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -96,7 +97,12 @@ pub(super) fn examine_item(item: &Item, file: &Path, environment: Option<&str>) 
         && !known.contains(name)
         && done.problems.is_empty()
     {
-        done.warnings.push(no_environment(name, &known));
+        let words = no_environment(name, &known);
+        // Where there are some, it is a slip of the pen, which would take the others' settings away.
+        match known.is_empty() {
+            true => done.warnings.push(words),
+            false => done.problems.push(Problem { line: None, place: None, key: None, words }),
+        }
     }
     if done.problems.is_empty() {
         let after: Vec<(&str, &[String])> =

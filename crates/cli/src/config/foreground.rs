@@ -3,9 +3,8 @@
 //! One takes the place of this process. Several are processes of their own, and this one is a small parent: it starts them in
 //! their order, passes signals on, reaps what is left to it, and ends when they have ended.
 
-use super::keys::command;
 use super::{AppConfig, default_file, environment, is_config, load};
-use crate::args::Run;
+use crate::args::{self, Run};
 use crate::failure::{Failure, UNEXPECTED, USAGE};
 use crate::{intent, show};
 use clap::parser::ValueSource;
@@ -25,16 +24,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 /// Of a service manager and of the tool: for this process, whatever is passed on to applications.
-const FOR_PRIMARIES: [&str; 9] = [
-    "PHALANX_HOME",
-    "PHALANX_LOG",
+const FOR_PRIMARIES: [&str; 3] = ["PHALANX_HOME", "PHALANX_LOG", "JOURNAL_STREAM"];
+/// The same, and only for the one process that a service manager started.
+const FOR_ONE: [&str; 6] = [
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",
     "WATCHDOG_PID",
     "LISTEN_FDS",
     "LISTEN_PID",
     "LISTEN_FDNAMES",
-    "JOURNAL_STREAM",
 ];
 
 /// Runs a configuration file, if the command line names one; it returns if that is not so.
@@ -44,7 +42,7 @@ const FOR_PRIMARIES: [&str; 9] = [
 pub(crate) fn foreground(options: &Run) -> Result<bool, Failure> {
     let Some(file) = named(options)? else { return Ok(false) };
     let words: Vec<String> =
-        std::env::args_os().skip(2).map(|word| word.to_string_lossy().into_owned()).collect();
+        args::after_command().map(|word| word.to_string_lossy().into_owned()).collect();
     beside(&words, &[])?;
     let loaded = load(&file, options.file.env.as_deref(), &options.file.only)?;
     for warning in &loaded.warnings {
@@ -77,22 +75,23 @@ fn named(options: &Run) -> Result<Option<PathBuf>, Failure> {
 ///
 /// # Errors
 /// It does.
-fn beside(argv: &[String], allowed: &[&str]) -> Result<(), Failure> {
-    let Ok(matches) = command().try_get_matches_from(argv) else { return Ok(()) };
+pub(crate) fn beside(argv: &[String], allowed: &[&str]) -> Result<(), Failure> {
+    let Some(long) = more(argv, allowed) else { return Ok(()) };
+    Err(Failure::tool(USAGE, format!("--{long} has no effect beside a configuration file"))
+        .hint(format!("say it in the file: {} = …", super::keys::snake(&long))))
+}
+
+/// The first option on a command line that is about what an application is, and not about which one.
+pub(crate) fn more(argv: &[String], allowed: &[&str]) -> Option<String> {
+    let command = args::of_run(clap::Command::new("run").no_binary_name(true));
+    let matches = command.clone().try_get_matches_from(argv).ok()?;
     let given = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
-    let own = ["program", "args", "env", "only"];
-    let command = command();
+    let own = ["program", "args", "env", "only", "silent", "no_color"];
     let more = command.get_arguments().find(|arg| {
         let id = arg.get_id().as_str();
         !own.contains(&id) && !allowed.contains(&id) && given(id)
     });
-    match more.and_then(clap::Arg::get_long) {
-        None => Ok(()),
-        Some(long) => {
-            Err(Failure::tool(USAGE, format!("--{long} has no effect beside a configuration file"))
-                .hint(format!("say it in the file: {} = …", super::keys::snake(long))))
-        }
-    }
+    more.and_then(clap::Arg::get_long).map(str::to_owned)
 }
 
 /// The command of an application: this program, in its directory and its environment, and no other.
@@ -102,7 +101,7 @@ fn of(app: &AppConfig, first: &[&str]) -> Result<Command, Failure> {
     env.insert("PWD".into(), app.cwd.display().to_string());
     let mut command = Command::new(this);
     command.arg0("phalanx").arg("run").args(first).args(&app.argv).env_clear();
-    for name in FOR_PRIMARIES {
+    for name in FOR_PRIMARIES.into_iter().chain(FOR_ONE) {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
         }
@@ -296,14 +295,7 @@ fn start(app: &AppConfig) -> Result<(Pid, tokio::net::UnixStream), Failure> {
     ours.set_nonblocking(true).map_err(failed())?;
     let mut command = of(app, &["--member"])?;
     // What it says to a service manager is not said for all.
-    for name in [
-        "NOTIFY_SOCKET",
-        "WATCHDOG_USEC",
-        "WATCHDOG_PID",
-        "LISTEN_FDS",
-        "LISTEN_PID",
-        "LISTEN_FDNAMES",
-    ] {
+    for name in FOR_ONE {
         command.env_remove(name);
     }
     // The terminal's Ctrl-C is for this process, which passes it on.

@@ -276,17 +276,10 @@ pub(super) fn snake(name: &str) -> String {
     name.replace('-', "_")
 }
 
-/// What is nearest to a name, if something is near enough to be meant.
-pub(super) fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
-    let near = |known: &'n str| (strsim::damerau_levenshtein(name, known), known);
-    let best = known.into_iter().map(near).min_by_key(|(distance, _)| *distance);
-    let most = (name.chars().count() / 3).max(1);
-    best.filter(|(distance, _)| *distance <= most).map(|(_, known)| known)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ui::words::nearest;
 
     #[test]
     fn names() {

@@ -206,7 +206,9 @@ fn unknown(name: &str, keys: &Keys) -> String {
     let negated = keys.all.iter().filter_map(|key| key.long.strip_prefix("no-"));
     let known = own.iter().map(String::as_str).chain(options).chain(negated);
     let known: Vec<&str> = known.collect();
-    if let Some(like) = keys::nearest(name, known.iter().copied()) {
+    // Of `instances_production` the beginning is a key, which is not all that is meant.
+    let like = crate::ui::words::nearest(name, known.iter().copied());
+    if let Some(like) = like.filter(|like| like.len() + 3 >= name.len()) {
         return format!("there is no such key; did you mean {}?", keys::snake(like));
     }
     // `instances_production`

@@ -37,7 +37,7 @@ pub(super) fn order(apps: &[(&str, &[String])]) -> Result<Vec<usize>, Vec<(usize
 
 fn unknown(name: &str, apps: &[(&str, &[String])]) -> String {
     let known: Vec<&str> = apps.iter().map(|(name, _)| *name).collect();
-    let like = super::keys::nearest(name, known.iter().copied());
+    let like = crate::ui::words::nearest(name, known.iter().copied());
     let like = like.map(|like| format!("; did you mean {like}?")).unwrap_or_default();
     let name = name.escape_debug();
     format!("no application is called `{name}`{like} (there are {})", known.join(", "))

@@ -258,7 +258,7 @@ impl FromStr for Sort {
         };
         let found = FIELDS.iter().find(|(name, _)| *name == field);
         let names: Vec<&str> = FIELDS.iter().take(8).map(|(name, _)| *name).collect();
-        let meant = super::words::nearest(field, &names);
+        let meant = super::words::nearest(field, names.iter().copied());
         let hint = meant.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
         let unknown = || format!("there are {}{hint}", names.join(", "));
         found.map(|(_, field)| Self { field: *field, descending }).ok_or_else(unknown)

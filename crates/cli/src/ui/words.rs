@@ -118,7 +118,7 @@ pub(crate) fn count(n: usize, one: &str, many: &str) -> String {
 }
 
 /// The name that was probably meant: one with few letters wrong, or of which only a part was typed.
-pub(crate) fn nearest<'a>(word: &str, names: &'a [impl AsRef<str>]) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let typed = word.to_lowercase();
     let wrong = |name: &str| {
         let name = name.to_lowercase();
@@ -129,7 +129,7 @@ pub(crate) fn nearest<'a>(word: &str, names: &'a [impl AsRef<str>]) -> Option<&'
         (part || !typed.is_empty() && wrong <= few && wrong < typed.chars().count())
             .then_some(wrong)
     };
-    let likely = names.iter().filter_map(|name| Some((wrong(name.as_ref())?, name.as_ref())));
+    let likely = names.into_iter().filter_map(|name| Some((wrong(name)?, name)));
     likely.min_by_key(|(wrong, _)| *wrong).map(|(_, name)| name)
 }
 
@@ -224,8 +224,8 @@ mod tests {
             ("", None),
             ("x", None),
         ] {
-            assert_eq!(nearest(word, &names), meant, "{word}");
+            assert_eq!(nearest(word, names), meant, "{word}");
         }
-        assert_eq!(nearest("a", &[] as &[&str]), None);
+        assert_eq!(nearest("a", []), None);
     }
 }

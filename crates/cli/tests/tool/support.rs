@@ -160,20 +160,25 @@ pub(crate) fn begin(command: &mut Command) -> Child {
 }
 
 pub(crate) fn finish(mut child: Child) -> Done {
+    // All the time: what it says may be more than a pipe holds.
+    let stdout = child.stdout.take().map(reading).expect("a pipe");
+    let stderr = child.stderr.take().map(reading).expect("a pipe");
     let ended = wait::until(2 * LONG, "the program to end", || child.try_wait().ok().flatten());
     if ended.is_err() {
         child.kill().expect("killed");
     }
-    let read = |from: Option<&mut dyn Read>| {
-        let mut text = Vec::new();
-        from.expect("a pipe").read_to_end(&mut text).expect("read");
-        String::from_utf8_lossy(&text).into_owned()
-    };
-    let stdout = read(child.stdout.as_mut().map(|pipe| pipe as &mut dyn Read));
-    let stderr = read(child.stderr.as_mut().map(|pipe| pipe as &mut dyn Read));
+    let [stdout, stderr] = [stdout, stderr].map(|text| text.join().expect("read"));
     let status = child.wait().expect("it has ended");
     assert!(ended.is_ok(), "it did not end: {stdout}\n{stderr}");
     Done { code: status.code(), stdout, stderr }
+}
+
+fn reading(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut text = Vec::new();
+        from.read_to_end(&mut text).expect("read");
+        String::from_utf8_lossy(&text).into_owned()
+    })
 }
 
 pub(crate) fn pid(value: &Value) -> u32 {

@@ -177,6 +177,12 @@ impl Cluster {
         self.reload.is_some()
     }
 
+    /// Whether all workers end, to be started anew.
+    #[must_use]
+    pub const fn is_restarting(&self) -> bool {
+        self.restarting.is_some()
+    }
+
     /// How far a rolling reload is that is going on.
     #[must_use]
     pub fn reloading(&self) -> Option<ReloadStatus> {

@@ -13,6 +13,8 @@ const LONGEST_SOCKET: usize = 108;
 /// What an application's directory has in it but the lock.
 const FILES: [&str; 5] =
     ["control.sock", "control.new", "spec.json", "workers.json", "primary.log"];
+/// So many earlier versions of what is wanted are kept.
+pub(super) const EARLIER: usize = 3;
 /// The end of a name of what is just being written.
 const DRAFT: &str = ".new";
 
@@ -58,10 +60,19 @@ impl App {
         Spec::read(&self.directory.join("spec.json")).ok()
     }
 
-    /// What is wanted of it, also after a reboot.
+    /// What is wanted of it, also after a reboot; if that cannot be read, what was wanted before.
     #[must_use]
     pub fn intent(&self) -> Option<Spec> {
-        Spec::read(&self.intent).ok()
+        match Spec::read(&self.intent) {
+            Ok(spec) => Some(spec),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(_) => (1..=EARLIER).find_map(|number| Spec::read(&self.earlier(number)).ok()),
+        }
+    }
+
+    /// What was wanted so many changes before.
+    pub(super) fn earlier(&self, number: usize) -> PathBuf {
+        self.intent.with_extension(format!("json.{number}"))
     }
 
     /// Says to its next primary what it is.

@@ -59,10 +59,15 @@ pub(super) fn write_json(file: &Path, value: &impl Serialize, durable: bool) -> 
     // Two who write at once have a draft each.
     let draft = file.with_extension(format!("{}.new", std::process::id()));
     let written = draw(&draft, value, durable).and_then(|()| fs::rename(&draft, file));
-    if written.is_err() {
-        let _ = fs::remove_file(&draft);
+    match written {
+        Err(error) => {
+            let _ = fs::remove_file(&draft);
+            Err(error)
+        }
+        // The new name is in the directory only, so far.
+        Ok(()) if durable => fs::File::open(file.parent().unwrap_or(file))?.sync_all(),
+        Ok(()) => Ok(()),
     }
-    written
 }
 
 fn draw(draft: &Path, value: &impl Serialize, durable: bool) -> io::Result<()> {

@@ -29,6 +29,7 @@ impl Facts {
     /// Watches from now on, until the cluster has stopped.
     pub(super) fn watch(primary: &Primary, app: App, register: Register) -> (Self, JoinHandle<()>) {
         let facts = Self::default();
+        facts.lock().restarts = register.restarts.iter().map(|(n, k)| (SlotId(*n), *k)).collect();
         let mut events = primary.events();
         let shared = facts.clone();
         let (change, changed) = watch::channel(register);
@@ -47,13 +48,19 @@ impl Facts {
                         workers.remove(&worker.id());
                     }
                     Event::Report(report) => {
+                        let before = shared.all_restarts();
                         shared.note(&report);
-                        continue;
+                        if shared.all_restarts() == before {
+                            continue;
+                        }
                     }
                     _ => continue,
                 }
                 let workers = workers.values().copied().flatten().collect();
-                change.send_modify(|register| register.workers = workers);
+                let restarts = shared.counts();
+                change.send_modify(|register| {
+                    (register.workers, register.restarts) = (workers, restarts);
+                });
             }
             drop(change);
             let _ = writing.await;
@@ -99,6 +106,10 @@ impl Facts {
     /// Counts from nothing again.
     pub(super) fn reset(&self) {
         self.lock().restarts.clear();
+    }
+
+    fn counts(&self) -> BTreeMap<u32, u64> {
+        self.lock().restarts.iter().map(|(slot, count)| (slot.0, *count)).collect()
     }
 
     /// Of all slots.

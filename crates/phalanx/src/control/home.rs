@@ -3,7 +3,7 @@
 //! `apps/NAME/` has the control socket, the lock and what is known of the application, and goes with the machine's uptime;
 //! `state/` has what is wanted, and `logs/` what was said: both stay.
 
-use super::app::App;
+use super::app::{App, EARLIER};
 use super::directory::{Kind, checked, is_mine, private, write_json};
 use super::spec::{Spec, check_name};
 use crate::error::{Error, Result};
@@ -18,8 +18,6 @@ use std::path::{Path, PathBuf};
 
 /// So many snapshots are kept.
 const SNAPSHOTS: usize = 10;
-/// So many earlier versions of each intent are kept.
-const EARLIER: usize = 3;
 
 /// The directories of a user's applications.
 #[derive(Clone, Debug)]
@@ -159,7 +157,7 @@ impl Home {
     pub fn want(&self, spec: &mut Spec) -> Result<()> {
         let app = self.app(&spec.name);
         let failed = || Error::home(format!("write {}", app.intent.display()));
-        let _one_at_a_time = self.lock().map_err(failed())?;
+        let _one_at_a_time = self.lock("lock").map_err(failed())?;
         match app.intent() {
             Some(before) if before == (Spec { id: before.id, ..spec.clone() }) => {
                 spec.id = before.id;
@@ -176,14 +174,60 @@ impl Home {
         spec.write(&app.intent, true).map_err(failed())
     }
 
+    /// Changes what is wanted of an application, if anything is: whether it was.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn change(&self, app: &App, deed: impl FnOnce(&mut Spec)) -> Result<bool> {
+        let failed = || Error::home(format!("write {}", app.intent.display()));
+        let _one_at_a_time = self.lock("lock").map_err(failed())?;
+        let Some(before) = app.intent() else { return Ok(false) };
+        let mut spec = before.clone();
+        deed(&mut spec);
+        if spec != before {
+            spec.logs.clone_from(&self.logs);
+            self.keep_earlier(app);
+            spec.write(&app.intent, true).map_err(failed())?;
+        }
+        Ok(true)
+    }
+
+    /// Waits until nobody else changes what an application is, and keeps others from it until it is dropped. `waits` is
+    /// called if somebody does.
+    ///
+    /// # Errors
+    /// Its file cannot be made.
+    pub fn claim(&self, app: &App, waits: impl FnOnce()) -> Result<File> {
+        let name = format!("{}.change", app.name);
+        let failed = || Error::home(format!("lock {}", self.state.join(&name).display()));
+        let file = self.lock_file(&name).map_err(failed())?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            waits();
+            flock(&file, FlockOperation::LockExclusive)
+                .map_err(io::Error::from)
+                .map_err(failed())?;
+        }
+        Ok(file)
+    }
+
+    /// Those of whom it is written what is wanted, and cannot be read any more.
+    ///
+    /// # Errors
+    /// Its directory cannot be read.
+    pub fn unreadable(&self) -> Result<Vec<String>> {
+        let names = names_in(&self.state, Some(".json")).map_err(unusable(&self.state))?;
+        Ok(names.into_iter().filter(|name| self.app(name).intent().is_none()).collect())
+    }
+
     /// It is wanted no more.
     ///
     /// # Errors
     /// Its file cannot be removed.
     pub fn forget(&self, app: &App) -> Result<()> {
         for number in 1..=EARLIER {
-            let _ = fs::remove_file(earlier(app, number));
+            let _ = fs::remove_file(app.earlier(number));
         }
+        let _ = fs::remove_file(self.state.join(format!("{}.change", app.name)));
         match fs::remove_file(&app.intent) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(Error::home(format!("remove {}", app.intent.display()))(error))
@@ -194,16 +238,20 @@ impl Home {
 
     fn keep_earlier(&self, app: &App) {
         for number in (1..EARLIER).rev() {
-            let _ = fs::rename(earlier(app, number), earlier(app, number + 1));
+            let _ = fs::rename(app.earlier(number), app.earlier(number + 1));
         }
-        let _ = fs::hard_link(&app.intent, earlier(app, 1));
+        let _ = fs::hard_link(&app.intent, app.earlier(1));
     }
 
-    /// Held by whoever gives ids, until it is dropped.
-    fn lock(&self) -> io::Result<File> {
+    fn lock_file(&self, name: &str) -> io::Result<File> {
         let mut open = OpenOptions::new();
         let options = open.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let file = options.open(self.state.join("lock"))?;
+        options.open(self.state.join(name))
+    }
+
+    /// Held by whoever writes, until it is dropped.
+    fn lock(&self, name: &str) -> io::Result<File> {
+        let file = self.lock_file(name)?;
         flock(&file, FlockOperation::LockExclusive)?;
         Ok(file)
     }
@@ -216,7 +264,7 @@ impl Home {
         let directory = self.snapshots();
         let failed = || unusable(&directory);
         private(&directory, Kind::Named).map_err(failed())?;
-        let _one_at_a_time = self.lock().map_err(failed())?;
+        let _one_at_a_time = self.lock("lock").map_err(failed())?;
         let all = self.intents()?;
         let numbers = self.snapshot_numbers();
         let next = numbers.last().map_or(1, |last| last.saturating_add(1));
@@ -255,10 +303,6 @@ impl Home {
         numbers.sort_unstable();
         numbers
     }
-}
-
-fn earlier(app: &App, number: usize) -> PathBuf {
-    app.intent.with_extension(format!("json.{number}"))
 }
 
 /// Names of applications that something in a directory is called after.
@@ -364,9 +408,9 @@ mod tests {
             home.want(&mut spec).expect("written");
         }
         let app = home.app("a");
-        let read = |number| Spec::read(&earlier(&app, number)).expect("there").namespace;
+        let read = |number| Spec::read(&app.earlier(number)).expect("there").namespace;
         assert_eq!([read(1), read(2), read(3)], ["n4", "n3", "n2"]);
-        assert!(!earlier(&app, 4).exists());
+        assert!(!app.earlier(4).exists());
         let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&app.intent).expect("there"));
         assert_eq!(mode & 0o777, 0o600);
     }

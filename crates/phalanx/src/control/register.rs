@@ -121,6 +121,9 @@ pub struct Register {
     pub keeper: Option<Process>,
     /// Its workers.
     pub workers: Vec<Process>,
+    /// How often those of each slot ended without having been asked to.
+    #[serde(default)]
+    pub restarts: BTreeMap<u32, u64>,
 }
 
 impl Register {
@@ -140,6 +143,8 @@ impl Register {
             primary: Process::of(pid),
             keeper: keeper.and_then(Process::of),
             workers: Vec::new(),
+            // What the primary before this one counted, if it was replaced and not ended.
+            restarts: Self::read(app).map(|before| before.restarts).unwrap_or_default(),
         }
     }
 

@@ -45,6 +45,8 @@ pub struct Spec {
     pub after: Vec<String>,
     /// It was stopped by somebody, and is not started at boot.
     pub stopped: bool,
+    /// How many workers there are, if somebody said so after its start.
+    pub scaled: Option<usize>,
     /// It runs in somebody's foreground, who starts it: nothing is left of it when it has ended.
     pub foreground: bool,
     /// Milliseconds since 1970.

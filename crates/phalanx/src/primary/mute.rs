@@ -84,13 +84,17 @@ impl Shell {
         used.peek().is_some() && used.all(|port| port.pinned)
     }
 
-    /// It does not listen, though it has had time to. Whether it is ready all the same.
+    /// It does not listen, though it has had time to. Whether it is ready all the same: nobody of its kind does. A program
+    /// of this very crate's own knows why it does not yet.
     pub(super) fn never_listens(&mut self, now: Time, worker: WorkerId) -> bool {
-        let Some(record) = self.workers.get(&worker).filter(|record| record.is_mute()) else {
-            return false;
+        let Some(record) = self.workers.get(&worker) else { return false };
+        let any_port = match record.is_mute() {
+            true => self.ports.values().any(|port| !port.users.is_empty()),
+            false => !self.ports.is_empty(),
         };
-        let any_port = self.ports.values().any(|port| !port.users.is_empty());
-        if self.options.spec.ready != ReadyWhen::Listening || any_port {
+        let is_another = record.program.as_ref().is_some_and(|program| program.is_another());
+        let runs = record.is_mute() || record.online && is_another;
+        if self.options.spec.ready != ReadyWhen::Listening || any_port || !runs {
             return false;
         }
         let slot = record.handle.slot();

@@ -357,6 +357,12 @@ impl Shell {
                     let _ = reply.send(Err(Error::Stopping));
                     return;
                 }
+                if self.core.is_restarting() {
+                    // All are new when that is over.
+                    tracing::info!("a restart is going on: it is the reload that is asked for");
+                    self.restarting.push(reply);
+                    return;
+                }
                 if self.core.is_reloading() {
                     tracing::info!("another reload takes the place of the one that is going on");
                 }

@@ -69,6 +69,11 @@ impl Version {
         Self { settings, file }
     }
 
+    /// Whether it is another program than this one.
+    pub(super) const fn is_another(&self) -> bool {
+        self.settings.exec.is_some()
+    }
+
     /// Whether it can be told from what would be started now.
     pub(super) fn can_be_gone_back_to(&self, now: &Settings) -> bool {
         // What is not the same by its words is not the same.

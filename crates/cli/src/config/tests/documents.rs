@@ -171,10 +171,13 @@ apps:
     assert!(production.pass_env.contains(&"!C".to_owned()), "{:?}", production.pass_env);
     assert_eq!(line(&of(Some("staging"))), "--name api --instances 2 --grace 5s b.js");
     let unknown = examined(text, "/srv/phalanx.yml", Some("prod"));
+    assert_eq!(unknown.problems.len(), 1);
     assert_eq!(
-        unknown.warnings,
-        ["no application knows the environment `prod`: there are production, staging"]
+        unknown.problems[0].words,
+        "no application knows the environment `prod`: there are production, staging"
     );
+    let none = examined("script: a.js", "/srv/phalanx.yml", Some("prod"));
+    assert_eq!(none.warnings, ["no application knows the environment `prod`: there are none"]);
 }
 
 #[test]
