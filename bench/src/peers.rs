@@ -6,6 +6,7 @@ mod phalanx;
 mod pm2;
 mod reload;
 mod rust;
+mod tool;
 mod trivial;
 
 use crate::{clock, setup};
@@ -304,6 +305,7 @@ pub(crate) use phalanx::{kept, own, phalanx, started, with};
 pub(crate) use pm2::pm2;
 pub(crate) use reload::Reload;
 pub(crate) use rust::{own_raw, own_threads};
+pub(crate) use tool::{Tool, Which};
 pub(crate) use trivial::trivial;
 
 #[cfg(test)]

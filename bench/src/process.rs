@@ -99,6 +99,16 @@ pub fn pss_bytes(pid: u32) -> io::Result<u64> {
     kilobytes(pid, "smaps_rollup", "Pss:")
 }
 
+/// The memory in bytes that the process shares with no other: what its end would give back.
+///
+/// # Errors
+///
+/// When there is no such process or it may not be looked at.
+pub fn private_bytes(pid: u32) -> io::Result<u64> {
+    let clean = kilobytes(pid, "smaps_rollup", "Private_Clean:")?;
+    Ok(clean.saturating_add(kilobytes(pid, "smaps_rollup", "Private_Dirty:")?))
+}
+
 fn kilobytes(pid: u32, file: &str, field: &str) -> io::Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/{file}")).map_err(gone)?;
     text.lines()
@@ -240,6 +250,7 @@ mod tests {
         let me = std::process::id();
         let (rss, pss) = (rss_bytes(me).unwrap(), pss_bytes(me).unwrap());
         assert!(rss > 100_000 && pss > 10_000, "rss {rss}, pss {pss}");
+        assert!(private_bytes(me).unwrap() > 10_000);
         assert!(is_alive(me));
         assert!(matches!(state(me), Some('R' | 'S')));
         let stat = stat(me).unwrap();

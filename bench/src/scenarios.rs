@@ -1,6 +1,7 @@
 //! What is measured, one file each.
 
 mod blocked;
+mod commands;
 mod even;
 mod flood;
 mod growth;
@@ -56,6 +57,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario { name: "reload", about: "reloads of 4 Node workers under load: errors, hangs, time", run: reload::run },
     Scenario { name: "killed", about: "SIGKILL of the manager, and of a worker, under load", run: killed::run },
     Scenario { name: "start", about: "from the command to the first answer, and to all workers'", run: start::run },
+    Scenario { name: "commands", about: "the commands beside pm2's: list, start, reload, stop; memory of 10 applications' managers", run: commands::run },
     Scenario { name: "flood", about: "a log flood of one application, felt by its neighbour", run: flood::run },
     Scenario { name: "memory", about: "memory of the primary, with 1 to 256 workers", run: memory::run },
     Scenario { name: "growth", about: "what each worker costs the primary, with 2 to 512 of them", run: growth::run },

@@ -2,6 +2,8 @@
 
 #[cfg(target_os = "linux")]
 mod after;
+#[cfg(target_os = "linux")]
+mod marked;
 mod output;
 mod tree;
 
@@ -15,6 +17,8 @@ use std::time::{Duration, Instant};
 
 #[cfg(target_os = "linux")]
 pub use after::after_me;
+#[cfg(target_os = "linux")]
+pub use marked::Marked;
 pub use rustix::process::Signal;
 use rustix::process::{Pid, WaitId, WaitIdOptions};
 
@@ -54,9 +58,7 @@ impl Guarded {
     ///
     /// As `spawn`.
     pub fn spawn_with(command: &mut Command, input: Stdio) -> io::Result<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let marker = format!("{}-{number}", std::process::id());
+        let marker = next_marker();
         let mut child = command
             .env(tree::MARKER, &marker)
             .process_group(0)
@@ -241,6 +243,13 @@ impl std::fmt::Debug for Guarded {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Guarded").field("pid", &self.pid).finish_non_exhaustive()
     }
+}
+
+/// A marker that no other child of this process has.
+fn next_marker() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("{}-{number}", std::process::id())
 }
 
 /// A stream that may be absent.

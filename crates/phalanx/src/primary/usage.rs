@@ -14,7 +14,8 @@ use phalanx_core::time::Time;
 use phalanx_core::worker::{SlotId, WorkerId};
 use rustix::param::{clock_ticks_per_second, page_size};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
@@ -27,6 +28,8 @@ pub(super) const FOR_SCALING: Duration = Duration::from_secs(1);
 const CPU_WINDOW: Duration = Duration::from_millis(900);
 /// A process with more memory is not looked at page by page, which would hold it up.
 const CHEAP: u64 = 1 << 30;
+/// No `/proc/PID/stat` is longer: 52 numbers, and a name of 64 bytes at most.
+const STAT: usize = 2048;
 /// Descendants of a worker that are followed without looking at every process.
 const MAX_CHILDREN: usize = 64;
 
@@ -224,7 +227,11 @@ struct Process {
 
 impl Process {
     fn of(id: u32) -> Option<Self> {
-        Self::parse(id, &fs::read(format!("/proc/{id}/stat")).ok()?)
+        // The kernel makes the whole text at the first read. To ask for its size, and for a little at a time until there is
+        // no more, would be six calls for each process of the machine.
+        let mut stat = [0; STAT];
+        let length = File::open(format!("/proc/{id}/stat")).ok()?.read(&mut stat).ok()?;
+        Self::parse(id, stat.get(..length)?)
     }
 
     fn parse(id: u32, stat: &[u8]) -> Option<Self> {
