@@ -77,7 +77,7 @@ impl Event {
 }
 
 /// Of an application that is being stopped or started just then.
-const PASSING: [&str; 8] = [
+const PASSING: [&str; 9] = [
     "does not run",
     "does not listen",
     "the cluster is stopping",
