@@ -1,7 +1,9 @@
 //! What workers use: memory, processors, threads, descriptors; looked at as often as somebody needs it.
 //!
 //! A look goes through /proc once for all workers, on a thread beside the loop. Where nothing depends on it, it
-//! happens every five seconds and sees only what is cheap, for the record of a worker's end.
+//! happens every five seconds and sees only what is cheap, for the record of a worker's end. Who asks for the state gets
+//! a fresh look at the descendants of few workers; of many, or where a limit depends on it, at every process, for those
+//! too whose parent is gone.
 
 use super::record::Fact;
 use super::shell::Shell;
@@ -30,6 +32,8 @@ const CPU_WINDOW: Duration = Duration::from_millis(900);
 const CHEAP: u64 = 1 << 30;
 /// No `/proc/PID/stat` is longer: 52 numbers, and a name of 64 bytes at most.
 const STAT: usize = 2048;
+/// For an answer about so many workers it is not worth a look at every process.
+const FEW: usize = 16;
 /// Descendants of a worker that are followed without looking at every process.
 const MAX_CHILDREN: usize = 64;
 
@@ -107,10 +111,10 @@ pub(super) struct Look {
 /// How thoroughly it is looked.
 #[derive(Clone, Copy, Debug)]
 struct Depth {
-    /// Every process of the machine, for those that belong to a worker; else only children that are seen at once.
+    /// Every process of the machine, for those that belong to a worker; else only its descendants.
     all: bool,
-    /// How many descriptors are open.
-    descriptors: bool,
+    /// Somebody waits for it: the children of every thread, how many descriptors are open.
+    asked: bool,
 }
 
 impl Shell {
@@ -146,7 +150,10 @@ impl Shell {
             .map(|(id, r)| (*id, r.handle.pid()))
             .collect();
         let asked = !self.upkeep.asking.is_empty();
-        let depth = Depth { all: asked || self.upkeep.matters(), descriptors: asked };
+        // Every primary is asked at the same time by a list: each going through all processes of the machine would
+        // make it slower with the square of the applications.
+        let all = self.upkeep.matters() || (asked && pids.len() > FEW);
+        let depth = Depth { all, asked };
         let facts = self.facts.clone();
         if pids.is_empty() {
             // Nobody runs: said at once.
@@ -253,10 +260,10 @@ impl Process {
 }
 
 fn look_at(workers: &[(WorkerId, u32)], depth: Depth) -> Look {
-    let trees = if depth.all { all_trees(workers) } else { near_trees(workers) };
+    let trees = if depth.all { all_trees(workers) } else { near_trees(workers, depth.asked) };
     let usage = trees.into_iter().filter_map(|(worker, pid, tree)| {
         let mut usage = used_by(&tree)?;
-        usage.descriptors = depth.descriptors.then(|| descriptors(pid)).flatten();
+        usage.descriptors = depth.asked.then(|| descriptors(pid)).flatten();
         Some((worker, usage))
     });
     Look { usage: usage.collect(), load: load_average() }
@@ -290,19 +297,38 @@ fn all_trees(workers: &[(WorkerId, u32)]) -> Vec<(WorkerId, u32, Vec<Process>)> 
     workers.iter().map(|(worker, pid)| (*worker, *pid, tree(*pid))).collect()
 }
 
-/// The same without looking at every process: those that a worker's first threads have started.
-fn near_trees(workers: &[(WorkerId, u32)]) -> Vec<(WorkerId, u32, Vec<Process>)> {
+/// The same without looking at every process: only descendants, of each process's first thread or of all.
+fn near_trees(
+    workers: &[(WorkerId, u32)],
+    every_thread: bool,
+) -> Vec<(WorkerId, u32, Vec<Process>)> {
     let tree = |pid: u32| {
         let (mut tree, mut next) = (Vec::new(), vec![pid]);
         while let Some(id) = next.pop().filter(|_| tree.len() < MAX_CHILDREN) {
-            tree.extend(Process::of(id));
-            let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
-            let children = children.unwrap_or_default();
-            next.extend(children.split_whitespace().filter_map(|id| id.parse::<u32>().ok()));
+            let process = Process::of(id);
+            // With one thread there is no need to look for others.
+            let several = every_thread && process.is_some_and(|it| it.threads > 1);
+            tree.extend(process);
+            match several {
+                true => threads(id).for_each(|thread| next.extend(children(id, thread))),
+                false => next.extend(children(id, id)),
+            }
         }
         tree
     };
     workers.iter().map(|(worker, pid)| (*worker, *pid, tree(*pid))).collect()
+}
+
+fn threads(id: u32) -> impl Iterator<Item = u32> {
+    let names = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
+    names.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// Those that a thread has started.
+fn children(id: u32, thread: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{id}/task/{thread}/children"));
+    let children = children.unwrap_or_default();
+    children.split_whitespace().filter_map(|id| id.parse().ok()).collect()
 }
 
 fn used_by(tree: &[Process]) -> Option<Usage> {
@@ -372,7 +398,7 @@ mod tests {
         let mut line = String::new();
         std::io::BufRead::read_line(&mut out, &mut line).unwrap();
         let workers = [(WorkerId(1), child.id())];
-        let looks = [true, false].map(|all| look_at(&workers, Depth { all, descriptors: true }));
+        let looks = [true, false].map(|all| look_at(&workers, Depth { all, asked: true }));
         let alone = used_by(&[Process::of(child.id()).unwrap()]).unwrap();
         drop(child.stdin.take());
         child.wait().unwrap();
@@ -386,8 +412,33 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_sees_the_children_of_every_thread() {
+        let script = "import subprocess, sys, threading
+sleep = lambda: subprocess.Popen(['sleep', '600'])
+started = []
+thread = threading.Thread(target=lambda: (started.append(sleep()), print('on', flush=True), sys.stdin.read()))
+thread.start()
+thread.join()
+started[0].kill()
+started[0].wait()";
+        let mut child = std::process::Command::new("python3")
+            .args(["-c", script])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut out, &mut String::new()).unwrap();
+        let workers = [(WorkerId(1), child.id())];
+        let seen = [false, true].map(|every| near_trees(&workers, every)[0].2.len());
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!(seen, [1, 2]);
+    }
+
+    #[test]
     fn nobody_has_nothing() {
-        let look = look_at(&[(WorkerId(1), u32::MAX)], Depth { all: true, descriptors: true });
+        let look = look_at(&[(WorkerId(1), u32::MAX)], Depth { all: true, asked: true });
         assert!(look.usage.is_empty() && look.load.is_some(), "{look:?}");
     }
 }
