@@ -15,7 +15,8 @@ use bench::{process, wait};
 use common::{LONG, signal, stop_process};
 use serde_json::Value;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use support::{Done, Tool, finish, gone};
@@ -181,6 +182,66 @@ fn a_reload_that_fails_changes_nothing() {
     .unwrap();
 }
 
+/// What is in its environment, when it answers.
+const VERSIONED: &str = "if (process.env.V === 'bad') { setTimeout(() => process.exit(3), 200); return; }\n\
+    require('http').createServer((request, response) => { response.setHeader('Content-Length', process.env.V.length); response.end(process.env.V); }).listen(process.env.PORT, '127.0.0.1');\n";
+
+fn version(tool: &Tool) -> String {
+    let mut stream = TcpStream::connect(tool.address).expect("it listens");
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("an answer");
+    let (_, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{text:?}"));
+    body.to_owned()
+}
+
+fn reload_to(tool: &Tool, version: &str) -> std::process::Child {
+    let mut command = tool.command(&["reload", "app", "--update-env"]);
+    support::begin(command.env("V", version))
+}
+
+/// What runs, what its next primary reads, and what is wanted are the same.
+fn is_version(tool: &Tool, wanted: &str) {
+    let body = version(tool);
+    let written = |file: &str| {
+        let text = fs::read_to_string(tool.home.join(file)).unwrap();
+        serde_json::from_str::<Value>(&text).unwrap()["env"]["V"].clone()
+    };
+    let all = [written("apps/app/spec.json"), written("state/app.json")];
+    assert_eq!((body.as_str(), all), (wanted, [wanted.into(), wanted.into()]));
+}
+
+/// Each begins with what the one before it left, and ends even if nobody follows it any more.
+#[test]
+fn changes_take_turns_and_outlive_who_asked_for_them() {
+    let tool = Tool::new();
+    let server = tool.program("server.js", VERSIONED);
+    let mut start = tool.command(&["start", server.to_str().unwrap(), "-i", "2", "--name", "app"]);
+    finish(support::begin(start.env("V", "0"))).expect(0, &[]);
+    let all = ["1", "2", "3"].map(|version| reload_to(&tool, version));
+    for done in all.map(finish) {
+        done.expect(0, &["2 workers replaced"]);
+    }
+    let last = version(&tool);
+    is_version(&tool, &last);
+    for (next, in_the_end) in [("good", "good"), ("bad", "good")] {
+        let before = tool.workers("app");
+        let mut asked = reload_to(&tool, next);
+        wait::until(LONG, "its beginning", || {
+            let spec = fs::read_to_string(tool.app("app").join("spec.json")).unwrap();
+            spec.contains(&format!("\"V\": \"{next}\"")).then_some(())
+        })
+        .unwrap();
+        signal(asked.id(), Signal::KILL);
+        asked.wait().unwrap();
+        // Whoever comes next waits for its end.
+        tool.run(&["upgrade", "app"]).expect(0, &["has taken over"]);
+        is_version(&tool, in_the_end);
+        assert_eq!(next == "bad", tool.workers("app") == before);
+    }
+}
+
 #[test]
 fn what_was_stopped_is_started_by_its_name() {
     let tool = Tool::new();
@@ -302,6 +363,33 @@ fn everything_is_there_again_after_a_reboot() {
     tool.run(&["delete", "all"]).expect(0, &[]);
     tool.run(&["save"]).expect(1, &["no application", "--force"]);
     assert_eq!(names(&tool), [""; 0]);
+}
+
+/// A configuration file that is wrong by then keeps nobody from what was there; and `kill` leaves what is wanted.
+#[test]
+fn what_can_be_started_is_after_a_kill() {
+    let tool = Tool::new();
+    idlers(&tool, &[("plain", "default")]);
+    let file = tool.program(
+        "phalanx.toml",
+        "[[apps]]\nname = 'of-file'\nscript = 'idle.py'\ninstances = 1\nready = 'online'\n",
+    );
+    tool.run(&["start"]).expect(0, &["of-file"]);
+    tool.run(&["scale", "plain", "2"]).expect(0, &["plain"]);
+    tool.run(&["kill"]).expect(0, &["plain is stopped", "of-file is stopped"]);
+    fs::write(&file, "[[apps").unwrap();
+    let done =
+        tool.run(&["resurrect"]).expect(0, &["phalanx.toml", "of-file: it is started as it was"]);
+    assert!(list(&tool).iter().all(|app| app["state"] == "running"), "{done:?}");
+    assert_eq!(tool.workers("plain").len(), 2, "what `scale` said");
+    // A slip of the pen costs nothing that runs.
+    let primary = tool.primary("plain");
+    tool.run(&["start", "-f", "idel.py", "--name", "plain"]).expect(3, &["idel.py"]);
+    assert_eq!(tool.primary("plain"), primary);
+    // What is called as a directory is here is meant all the same.
+    tool.run(&["stop", "plain"]).expect(0, &[]);
+    fs::create_dir(tool.directory().join("plain")).unwrap();
+    tool.run(&["start", "plain"]).expect(0, &["plain"]);
 }
 
 /// A file that was half written, is another version's, or was emptied, costs its own application and no other.
