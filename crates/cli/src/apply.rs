@@ -13,6 +13,7 @@ use crate::manage::failed;
 use crate::show;
 use crate::start::{self, Mark};
 use crate::ui::progress::{Progress, replaced};
+use std::fs::File;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -40,7 +41,7 @@ pub(crate) fn replace(
     if would_change(&first)? && std::env::var_os(DEED).is_none() {
         return followed(app, refresh, word);
     }
-    let _claim = claim(home, app)?;
+    let _claim = claim(home, app);
     let old = app.running_spec().unwrap_or(first);
     let (new, changes) = changes(&old, refresh)?;
     if changes.is_empty() {
@@ -71,12 +72,12 @@ pub(crate) fn replace(
     Ok(())
 }
 
-/// One at a time: each begins with what the one before it left.
-pub(crate) fn claim(home: &Home, app: &App) -> Result<std::fs::File, Failure> {
-    home.prepare()?;
+/// One at a time: each begins with what the one before it left. Where nothing can be written, nothing can be changed either,
+/// and nobody is waited for.
+pub(crate) fn claim(home: &Home, app: &App) -> Option<File> {
     let waits =
         || show::say(&format!("{}: another command changes it, and is waited for", app.name));
-    Ok(home.claim(app, waits)?)
+    home.claim(app, waits).ok()
 }
 
 /// What it is to be now, and what is different, in words.

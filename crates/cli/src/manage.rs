@@ -147,7 +147,7 @@ pub(crate) fn upgrade(apps: &[String]) -> Result<(), Failure> {
     let home = Home::find()?;
     each(apps, |app| {
         running(app)?;
-        let _claim = apply::claim(&home, app)?;
+        let _claim = apply::claim(&home, app);
         let about = apply::become_anew(app)?;
         show::say(&format!("{}: version {} has taken over", app.name, about.version));
         show::print(&show::table(&[about]));
@@ -204,7 +204,10 @@ fn keep_scale(app: &App, wanted: Option<usize>) -> Result<(), Failure> {
     let Some(intent) = app.intent() else { return Ok(()) };
     let by_load = intent::options(&intent.argv).and_then(|run| Ok(run.limits.scaling()?))?;
     if by_load.is_none() {
-        Home::find()?.change(app, |intent| intent.scaled = wanted)?;
+        let kept = Home::find()?.change(app, |intent| intent.scaled = wanted);
+        if let Err(error) = kept {
+            show::say(&format!("{}: so many only until it is stopped: {error}", app.name));
+        }
     }
     Ok(())
 }

@@ -324,7 +324,7 @@ fn want_and_begin(home: &Home, app: &App, spec: &mut Spec, lock: Lock) -> Result
 fn show_started(started: &Started, wait: Duration) -> Result<(), Failure> {
     let Started { name, about, settled } = started;
     show::print(&about.as_ref().map(std::slice::from_ref).map(show::table).unwrap_or_default());
-    if *settled {
+    if *settled || wait.is_zero() {
         return Ok(());
     }
     let wait = show::duration(wait);

@@ -311,6 +311,14 @@ fn a_broken_file_is_one_applications_trouble() {
     idlers(&tool, &[("good", "default"), ("bad", "default")]);
     tool.run(&["stop", "all"]).expect(0, &[]);
     fs::remove_dir_all(tool.home.join("apps")).unwrap();
+    // It is as it was before, as far as that is known.
+    fs::write(tool.home.join("state/bad.json"), "{").unwrap();
+    tool.run(&["start", "bad"]).expect(0, &["bad"]);
+    tool.run(&["stop", "bad"]).expect(0, &[]);
+    fs::remove_dir_all(tool.home.join("apps")).unwrap();
+    for number in 1..=3 {
+        let _ = fs::remove_file(tool.home.join(format!("state/bad.json.{number}")));
+    }
     for text in ["", "{\"v\":2,", "{\"v\":99}", "[]", "\u{0}\u{1}"] {
         fs::write(tool.home.join("state/bad.json"), text).unwrap();
         let mut names = names(&tool);
@@ -318,6 +326,8 @@ fn a_broken_file_is_one_applications_trouble() {
         assert_eq!(names, ["bad", "good"], "{text:?}");
         tool.run(&["start", "good"]).expect(0, &["good"]);
         tool.run(&["start", "bad"]).expect(1, &["bad", "phalanx delete bad"]);
+        tool.run(&["resurrect"])
+            .expect(1, &["bad: what it is to be cannot be read", "not started: bad"]);
         tool.run(&["stop", "good"]).expect(0, &[]);
     }
     tool.run(&["delete", "bad"]).expect(0, &[]);

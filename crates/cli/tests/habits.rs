@@ -184,7 +184,7 @@ fn an_application_is_ready_when_it_says_so() {
     let server = tool.server("server.js", &begin);
     let server = word(&server);
     let line = ["start", server, "-i", "1", "--name", "app", "--wait-ready"];
-    tool.run(&[&line[..], &["--wait", "1ms"]].concat()).expect(0, &["is not ready"]);
+    tool.run(&[&line[..], &["--wait", "1ms"]].concat()).expect(4, &["is not ready"]);
     // It answers, and that is not enough.
     wait::until(LONG, "an answer", || common::get(tool.address, "/", LONG).ok()).unwrap();
     assert!(tool.workers("app").is_empty(), "{:#}", tool.about("app"));

@@ -120,9 +120,9 @@ fn a_python_program_under_its_own_name() {
         http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), H).serve_forever()\n";
     tool.program("app.py", text);
     let port = tool.address.port().to_string();
-    tool.run(&["start", "-i", "2", "--", "./app.py", &port]).expect(0, &["app.py", "listening"]);
-    let workers = tool.workers("app.py");
-    let out = tool.home.join("logs/app.py-out.log");
+    tool.run(&["start", "-i", "2", "--", "./app.py", &port]).expect(0, &["app", "listening"]);
+    let workers = tool.workers("app");
+    let out = tool.home.join("logs/app-out.log");
     // What Python prints into a pipe comes at once.
     for pid in &workers {
         wait::until(LONG, "a line", || {
@@ -132,13 +132,13 @@ fn a_python_program_under_its_own_name() {
     }
     signal(workers[0], bench::spawned::Signal::KILL);
     wait::until(LONG, "the replacement", || {
-        let about = tool.about("app.py");
+        let about = tool.about("app");
         (about["ready"] == 2 && about["workers"][0]["restarts"] == 1).then_some(())
     })
-    .unwrap_or_else(|error| panic!("{error}: {:#}", tool.about("app.py")));
-    tool.run(&["reload", "app.py"]).expect(0, &["is done"]);
+    .unwrap_or_else(|error| panic!("{error}: {:#}", tool.about("app")));
+    tool.run(&["reload", "app"]).expect(0, &["is done"]);
     tool.run(&["delete", "all"]).expect(0, &[]);
-    assert!(!tool.app("app.py").exists());
+    assert!(!tool.app("app").exists());
     assert!(is_free(tool.address));
 }
 
@@ -170,7 +170,7 @@ fn one_that_takes_its_time_goes_on() {
     let tool = Tool::new();
     tool.program("never.js", "setInterval(() => {}, 1000);");
     let args = ["start", "never.js", "-i", "1", "--name", "slow", "--wait", "300ms"];
-    tool.run(&args).expect(0, &["slow is not ready after 300ms", "phalanx delete slow"]);
+    tool.run(&args).expect(4, &["slow is not ready after 300ms", "phalanx delete slow"]);
     let about = wait::until(LONG, "a worker that is online", || {
         let about = tool.about("slow");
         (about["workers"][0]["state"] == "online").then_some(about)

@@ -125,7 +125,7 @@ pub(crate) fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) 
         let wrong = strsim::damerau_levenshtein(&typed, &name);
         let part = typed.len() >= 2 && (name.starts_with(&typed) || typed.starts_with(&name));
         // Of a long name, more letters may be.
-        let few = name.chars().count().div_ceil(3);
+        let few = (name.chars().count() / 3).max(1);
         (part || !typed.is_empty() && wrong <= few && wrong < typed.chars().count())
             .then_some(wrong)
     };

@@ -77,12 +77,13 @@ impl Event {
 }
 
 /// Of an application that is being stopped or started just then.
-const PASSING: [&str; 8] = [
+const PASSING: [&str; 9] = [
     "does not run",
     "does not listen",
     "the cluster is stopping",
     "it ended without an answer",
     "Connection reset by peer",
+    "it ended meanwhile",
     "it was stopped before it was ready",
     "there is no worker",
     "is just being started",

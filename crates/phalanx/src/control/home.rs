@@ -179,6 +179,10 @@ impl Home {
     /// # Errors
     /// It cannot be written.
     pub fn change(&self, app: &App, deed: impl FnOnce(&mut Spec)) -> Result<bool> {
+        // Of what runs in somebody's foreground there may be not even a directory.
+        if app.intent().is_none() {
+            return Ok(false);
+        }
         let failed = || Error::home(format!("write {}", app.intent.display()));
         let _one_at_a_time = self.lock("lock").map_err(failed())?;
         let Some(before) = app.intent() else { return Ok(false) };
