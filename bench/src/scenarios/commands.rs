@@ -5,10 +5,12 @@ use crate::peers::{Job, PATIENCE, Tool, Which, run as load};
 use crate::report::stats::median;
 use crate::report::{Better, Bound, Section};
 use bench::load::Load;
+use bench::spawned::Guarded;
 use bench::{process, wait};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 const VERSION: &str = "--version";
@@ -60,7 +62,8 @@ fn looking() -> Section {
         "Commands that look, with 20 applications",
         "From the command's start to its end, its output in a file; nothing else is asked meanwhile. The applications are one `sleep` \
          each (fork mode, no Node worker: 20 of those are nearly a gigabyte), of one `ecosystem.json` for both, which \
-         declares them ready as soon as they run, as pm2 has it. `--version` is what it costs to start the program at \
+         declares them ready when they run: for pm2 that is at \
+         once, for phalanx after a second, and it starts eight at a time. `--version` is what it costs to start the program at \
          all. The tools take turns; a sample is the median of 5 runs, but for the start of all.",
     );
     [LIST, JSON, DESCRIBE, VERSION, FILE]
@@ -86,7 +89,8 @@ fn memory() -> Section {
         "commands-memory",
         "Memory of the managers of 10 applications",
         "All that stands above the workers of 10 applications (one `sleep` each) when `start` has ended: phalanx's \
-         primaries and their keepers, pm2's daemon. PSS counts a page that n processes share as an n-th, private is \
+         primaries and their keepers, pm2's daemon. One more Node process runs beside, because the daemon shares the pages of \
+         Node itself with the workers that pm2 is there for. PSS counts a page that n processes share as an n-th, private is \
          what no other process has; in kB of 1,000 bytes, of /proc/PID/smaps_rollup.",
     )
     .column(PSS, "kB", Better::Less)
@@ -188,6 +192,10 @@ fn all_answer(address: SocketAddr) -> Result<(), String> {
 #[expect(clippy::cast_precision_loss, reason = "no process has 2^52 bytes")]
 fn weigh(context: &Context, which: Which, section: &mut Section) -> Result<(), String> {
     let tool = Tool::new(which, &context.programs)?;
+    let mut node = Command::new("node");
+    let node = node.args(["-e", "console.log('on'); setInterval(() => {}, 1e6)"]);
+    let node = Guarded::spawn(node).map_err(|error| format!("node: {error}"))?;
+    node.wait_for_line(|line| line == "on", PATIENCE)?;
     start_all(&tool, WEIGHED)?;
     let managers = tool.managers()?;
     let (mut pss, mut private) = (0, 0);
