@@ -356,7 +356,7 @@ fn start_and_follow() {
     let said = follows.wait_for_line(|line| line.contains("hello from"), LONG);
     assert!(said.is_ok(), "{said:?}: {}", follows.output());
     assert_eq!(tool.workers("app").len(), 1);
-    follows.signal(Signal::INT).unwrap();
+    follows.signal(Signal::TERM).unwrap();
     follows.wait_exit(LONG).unwrap();
     assert_eq!(tool.workers("app").len(), 1, "only the showing ends");
     tool.run(&["delete", "app"]).expect(0, &[]);
