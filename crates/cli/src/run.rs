@@ -342,7 +342,7 @@ fn kept(
         Some(control) => logs::places_of(control.app(), control.spec(), logging),
         None => logging.places(cwd.unwrap_or(Path::new("")), [None, None]),
     };
-    let name = control.map_or(name, |control| &control.app().name);
+    let name = background.map_or(name, |control| &control.app().name);
     let detached = background.is_some();
     let wanted = output::Wanted { name, workers, logging, places, detached };
     output::piped(&wanted, settings).map_err(|(path, error)| {
