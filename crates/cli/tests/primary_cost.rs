@@ -79,7 +79,8 @@ fn the_primary_is_small() {
         megabytes(rss),
         megabytes(pss)
     );
-    assert!(rss < 12 << 20, "{}", megabytes(rss));
+    // Most of it is the program's text, which primaries share and a build for tests has twice as much of.
+    assert!(rss < 20 << 20 && pss < 8 << 20, "{} {}", megabytes(rss), megabytes(pss));
     cluster.stop();
 }
 

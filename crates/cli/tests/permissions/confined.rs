@@ -44,7 +44,7 @@ fn a_root_of_their_own() {
     // What goes missing later is named with its step, and the workers that are there go on.
     let moved = place.with_extension("moved");
     fs::rename(&place, &moved).unwrap();
-    let said = app.reload_fails("could not be started");
+    let said = app.reload_fails("the reload does not begin");
     let words = format!("cannot change root to {} for worker", place.display());
     assert!(said.contains(&words) && said.contains("No such file"), "{said}");
     assert!(app.workers(2).iter().all(|worker| worker.is_alive()));
