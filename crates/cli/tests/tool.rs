@@ -208,7 +208,7 @@ fn a_client_that_is_interrupted_does_not_end_the_reload() {
         (tool.about("app")["reload"]["state"] == "running").then_some(())
     })
     .unwrap();
-    signal(reload.id(), bench::spawned::Signal::INT);
+    signal(reload.id(), bench::spawned::Signal::TERM);
     let done = finish(reload);
     assert_eq!(done.code, None, "it was interrupted: {done:?}");
     wait::until(LONG, "the end of the reload", || {
