@@ -2,6 +2,7 @@
 
 use crate::home::App;
 use crate::logs::places;
+use crate::startup::{entry, local_users};
 use phalanx::Settings;
 use phalanx::control::{Control, Logs};
 use serde_json::Value;
@@ -48,11 +49,7 @@ fn in_package(directory: &Path) -> Option<String> {
 /// Whose processes they are.
 fn user() -> String {
     let uid = rustix::process::geteuid().as_raw();
-    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let named = users.lines().find_map(|line| {
-        let mut parts = line.split(':');
-        let (name, _, number) = (parts.next()?, parts.next()?, parts.next()?);
-        (number.parse() == Ok(uid)).then(|| name.to_owned())
-    });
-    named.unwrap_or_else(|| uid.to_string())
+    let users = local_users();
+    let named = users.lines().filter_map(entry).find(|user| user.uid == uid);
+    named.map_or_else(|| uid.to_string(), |user| user.name)
 }

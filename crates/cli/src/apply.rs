@@ -37,30 +37,29 @@ pub(crate) fn replace(
     let Some(first) = app.running_spec().filter(|spec| !spec.foreground) else {
         return roll(app, word);
     };
-    let would_change = |old: &Spec| Ok::<_, Failure>(!changes(old, refresh)?.1.is_empty());
-    if would_change(&first)? && std::env::var_os(DEED).is_none() {
-        return followed(app, refresh, word);
-    }
-    let _claim = claim(home, app);
+    let claim = claim(home, app);
     let old = app.running_spec().unwrap_or(first);
-    let (new, changes) = changes(&old, refresh)?;
+    let new = intent::anew(&old, refresh)?;
+    let changes = intent::changes(&old, &new);
     if changes.is_empty() {
         return roll(app, word);
+    }
+    if std::env::var_os(DEED).is_none() {
+        // It takes its turn itself, and looks again.
+        drop(claim);
+        return followed(app, refresh, word);
     }
     for change in &changes {
         show::print(&format!("{}: {change}\n", app.name));
     }
     app.write_spec(&new)?;
-    let done = become_anew(app).and_then(|_| {
-        let done = scale(app, &old, &new).and_then(|()| roll(app, word));
-        if done.is_err() {
-            go_back(app, &old);
-        }
-        done
-    });
-    if done.is_err() {
+    if let Err(failure) = become_anew(app) {
         app.write_spec(&old)?;
-        return done;
+        return Err(failure);
+    }
+    if let Err(failure) = scale(app, &old, &new).and_then(|()| roll(app, word)) {
+        go_back(app, &old);
+        return Err(failure);
     }
     // What was said by `scale` holds until the setting itself changes.
     let same = workers(&old)? == workers(&new)?;
@@ -78,13 +77,6 @@ pub(crate) fn claim(home: &Home, app: &App) -> Option<File> {
     let waits =
         || show::say(&format!("{}: another command changes it, and is waited for", app.name));
     home.claim(app, waits).ok()
-}
-
-/// What it is to be now, and what is different, in words.
-fn changes(old: &Spec, refresh: Refresh<'_>) -> Result<(Spec, Vec<String>), Failure> {
-    let new = intent::anew(old, refresh)?;
-    let changes = intent::changes(old, &new);
-    Ok((new, changes))
 }
 
 /// Has it done by a process that goes on to the end, whatever becomes of this one and its terminal.

@@ -53,9 +53,10 @@ pub(crate) fn of_run(command: clap::Command) -> clap::Command {
 }
 
 /// The words after the command: what every command takes may stand before it.
-pub(crate) fn after_command() -> impl Iterator<Item = OsString> {
+pub(crate) fn after_command() -> impl Iterator<Item = String> {
     let words = std::env::args_os().skip(1);
-    words.skip_while(|word| word.as_encoded_bytes().starts_with(b"-")).skip(1)
+    let words = words.skip_while(|word| word.as_encoded_bytes().starts_with(b"-")).skip(1);
+    words.map(|word| word.to_string_lossy().into_owned())
 }
 
 /// How the tool speaks.

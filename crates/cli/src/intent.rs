@@ -1,11 +1,13 @@
 //! What an application is to be: from a command line, or from a configuration file; and what it would be now.
 
+use crate::apply::DEED;
 use crate::args::{self, Run};
 use crate::config::{self, AppConfig, Loaded, Plan};
 use crate::failure::{Failure, USAGE};
 use crate::home::{Spec, check_name, name_of};
 use crate::{run, show};
 use clap::FromArgMatches;
+use phalanx::control::MARK;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
@@ -13,11 +15,11 @@ use std::path::{Path, PathBuf};
 
 /// Variables that are about a shell, and not about what is started from it; and those between phalanx's own processes.
 const NOT_PASSED: [&str; 9] = [
-    "PHALANX_DEED",
+    DEED,
     "_",
     "OLDPWD",
     "SHLVL",
-    "PHALANX_APP_DIRECTORY",
+    MARK,
     "PHALANX_KEEPER",
     "PHALANX_INHERIT",
     "PHALANX_REHEARSE",
@@ -60,7 +62,7 @@ pub(crate) fn options(argv: &[String]) -> Result<Run, Failure> {
 pub(crate) fn of_command_line(options: &Run, argv: Vec<String>) -> Result<Spec, Failure> {
     let name = name(options)?;
     let here = here()?;
-    let cwd = options.cwd.as_ref().map_or_else(|| here.clone(), |cwd| lexical(&here, cwd));
+    let cwd = options.cwd.as_ref().map_or_else(|| here.clone(), |cwd| config::absolute(&here, cwd));
     let mut env = of_this_shell();
     env.insert("PWD".into(), cwd.display().to_string());
     let argv = with_program_from(&here, &cwd, options, argv);
@@ -82,19 +84,6 @@ fn with_program_from(here: &Path, cwd: &Path, options: &Run, mut argv: Vec<Strin
         *word = here.join(program).display().to_string();
     }
     argv
-}
-
-/// An absolute path without asking what is there: links stay.
-fn lexical(here: &Path, path: &Path) -> PathBuf {
-    let mut whole = PathBuf::new();
-    for part in here.join(path).components() {
-        match part {
-            std::path::Component::ParentDir => drop(whole.pop()),
-            std::path::Component::CurDir => {}
-            part => whole.push(part),
-        }
-    }
-    whole
 }
 
 pub(crate) fn name(options: &Run) -> Result<String, Failure> {
@@ -208,7 +197,7 @@ mod tests {
 
     #[test]
     fn directories_keep_their_links() {
-        let at = |here: &str, path: &str| lexical(Path::new(here), Path::new(path));
+        let at = |here: &str, path: &str| config::absolute(Path::new(here), path);
         assert_eq!(at("/a/b", "c/../d"), Path::new("/a/b/d"));
         assert_eq!(at("/a/b", "../.././../x/"), Path::new("/x"));
         assert_eq!(at("/a/b", "/srv/current"), Path::new("/srv/current"));

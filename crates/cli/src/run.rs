@@ -166,13 +166,15 @@ fn prepared(options: &Run, place: &Path) -> Result<Settings, Failure> {
     settings.watchdog = options.watchdog;
     settings.port_base = options.port_base;
     let is_rooted = settings.permissions.root.is_some();
-    let cwd = options.cwd.clone().or_else(|| by_a_link(place));
+    // Where a link in its name leads just now.
+    let real = place.canonicalize().ok().filter(|real| real != place && !is_rooted);
+    let cwd = options.cwd.clone().or_else(|| real.as_ref().map(|_| place.to_owned()));
     if let Some(cwd) = cwd.filter(|_| !is_rooted) {
         // By its name: each worker follows a link in it anew.
         settings.cwd.get_or_insert(cwd);
     }
-    if !is_rooted {
-        name_by(place, &mut settings);
+    if let Some(real) = real {
+        name_by(place, &real, &mut settings);
     }
     let compat = Compat {
         name: &called(options),
@@ -184,19 +186,9 @@ fn prepared(options: &Run, place: &Path) -> Result<Settings, Failure> {
     Ok(settings)
 }
 
-/// A directory to whose name a link belongs.
-fn by_a_link(place: &Path) -> Option<PathBuf> {
-    let real = place.canonicalize().ok()?;
-    (real != place).then(|| place.to_owned())
-}
-
 /// What is in the directory has its name, and not that of where a link in it leads just now.
-fn name_by(place: &Path, settings: &mut Settings) {
-    let Ok(real) = place.canonicalize() else { return };
-    if real == place {
-        return;
-    }
-    let named = |path: &Path| path.strip_prefix(&real).ok().map(|rest| place.join(rest));
+fn name_by(place: &Path, real: &Path, settings: &mut Settings) {
+    let named = |path: &Path| path.strip_prefix(real).ok().map(|rest| place.join(rest));
     let is_script = settings.args.first().map(Path::new).is_some_and(Path::is_file);
     if let Some(script) = settings.args.first_mut().filter(|_| is_script)
         && let Some(path) = named(Path::new(script))
@@ -295,8 +287,8 @@ fn in_foreground(options: &Run) -> Option<Control> {
         name = Some(name_of(&name)).filter(|name| !name.is_empty()).unwrap_or("app".into());
     }
     let begin = || {
-        let argv = crate::args::after_command().map(|word| word.to_string_lossy().into_owned());
-        let mut spec = Spec::new(&name, argv.collect(), &intent::here()?, BTreeMap::new());
+        let argv = crate::args::after_command().collect();
+        let mut spec = Spec::new(&name, argv, &intent::here()?, BTreeMap::new());
         spec.namespace.clone_from(&options.namespace);
         Ok::<_, Failure>(Control::foreground(&Home::find()?, spec, true)?)
     };

@@ -53,8 +53,7 @@ pub(crate) fn start(options: &Run) -> Result<(), Failure> {
         return start_known(&home, &apps, options);
     }
     if let Some(file) = missing.filter(|file| !file.exists()) {
-        let message = format!("there is no configuration file {}", file.display());
-        return Err(Failure::tool(USAGE, message).hint("`phalanx init` writes one"));
+        return Err(config::missing(file, USAGE));
     }
     let spec = intent::of_command_line(options, given())?;
     // Before anything is made for what cannot be.
@@ -143,7 +142,7 @@ const BESIDE: [&str; 5] = ["wait", "force", "update_env", "no_autostart", "attac
 
 /// What stands after the command.
 fn given() -> Vec<String> {
-    args::after_command().map(|word| word.to_string_lossy().into_owned()).collect()
+    args::after_command().collect()
 }
 
 fn start_file(home: &Home, file: &Path, options: &Run) -> Result<(), Failure> {

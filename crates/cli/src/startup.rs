@@ -47,9 +47,9 @@ pub(crate) fn unstartup(options: &Unstartup) -> Result<(), Failure> {
 }
 
 /// A user, as the user database has it.
-struct User {
-    name: String,
-    uid: u32,
+pub(crate) struct User {
+    pub(crate) name: String,
+    pub(crate) uid: u32,
     home: PathBuf,
 }
 
@@ -244,8 +244,7 @@ fn user(name: &str) -> Result<User, Failure> {
     let asked = Command::new("getent").args(["passwd", "--", name]).output();
     let told = asked.ok().filter(|told| told.status.success());
     let told = told.map(|told| String::from_utf8_lossy(&told.stdout).into_owned());
-    let local = || fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let entries = told.unwrap_or_else(local);
+    let entries = told.unwrap_or_else(local_users);
     let found = entries
         .lines()
         .filter_map(entry)
@@ -253,8 +252,13 @@ fn user(name: &str) -> Result<User, Failure> {
     found.ok_or_else(|| Failure::tool(USAGE, format!("there is no user `{}`", name.escape_debug())))
 }
 
+/// Those that are known without asking anybody.
+pub(crate) fn local_users() -> String {
+    fs::read_to_string("/etc/passwd").unwrap_or_default()
+}
+
 /// A line of passwd(5).
-fn entry(line: &str) -> Option<User> {
+pub(crate) fn entry(line: &str) -> Option<User> {
     let fields: Vec<&str> = line.split(':').collect();
     let [name, _, uid, _, _, home, _] = fields.as_slice() else { return None };
     Some(User { name: (*name).to_owned(), uid: uid.parse().ok()?, home: home.into() })

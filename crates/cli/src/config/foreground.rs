@@ -41,8 +41,7 @@ const FOR_ONE: [&str; 6] = [
 /// Something is wrong with the file, or with what it runs.
 pub(crate) fn foreground(options: &Run) -> Result<bool, Failure> {
     let Some(file) = named(options)? else { return Ok(false) };
-    let words: Vec<String> =
-        args::after_command().map(|word| word.to_string_lossy().into_owned()).collect();
+    let words: Vec<String> = args::after_command().collect();
     beside(&words, &[])?;
     let loaded = load(&file, options.file.env.as_deref(), &options.file.only)?;
     for warning in &loaded.warnings {
@@ -65,10 +64,15 @@ fn named(options: &Run) -> Result<Option<PathBuf>, Failure> {
         _ => return Ok(None),
     };
     if !file.exists() {
-        let message = format!("there is no configuration file {}", file.display());
-        return Err(Failure::tool(UNEXPECTED, message).hint("`phalanx init` writes one"));
+        return Err(missing(&file, UNEXPECTED));
     }
     Ok(Some(file))
+}
+
+/// A configuration file that is named, and not there.
+pub(crate) fn missing(file: &Path, code: u8) -> Failure {
+    let message = format!("there is no configuration file {}", file.display());
+    Failure::tool(code, message).hint("`phalanx init` writes one")
 }
 
 /// That a command line that names a file says nothing that is said in it.

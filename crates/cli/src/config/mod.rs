@@ -29,8 +29,9 @@ mod tests;
 
 pub(crate) use changes::{Plan, changes};
 pub(crate) use check::check;
-pub(crate) use foreground::{beside, foreground, more, tell_ready};
+pub(crate) use foreground::{beside, foreground, missing, more, tell_ready};
 pub(crate) use init::init;
+pub(crate) use values::absolute;
 pub(crate) use variables::{environment, is_secret};
 pub(crate) use verify::parsed;
 

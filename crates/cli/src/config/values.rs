@@ -136,7 +136,7 @@ fn placed(key: &Key, value: &str, directory: &Path) -> String {
 }
 
 /// A path as seen from a directory, without asking what is there: links stay links.
-pub(super) fn absolute(directory: &Path, path: impl AsRef<Path>) -> PathBuf {
+pub(crate) fn absolute(directory: &Path, path: impl AsRef<Path>) -> PathBuf {
     let mut whole = PathBuf::new();
     for part in directory.join(path).components() {
         match part {

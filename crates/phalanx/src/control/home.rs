@@ -169,9 +169,14 @@ impl Home {
                 spec.id = last.map_or(0, |last| last.saturating_add(1));
             }
         }
+        self.rewrite(&app, spec).map_err(failed())
+    }
+
+    /// What was wanted before is kept beside it.
+    fn rewrite(&self, app: &App, spec: &mut Spec) -> io::Result<()> {
         spec.logs.clone_from(&self.logs);
-        self.keep_earlier(&app);
-        spec.write(&app.intent, true).map_err(failed())
+        self.keep_earlier(app);
+        spec.write(&app.intent, true)
     }
 
     /// Changes what is wanted of an application, if anything is: whether it was.
@@ -189,9 +194,7 @@ impl Home {
         let mut spec = before.clone();
         deed(&mut spec);
         if spec != before {
-            spec.logs.clone_from(&self.logs);
-            self.keep_earlier(app);
-            spec.write(&app.intent, true).map_err(failed())?;
+            self.rewrite(app, &mut spec).map_err(failed())?;
         }
         Ok(true)
     }
