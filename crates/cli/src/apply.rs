@@ -152,7 +152,11 @@ fn roll(app: &App, word: &Word) -> Result<(), Failure> {
     done.map(drop).map_err(|why| match why {
         // What the new ones died of, they may have said nowhere else.
         Unanswered::Refused(refusal) => {
-            let message = format!("{}{}", refusal.message, start::said_last(&errors.last_lines()));
+            let message = format!(
+                "{}{}",
+                refusal.message,
+                start::said_last("its workers said last", &errors.last_lines())
+            );
             failed(app, Unanswered::Refused(Refusal { message, ..refusal }))
         }
         why => failed(app, why),

@@ -294,10 +294,11 @@ pub(crate) fn launch(home: &Home, mut spec: Spec, wait_for: Duration) -> Result<
     let before = app.intent();
     let (primary, workers) = (Mark::end(app.primary_log()), Mark::of_errors(&app));
     spec.stopped = false;
-    let mut child = match want_and_begin(home, &app, &mut spec, lock) {
+    // It is kept here, too, until all is well: of one that fails, nobody else finds half.
+    let mut child = match want_and_begin(home, &app, &mut spec, &lock) {
         Ok(child) => child,
         Err(failure) => {
-            let _ = undo(home, &app, before);
+            let _ = undo(home, &app, before, lock);
             return Err(failure);
         }
     };
@@ -305,16 +306,16 @@ pub(crate) fn launch(home: &Home, mut spec: Spec, wait_for: Duration) -> Result<
         End::Settled(about) => (Some(about), true),
         End::Unsettled(about) => (about, false),
         End::Failed(status) => {
-            let words = last_words(&primary, &workers);
-            undo(home, &app, before)?;
-            return Err(failure(&name, status, &words));
+            let failure = failure(&name, status, &primary, &workers);
+            undo(home, &app, before, lock)?;
+            return Err(failure);
         }
     };
     Ok(Started { name, about, settled })
 }
 
 /// Writes down what it is to be, and begins it.
-fn want_and_begin(home: &Home, app: &App, spec: &mut Spec, lock: Lock) -> Result<Child, Failure> {
+fn want_and_begin(home: &Home, app: &App, spec: &mut Spec, lock: &Lock) -> Result<Child, Failure> {
     home.want(spec)?;
     app.write_spec(spec)?;
     begin(app, spec, lock)
@@ -359,7 +360,7 @@ fn clean(app: &App) -> Result<(), Failure> {
 }
 
 /// The same program, as `run`, which reads what it is to be.
-fn begin(app: &App, spec: &Spec, lock: Lock) -> Result<Child, Failure> {
+fn begin(app: &App, spec: &Spec, lock: &Lock) -> Result<Child, Failure> {
     let this = std::env::current_exe().map_err(Failure::os("find this program"))?;
     let log = app.primary_log();
     let failed = || Failure::os(format!("write {}", log.display()));
@@ -368,7 +369,8 @@ fn begin(app: &App, spec: &Spec, lock: Lock) -> Result<Child, Failure> {
     let mut command = Command::new(&this);
     command.arg("run").arg("--app-dir").arg(&app.directory);
     command.env_clear().envs(&spec.env).env(MARK, &app.directory).current_dir(&spec.cwd);
-    command.stdin(lock.pass()).stdout(stdout).stderr(stderr);
+    let lock = lock.share().map_err(Failure::os("share the lock"))?;
+    command.stdin(lock).stdout(stdout).stderr(stderr);
     command.spawn().map_err(|error| match Path::new(&spec.cwd).is_dir() {
         true => Failure::os(format!("start {}", this.display()))(error),
         false => Failure::os(format!("start {} in {}", spec.name, spec.cwd))(error),
@@ -426,17 +428,6 @@ pub(crate) fn settle(app: &App, patience: Duration) -> Option<Description> {
     }
 }
 
-/// What was said since the start: by the primary of its end, and by its workers.
-fn last_words(primary: &Mark, workers: &Mark) -> (String, Vec<String>) {
-    let said = primary.text();
-    // Its failure is the last that it says.
-    let begins = said.rfind("\nphalanx: ").map(|at| at + 1);
-    let begins = begins.or_else(|| said.starts_with("phalanx: ").then_some(0));
-    let said = begins.and_then(|at| said.get(at..)).unwrap_or_default().to_owned();
-    // A program that ends while it starts may say why nowhere else.
-    (said, workers.last_lines())
-}
-
 /// A place in a log.
 pub(crate) struct Mark {
     log: PathBuf,
@@ -479,15 +470,20 @@ impl Mark {
 }
 
 /// For the end of a message.
-pub(crate) fn said_last(lines: &[String]) -> String {
+pub(crate) fn said_last(whose: &str, lines: &[String]) -> String {
     match lines {
         [] => String::new(),
-        lines => format!("\nits workers said last:\n  {}", lines.join("\n  ")),
+        lines => format!("\n{whose}:\n  {}", lines.join("\n  ")),
     }
 }
 
-fn failure(name: &str, status: ExitStatus, (said, lines): &(String, Vec<String>)) -> Failure {
+/// Why it failed: what its primary said of it last, and its workers, of whom some say why nowhere else.
+fn failure(name: &str, status: ExitStatus, primary: &Mark, workers: &Mark) -> Failure {
     let code = status.code().and_then(|code| u8::try_from(code).ok());
+    let log = primary.text();
+    let begins = log.rfind("\nphalanx: ").map(|at| at + 1);
+    let begins = begins.or_else(|| log.starts_with("phalanx: ").then_some(0));
+    let said = begins.and_then(|at| log.get(at..)).unwrap_or_default();
     let (message, hint) = match said.trim_end().split_once("\nhint: ") {
         Some((message, hint)) => (message, Some(hint)),
         None => (said.trim_end(), None),
@@ -495,9 +491,12 @@ fn failure(name: &str, status: ExitStatus, (said, lines): &(String, Vec<String>)
     let mut message = match message.strip_prefix("phalanx: ") {
         Some(message) => message.to_owned(),
         None if code == Some(0) => format!("{name}: it was stopped before it was ready"),
-        None => format!("{name}: its primary ended with {status}"),
+        None => {
+            let said = said_last("its log ends with", &primary.last_lines());
+            format!("{name}: its primary ended with {status}{said}")
+        }
     };
-    message.push_str(&said_last(lines));
+    message.push_str(&said_last("its workers said last", &workers.last_lines()));
     let failure = Failure::tool(code.filter(|code| *code != 0).unwrap_or(UNEXPECTED), message);
     match hint {
         Some(hint) => failure.hint(hint),
@@ -505,10 +504,8 @@ fn failure(name: &str, status: ExitStatus, (said, lines): &(String, Vec<String>)
     }
 }
 
-/// Nothing of one that failed is left but what its workers said, and what was wanted before. Somebody else may have started
-/// it again meanwhile: then it is theirs.
-fn undo(home: &Home, app: &App, before: Option<Spec>) -> Result<(), Failure> {
-    let Ok(Some(lock)) = Lock::take(app, LOCK) else { return Ok(()) };
+/// Nothing of one that failed is left but what its workers said, and what was wanted before.
+fn undo(home: &Home, app: &App, before: Option<Spec>, lock: Lock) -> Result<(), Failure> {
     if let Some(register) = Register::read(app) {
         let _ = register.end_leftovers(app);
     }

@@ -98,6 +98,10 @@ fn workers_are_told_and_signalled() {
     })
     .unwrap_or_else(|error| panic!("{error}: {}", fs::read_to_string(&log).unwrap()));
     tool.run(&["send", "app", "1", "--slot", "7"]).expect(1, &["no worker in slot 7"]);
+    // Nobody reads what a program is sent that does not know of it: that is said, and not "sent".
+    idlers(&tool, &[("deaf", "default")]);
+    tool.run(&["send", "deaf", "1"])
+        .expect(1, &["did not reach worker", "does not know the channel", "as Python's"]);
     tool.run(&["signal", "nonsense", "app"]).expect(2, &["`nonsense` is no signal", "kill(1)"]);
     for number in ["65", "64", "0"] {
         tool.run(&["signal", number, "app"]).expect(2, &["no signal"]);

@@ -461,9 +461,10 @@ fn a_busy_worker_does_not_hold_up_the_others() {
             }
         }
         assert!(others.iter().all(|reply| reply.pid() != busy), "{busy}: {others:?}");
-        // Node gives the busy worker one connection; under phalanx others take it over.
-        let most = usize::from(example.primary == Primary::Node);
-        assert!(held_up <= most, "{held_up} held up\n{}", example.cluster.process.output());
+        // Node gives the busy worker one connection or more; under phalanx others take them over.
+        if example.primary != Primary::Node {
+            assert_eq!(held_up, 0, "{}", example.cluster.process.output());
+        }
         let was_busy = receive(stream).expect("an answer in the end");
         assert_eq!(was_busy.pid(), busy);
         vec![was_busy, others.remove(0)]

@@ -77,7 +77,7 @@ impl Event {
 }
 
 /// Of an application that is being stopped or started just then.
-const PASSING: [&str; 9] = [
+const PASSING: [&str; 10] = [
     "does not run",
     "does not listen",
     "the cluster is stopping",
@@ -86,6 +86,8 @@ const PASSING: [&str; 9] = [
     "it ended meanwhile",
     "it was stopped before it was ready",
     "there is no worker",
+    // Its process has just ended, and is signalled.
+    "No such process",
     "is just being started",
 ];
 /// Of two who want the same at the same time.

@@ -163,6 +163,13 @@ impl Cluster {
         }
     }
 
+    /// Whoever wishes to replace what serves has seen that it does, however short that was.
+    pub(super) fn note_seen(&mut self) {
+        if !self.ever_ready && self.anyone_ready() {
+            (self.ever_ready, self.settled_until) = (true, None);
+        }
+    }
+
     /// A worker ended in a way that is not to be followed by another. `false`: its slot is served by somebody else.
     pub(super) fn stopped_itself(
         &mut self,

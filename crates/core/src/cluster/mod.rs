@@ -261,8 +261,14 @@ impl Cluster {
             }
             Event::Scale { workers } => self.scale(workers),
             Event::CanGoBack(can) => self.can_go_back = can,
-            Event::Reload => self.begin_reload(now),
-            Event::Restart => self.begin_restart(now),
+            Event::Reload => {
+                self.note_seen();
+                self.begin_reload(now);
+            }
+            Event::Restart => {
+                self.note_seen();
+                self.begin_restart(now);
+            }
             Event::Stop => self.stop(now),
             Event::StopNow => {
                 self.stop(now);

@@ -137,13 +137,14 @@ impl App {
     /// # Errors
     /// Something cannot be removed, or is somebody else's.
     pub fn remove(&self, lock: Lock) -> io::Result<()> {
+        self.remove_drafts();
+        // Last: as soon as it is gone, what is there is somebody else's.
         for file in FILES.into_iter().chain([lock::FILE]) {
             match fs::remove_file(self.directory.join(file)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
         }
-        self.remove_drafts();
         let gone = fs::remove_dir(&self.directory);
         drop(lock);
         match gone {

@@ -76,10 +76,12 @@ impl Lock {
         flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
     }
 
-    /// Hands it to a process that is started, as its standard input.
-    #[must_use]
-    pub fn pass(self) -> Stdio {
-        self.0.into()
+    /// For the standard input of a process that is started: from then on it is held by both.
+    ///
+    /// # Errors
+    /// There are too many descriptors.
+    pub fn share(&self) -> io::Result<Stdio> {
+        self.0.try_clone().map(Stdio::from)
     }
 
     /// Takes it over from the process that started this one, or takes it; it is the standard input, an empty file, from

@@ -185,9 +185,15 @@ impl Server {
 
     async fn send(&self, message: Value, slot: Option<u32>) -> Result<Value, Refusal> {
         let workers = self.meant(slot)?;
+        let status = self.primary.status().await?;
+        let serves = |id| status.workers.iter().any(|w| w.id == id && is_ready(w));
         let mut failed = None;
         let mut told = 0;
         for worker in &workers {
+            if !worker.is_online() && serves(worker.id()) {
+                failed = Some((worker.id().0, "it does not know the channel".to_owned()));
+                continue;
+            }
             // One that does not read keeps nobody waiting for ever.
             match tokio::time::timeout(IDLE, worker.send(&message)).await {
                 Ok(Ok(())) => told += 1,
@@ -293,7 +299,6 @@ impl Server {
             address: address.to_string(),
             policy: policy.to_string(),
         });
-        let serves = |worker: &&WorkerStatus| worker.state == WorkerState::Listening;
         Description {
             name: self.app.name.clone(),
             state: "running".into(),
@@ -305,7 +310,7 @@ impl Server {
             policy: self.policy.to_string(),
             ports: ports.collect(),
             wanted: status.wanted,
-            ready: status.workers.iter().filter(serves).count(),
+            ready: status.workers.iter().filter(|worker| is_ready(worker)).count(),
             workers,
             waiting: waiting.collect(),
             reload: self.facts.reload(),
@@ -321,6 +326,10 @@ impl Server {
             ..self.about.clone()
         }
     }
+}
+
+fn is_ready(worker: &WorkerStatus) -> bool {
+    worker.state == WorkerState::Listening
 }
 
 /// What a reload came to, when the last worker that left for it is gone.

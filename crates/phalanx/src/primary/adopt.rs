@@ -162,6 +162,7 @@ impl Shell {
                 child,
                 channel: sender.clone(),
                 connected: AtomicBool::new(left.connected),
+                online: AtomicBool::new(left.online),
                 ear: Ear::default(),
                 exit: watch::Sender::new(None),
                 exited_after_disconnect: AtomicU8::new(left.has_left),
@@ -185,7 +186,6 @@ impl Shell {
             listener
         });
         let mut record = Record::new(now, handle.clone(), sender, left.knows, left.intercept);
-        record.online = left.online;
         record.leaving = left.leaving;
         record.open = left.open;
         record.answers_as = left.answers_as;

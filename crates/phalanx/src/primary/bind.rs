@@ -24,7 +24,7 @@ impl Shell {
         self.hear_shut();
         let Some(record) = self.workers.get(&worker) else { return };
         // A program on the crate asks on its channel for what it wants to share.
-        let asks_otherwise = record.knows != Knows::Channel && record.online;
+        let asks_otherwise = record.knows != Knows::Channel && record.is_online();
         // What a process that is gone has left behind is nobody's worker.
         let gone = record.exit.is_some() || record.handle.inner.child.has_ended();
         if gone || asks_otherwise {

@@ -222,7 +222,7 @@ impl Shell {
             slot: inner.slot,
             pid: record.handle.pid(),
             started: Time::new(inner.started.saturating_duration_since(self.start)),
-            online: record.online,
+            online: record.is_online(),
             leaving: record.leaving,
             drains: record.drain.is_some(),
             open: record.open,

@@ -67,6 +67,7 @@ impl Shell {
                     child: spawned.child,
                     channel: sender.clone(),
                     connected: AtomicBool::new(true),
+                    online: AtomicBool::new(false),
                     ear: Ear::default(),
                     exit: watch::Sender::new(None),
                     exited_after_disconnect: AtomicU8::new(0),

@@ -35,6 +35,8 @@ pub(super) struct Inner {
     pub(super) child: Child,
     pub(super) channel: Sender,
     pub(super) connected: AtomicBool,
+    /// It said so.
+    pub(super) online: AtomicBool,
     pub(super) ear: Ear,
     pub(super) exit: watch::Sender<Option<Exit>>,
     pub(super) exited_after_disconnect: AtomicU8,
@@ -122,6 +124,13 @@ impl WorkerHandle {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.inner.connected.load(Ordering::Relaxed)
+    }
+
+    /// Whether it said that it is online: it knows the channel. A program in any language that does not know it
+    /// never says so, may be ready all the same, and reads no message.
+    #[must_use]
+    pub fn is_online(&self) -> bool {
+        self.inner.online.load(Ordering::Relaxed)
     }
 
     /// Whether its process ended.

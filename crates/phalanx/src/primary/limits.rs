@@ -61,7 +61,7 @@ impl Shell {
     pub(super) fn ask_counts(&self) {
         let limits = self.upkeep.judge.limits();
         if limits.connections.is_some() || self.follows_lag() {
-            for record in self.workers.values().filter(|r| r.online && !r.leaving) {
+            for record in self.workers.values().filter(|r| r.is_online() && !r.leaving) {
                 record.channel.push(&Frame::Note(Note::Count));
             }
         }

@@ -168,7 +168,8 @@ impl Shell {
             let judged = self.is_judged(worker);
             let Some(record) = self.workers.get_mut(&worker) else { continue };
             // One that stands at a breakpoint of its inspector answers nothing.
-            let answers = record.online && !record.closed && record.handle.inspector().is_none();
+            let answers =
+                record.is_online() && !record.closed && record.handle.inspector().is_none();
             if !(judged && answers) {
                 record.life.heart.pardon();
                 continue;

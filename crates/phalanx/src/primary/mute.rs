@@ -93,7 +93,7 @@ impl Shell {
             false => !self.ports.is_empty(),
         };
         let is_another = record.program.as_ref().is_some_and(|program| program.is_another());
-        let runs = record.is_mute() || record.online && is_another;
+        let runs = record.is_mute() || record.is_online() && is_another;
         if self.options.spec.ready != ReadyWhen::Listening || any_port || !runs {
             return false;
         }

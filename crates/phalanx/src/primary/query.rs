@@ -21,6 +21,7 @@ use phalanx_core::worker::WorkerId;
 use rustix::fd::OwnedFd;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Ports that one worker may have at a time; more is taken for an attack on the primary's memory.
@@ -67,8 +68,9 @@ impl Shell {
         match act {
             Act::Online => {
                 self.came_up(now, CoreEvent::Online { worker }, worker);
-                if let Some(record) = self.workers.get_mut(&worker).filter(|r| !r.online) {
-                    record.online = true;
+                if let Some(record) = self.workers.get(&worker)
+                    && !record.handle.inner.online.swap(true, Ordering::Relaxed)
+                {
                     self.audience.tell(&Event::Online(record.handle.clone()));
                 }
             }

@@ -141,8 +141,6 @@ pub(super) enum Runtime {
 pub(super) struct Record {
     pub(super) handle: WorkerHandle,
     pub(super) channel: Sender,
-    /// It said so.
-    pub(super) online: bool,
     /// Queries of its that failed.
     pub(super) failures: u32,
     /// It gets nothing new.
@@ -217,7 +215,6 @@ impl Record {
         Self {
             handle,
             channel,
-            online: false,
             failures: 0,
             leaving: false,
             pinged: false,
@@ -254,9 +251,14 @@ impl Record {
         }
     }
 
+    /// It said that it is online.
+    pub(super) fn is_online(&self) -> bool {
+        self.handle.is_online()
+    }
+
     /// It may know nothing of its primary, and has not said that it does.
     pub(super) fn is_mute(&self) -> bool {
-        self.knows != Knows::Channel && !self.online
+        self.knows != Knows::Channel && !self.is_online()
     }
 
     /// What it is. Bun shows in the way it writes.

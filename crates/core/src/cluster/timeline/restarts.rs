@@ -271,3 +271,34 @@ fn ends_in_words() {
         "worker 7 in slot 2 is gone (reload): code 1"
     );
 }
+
+/// Whoever asks for a restart has seen the program serve: what comes then is a crash loop, and no start that failed.
+#[test]
+fn a_restart_of_one_that_was_just_ready_ends_no_cluster() {
+    story(
+        rules(1),
+        "
+        t=0      fork 0#1
+        t=10     ready 0#1
+        t=20     restart
+                 restart of 1
+                 tell 0#1
+        t=30     exit 0#1 code 0
+                 gone 0#1 (restart)
+                 fork 0#2
+        t=40     exit 0#2 code 1
+                 fork 0#3
+        t=50     exit 0#3 code 1
+                 slot 0 waits 100ms, 2 crashes
+        t=150    fork 0#4
+        t=160    exit 0#4 code 1
+                 slot 0 waits 200ms, 3 crashes
+        t=360    fork 0#5
+        t=370    exit 0#5 code 1
+                 CRASH LOOP in slot 0, 4 crashes, again every 5s
+        t=5370   fork 0#6
+        t=5400   ready 0#6
+                 restarted in 5.38s
+        ",
+    );
+}
