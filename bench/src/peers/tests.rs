@@ -16,7 +16,8 @@ fn built() -> &'static Programs {
         // The test is in `deps`, below the programs.
         let place = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().to_owned();
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--locked", "-p", "phalanx-cli", "-p", "bench-app"]);
+        // All of the workspace, as its tests are built, so that nothing is built again with other features.
+        cargo.args(["build", "--quiet", "--locked", "--workspace", "--bins", "--examples"]);
         if place.ends_with("release") {
             cargo.arg("--release");
         }

@@ -292,7 +292,9 @@ pub(crate) fn id(apps: &[String]) -> Result<(), Failure> {
 pub(crate) fn reset(apps: &[String]) -> Result<(), Failure> {
     each(apps, |app| {
         running(app)?;
-        ask_within(app, &Word::Reset, ANSWER).map(drop).map_err(|why| failed(app, why))
+        ask_within(app, &Word::Reset, ANSWER).map_err(|why| failed(app, why))?;
+        show::say(&format!("{}: restarts are counted from 0 again", app.name));
+        Ok(())
     })
 }
 

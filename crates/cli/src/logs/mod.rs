@@ -47,12 +47,12 @@ pub(crate) fn flush(apps: &[String]) -> Result<(), Failure> {
     let home = Home::find()?;
     for app in show::applications(&home, apps)? {
         // Its primary does it between two lines, and with it begins a new index.
-        if tell(&app, "flush") {
-            continue;
+        if !tell(&app, "flush") {
+            for path in places(&app).0.paths() {
+                sink::flush(&path).map_err(Failure::os(format!("empty {}", path.display())))?;
+            }
         }
-        for path in places(&app).0.paths() {
-            sink::flush(&path).map_err(Failure::os(format!("empty {}", path.display())))?;
-        }
+        crate::show::say(&format!("{}: its logs are emptied", app.name));
     }
     Ok(())
 }

@@ -211,9 +211,12 @@ pub(crate) fn replaced(told: &Value) -> String {
         Some(n) => text.push_str(&format!(", {n} connections were cut")),
         None => {}
     }
-    match number(receipt, "still") {
-        Some(0) | None => {}
-        Some(n) => text.push_str(&format!(", {n} still drain")),
+    for (key, what) in
+        [("killed", "had to be killed, and what they had was cut"), ("still", "still drain")]
+    {
+        if let Some(n @ 1..) = number(receipt, key) {
+            text.push_str(&format!(", {n} {what}"));
+        }
     }
     text
 }

@@ -229,9 +229,8 @@ impl Server {
         // The new version serves; the old workers may have something to finish.
         let receipt = tokio::time::timeout(RECEIPT, receipt(events, reloaded.generation)).await;
         let receipt = receipt.ok().flatten();
-        match &receipt {
-            Some(receipt) => progress.say(receipt.to_string()),
-            None => progress.say("old workers still finish what they have: `describe` tells"),
+        if receipt.is_none() {
+            progress.say("old workers still finish what they have: `describe` tells");
         }
         Ok(json!({
             "replaced": reloaded.replaced,
