@@ -87,7 +87,7 @@ pub(crate) const fn only_does(command: &Command) -> bool {
 pub(crate) fn command(command: &Pm2) -> Result<(), Failure> {
     match command {
         Pm2::Monit(_) => as_if(&["list", "--watch"]),
-        Pm2::Jlist(_) => as_if(&["list", "--json"]),
+        Pm2::Jlist(_) => crate::jlist::jlist(),
         Pm2::Kill(_) => kill(),
         Pm2::StartOrRestart(options) => start_or("restart", options),
         Pm2::StartOrReload(options) => start_or("reload", options),

@@ -13,6 +13,7 @@ mod failure;
 mod habits;
 mod home;
 mod intent;
+mod jlist;
 mod list;
 mod log;
 mod logs;

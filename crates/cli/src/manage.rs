@@ -9,7 +9,6 @@ use crate::ui::progress::Progress;
 use crate::{apply, config, intent, show, signals, start, targets};
 use phalanx::control::Register;
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -249,11 +248,10 @@ pub(crate) fn env(options: &args::Environment) -> Result<(), Failure> {
             format!("{} runs in somebody's foreground, with that one's environment", app.name);
         return Err(Failure::tool(UNEXPECTED, message));
     }
-    let shown = |(name, value): (String, String)| {
-        let hidden = !options.secrets && config::is_secret(&name);
-        (name, if hidden { HIDDEN.to_owned() } else { value })
+    let env = match options.secrets {
+        true => spec.env,
+        false => config::without_secrets(spec.env, HIDDEN),
     };
-    let env: BTreeMap<String, String> = spec.env.into_iter().map(shown).collect();
     if options.json {
         show::print(&format!("{:#}\n", serde_json::json!(env)));
         return Ok(());

@@ -160,6 +160,9 @@ fn commands_that_are_called_otherwise() {
     for list in ["jlist", "prettylist"] {
         let all: serde_json::Value = serde_json::from_str(&tool.run(&[list]).stdout).unwrap();
         assert_eq!(all[0]["name"], "app", "{all:#}");
+        assert_eq!(all[0]["pm2_env"]["status"], "online", "{all:#}");
+        let pid = all[0]["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+        assert_eq!(pid.into_iter().collect::<Vec<_>>(), before, "{all:#}");
     }
     tool.run(&["startOrReload", "app"]).expect(0, &["reload 1 is done"]);
     tool.run(&["gracefulReload", "app"]).expect(0, &["reload 2 is done"]);

@@ -9,7 +9,7 @@ pub(crate) enum Pm2 {
     /// `list --watch`
     #[command(hide = true, aliases = ["dashboard", "dash", "imonit"])]
     Monit(Words),
-    /// `list --json`
+    /// `list --json`, with pm2's keys
     #[command(hide = true, alias = "prettylist")]
     Jlist(Words),
     /// `stop all`

@@ -32,7 +32,7 @@ pub(crate) use check::check;
 pub(crate) use foreground::{beside, foreground, missing, more, tell_ready};
 pub(crate) use init::init;
 pub(crate) use values::absolute;
-pub(crate) use variables::{environment, is_secret};
+pub(crate) use variables::{environment, without_secrets};
 pub(crate) use verify::parsed;
 
 use crate::failure::{Failure, USAGE};

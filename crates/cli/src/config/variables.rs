@@ -75,7 +75,7 @@ const WORDS: [&str; 11] =
     ["KEY", "KEYS", "PASS", "PWD", "PW", "AUTH", "DSN", "PRIVATE", "COOKIE", "SALT", "JWT"];
 
 /// Whether a variable's name says that its value is a secret.
-pub(crate) fn is_secret(name: &str) -> bool {
+fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
     // The shell's directories.
     if matches!(name.as_str(), "PWD" | "OLDPWD" | "SSH_AUTH_SOCK") {
@@ -91,6 +91,18 @@ pub(super) fn hides(name: &str, value: &str) -> bool {
         rest.split(['/', '?', '#']).next().and_then(|place| place.rsplit_once('@'))
     });
     is_secret(name) || user.is_some_and(|(user, _)| user.contains(':'))
+}
+
+/// Variables as they may be shown: this stands in place of secrets.
+pub(crate) fn without_secrets(
+    variables: BTreeMap<String, String>,
+    hidden: &str,
+) -> BTreeMap<String, String> {
+    let shown = |(name, value): (String, String)| {
+        let value = if hides(&name, &value) { hidden.to_owned() } else { value };
+        (name, value)
+    };
+    variables.into_iter().map(shown).collect()
 }
 
 /// A name that a variable can have.

@@ -4,7 +4,7 @@ use crate::control::Description;
 use std::time::Duration;
 
 /// Crashes in a row that are a loop, as `--max-restarts` has it by itself.
-const LOOP: u32 = 6;
+pub(crate) const LOOP: u32 = 6;
 
 /// What an application does, in a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
