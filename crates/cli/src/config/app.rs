@@ -29,6 +29,8 @@ pub(super) struct Found {
     /// Also of what cannot be one.
     pub(super) name: Option<String>,
     pub(super) after: Vec<String>,
+    /// Of the environments that are not chosen.
+    pub(super) after_in: Vec<(String, Vec<String>)>,
     /// Its options.
     given: Vec<String>,
     pub(super) environments: BTreeSet<String>,
@@ -54,7 +56,11 @@ pub(super) fn read(
     // They have to be right whichever is chosen.
     for name in others {
         let other = Context { environment: Some(&name), ..*context };
-        for problem in read_in(entries, place, named, &other, Some(&found.given)).problems {
+        let there = read_in(entries, place, named, &other, Some(&found.given));
+        if there.after != found.after {
+            found.after_in.push((name.clone(), there.after));
+        }
+        for problem in there.problems {
             let is_known = |known: &Problem| {
                 (known.line, &known.key, &known.words)
                     == (problem.line, &problem.key, &problem.words)

@@ -3,7 +3,7 @@
 use super::document::{self, Examined, absolute_file, select};
 use super::problem::Problem;
 use super::variables::{environment as environment_of, hides, is_passed};
-use super::{AppConfig, Plan, changes, default_file, missing, parsed, schema};
+use super::{AppConfig, Plan, changes, default_file, is_config, missing, parsed, schema};
 use crate::args::Check;
 use crate::failure::{Failure, UNEXPECTED, USAGE};
 use crate::home::{Home, Lock};
@@ -29,7 +29,7 @@ pub(crate) fn check(options: &Check) -> Result<(), Failure> {
         Some(file) => file.clone(),
         None => default_file(Path::new("")).ok_or_else(none_here)?,
     };
-    if !file.exists() {
+    if is_config(&file) && !file.exists() {
         return Err(missing(&file, USAGE));
     }
     let mut done = document::examine(&file, options.env.as_deref());

@@ -3,10 +3,10 @@
 use super::app::{self, Context};
 use super::keys::{Keys, dashed};
 use super::layers::is_aside;
-use super::order::order;
+use super::order::{order, unknown};
 use super::problem::Problem;
 use super::tree::{Entries, Item, Node};
-use super::{AppConfig, Loaded, parse, pm2};
+use super::{AppConfig, Loaded, Warnings, parse, pm2};
 use crate::ui::words::nearest;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ impl Examined {
             file: absolute_file(file),
             environment: environment.map(str::to_owned),
             apps: self.apps,
-            warnings: self.warnings,
+            warnings: Warnings(self.warnings),
         }
     }
 
@@ -93,6 +93,7 @@ pub(super) fn examine_item(item: &Item, file: &Path, environment: Option<&str>) 
         drafts.push(Draft {
             name: found.name,
             after: found.after,
+            after_in: found.after_in,
             app: found.app,
             line: part.line,
         });
@@ -117,6 +118,8 @@ pub(super) fn examine_item(item: &Item, file: &Path, environment: Option<&str>) 
 struct Draft {
     name: Option<String>,
     after: Vec<String>,
+    /// In environments that are not chosen.
+    after_in: Vec<(String, Vec<String>)>,
     app: Option<AppConfig>,
     line: Option<usize>,
 }
@@ -128,6 +131,9 @@ fn in_order(drafts: Vec<Draft>, done: &mut Examined) {
     let is_complete = named.len() == drafts.len();
     let after: Vec<(&str, &[String])> =
         named.iter().map(|(name, draft)| (*name, draft.after.as_slice())).collect();
+    if is_complete {
+        done.problems.extend(elsewhere(&named));
+    }
     match order(&after, is_complete) {
         Ok(order) if done.problems.is_empty() => {
             let app = |at: &usize| named.get(*at)?.1.app.clone();
@@ -143,6 +149,26 @@ fn in_order(drafts: Vec<Draft>, done: &mut Examined) {
         })),
     }
     done.apps = drafts.into_iter().filter_map(|draft| draft.app).collect();
+}
+
+/// Names that nobody has, in environments that are not chosen.
+fn elsewhere(named: &[(&str, &Draft)]) -> Vec<Problem> {
+    let known: Vec<&str> = named.iter().map(|(name, _)| *name).collect();
+    let mut problems = Vec::new();
+    for (name, draft) in named {
+        for (environment, after) in &draft.after_in {
+            // What holds in all environments is told by itself.
+            let is_unknown =
+                |other: &&String| !known.contains(&other.as_str()) && !draft.after.contains(other);
+            problems.extend(after.iter().filter(is_unknown).map(|other| Problem {
+                line: draft.line,
+                place: Some(format!("{name}, environment {environment}")),
+                key: Some("after".into()),
+                words: unknown(other, &known),
+            }));
+        }
+    }
+    problems
 }
 
 /// Only those of these names.

@@ -66,7 +66,21 @@ pub(crate) struct Loaded {
     pub(crate) environment: Option<String>,
     /// In start order: after those that they name, else as in the file.
     pub(crate) apps: Vec<AppConfig>,
-    pub(crate) warnings: Vec<String>,
+    pub(crate) warnings: Warnings,
+}
+
+/// What is odd about a file. Whoever goes over it says it: what was said already is not there.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Warnings(Vec<String>);
+
+impl<'a> IntoIterator for &'a Warnings {
+    type Item = &'a String;
+    type IntoIter = std::vec::IntoIter<&'a String>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        let news: Vec<&String> = self.0.iter().filter(|words| is_news(words)).collect();
+        news.into_iter()
+    }
 }
 
 /// Whether this is a configuration file, by its name.
@@ -114,7 +128,6 @@ pub(crate) fn load(
     }
     document::select(&mut done, only)
         .map_err(|why| Failure::tool(USAGE, format!("{}: {why}", file.display())))?;
-    done.warnings.retain(|words| is_news(words));
     Ok(done.loaded(file, environment))
 }
 

@@ -9,6 +9,7 @@ pub(super) fn order(
     is_complete: bool,
 ) -> Result<Vec<usize>, Vec<(usize, String)>> {
     let position = |name: &str| apps.iter().position(|(known, _)| *known == name);
+    let names: Vec<&str> = apps.iter().map(|(name, _)| *name).collect();
     let mut wrong = Vec::new();
     let mut needs: Vec<Vec<usize>> = Vec::new();
     for (at, (_, after)) in apps.iter().enumerate() {
@@ -16,7 +17,7 @@ pub(super) fn order(
         for name in *after {
             match position(name) {
                 Some(other) => found.push(other),
-                None if is_complete => wrong.push((at, unknown(name, apps))),
+                None if is_complete => wrong.push((at, unknown(name, &names))),
                 None => {}
             }
         }
@@ -45,8 +46,8 @@ pub(super) fn order(
     if wrong.is_empty() { Ok(done) } else { Err(wrong) }
 }
 
-fn unknown(name: &str, apps: &[(&str, &[String])]) -> String {
-    let known: Vec<&str> = apps.iter().map(|(name, _)| *name).collect();
+/// Of a name that nobody has.
+pub(super) fn unknown(name: &str, known: &[&str]) -> String {
     let like = crate::ui::words::nearest(name, known.iter().copied());
     let like = like.map(|like| format!("; did you mean {like}?")).unwrap_or_default();
     let name = name.escape_debug();

@@ -96,7 +96,7 @@ fn words(error: &Error, key: Option<&Key>) -> String {
 fn expected(source: &(dyn std::error::Error + 'static), key: Option<&Key>) -> String {
     let text = source.to_string();
     if source.is::<ParseIntError>() {
-        return "expected a whole number".into();
+        return "expected a whole number, not below 0".into();
     }
     // As clap tells a range.
     if let Some((_, range)) = text.split_once(" is not in ")

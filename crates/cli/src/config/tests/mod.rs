@@ -2,8 +2,10 @@
 
 mod documents;
 mod garbage;
+mod whole;
 mod written;
 
+use super::AppConfig;
 use super::document::{Examined, examine_item};
 use super::parse::{Format, parse};
 use super::problem::Problem;
@@ -30,4 +32,15 @@ fn told(text: &str, file: &str) -> String {
     let done = examined(text, file, None);
     let lines = done.problems.iter().map(|problem| problem.in_file(name));
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The first application of a file in which nothing is wrong.
+fn one(text: &str, file: &str, environment: Option<&str>) -> AppConfig {
+    let done = examined(text, file, environment);
+    assert!(done.problems.is_empty(), "{text}: {:?}", done.problems);
+    done.apps.into_iter().next().unwrap_or_else(|| panic!("no application: {text}"))
+}
+
+fn line(app: &AppConfig) -> String {
+    app.argv.join(" ")
 }
