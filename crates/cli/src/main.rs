@@ -33,7 +33,6 @@ mod ui;
 mod watch;
 
 use args::{Arguments, Command};
-use clap::Parser;
 use failure::Failure;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -48,7 +47,8 @@ fn main() -> ExitCode {
     }
     apply::go_on();
     // A usage error has clap's exit code, 2.
-    let Arguments { command, manner } = Arguments::parse_from(habits::as_called());
+    let Arguments { command, manner } =
+        Arguments::read(&habits::as_called()).unwrap_or_else(|error| error.exit());
     if manner.no_color {
         log::without_colours();
     }
