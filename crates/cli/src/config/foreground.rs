@@ -63,7 +63,7 @@ fn named(options: &Run) -> Result<Option<PathBuf>, Failure> {
         _ => return Ok(None),
     };
     if !file.exists() {
-        return Err(missing(&file, UNEXPECTED));
+        return Err(missing(&file, USAGE));
     }
     Ok(Some(file))
 }

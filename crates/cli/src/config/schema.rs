@@ -23,6 +23,7 @@ fn schema() -> Value {
             {
                 "type": "object",
                 "required": ["apps"],
+                "patternProperties": { "^(x-|\\.)": {} },
                 "properties": {
                     "$schema": { "type": "string" },
                     "apps": { "description": "The applications", "oneOf": [list, by_name] }
