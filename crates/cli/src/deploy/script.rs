@@ -87,10 +87,11 @@ fn place(path: &str) -> String {
 /// What all scripts begin with.
 fn head(deployment: &Deployment) -> String {
     let path = deployment.path.as_deref().unwrap_or_default();
-    let mut text = format!("set -eu\npath={}\n{FUNCTIONS}", place(path));
+    let mut text = "set -eu\n".to_owned();
     for (name, value) in &deployment.env {
         text.push_str(&format!("export {name}={}\n", word(value)));
     }
+    text.push_str(&format!("deploy_path={}\n{FUNCTIONS}", place(path)));
     text
 }
 
@@ -99,7 +100,7 @@ const FUNCTIONS: &str = r#"fail() {
     exit 1
 }
 enter() {
-    cd "$path/$1" 2>/dev/null || fail "$path/$1 is not there: setup comes first"
+    cd "$deploy_path/$1" 2>/dev/null || fail "$deploy_path/$1 is not there: setup comes first"
     # By that name, and not where the link leads: what is started here follows it at each reload.
     export PWD
 }
@@ -112,14 +113,14 @@ commit_of() {
     fi
 }
 link() {
-    if [ -e "$path/current" ] && [ ! -L "$path/current" ]; then
-        fail "$path/current is there and no link: move it away"
+    if [ -e "$deploy_path/current" ] && [ ! -L "$deploy_path/current" ]; then
+        fail "$deploy_path/current is there and no link: move it away"
     fi
-    ln -sfn source "$path/current"
+    ln -sfn source "$deploy_path/current"
 }
 count() {
-    if [ -f "$path/.deploys" ]; then
-        wc -l <"$path/.deploys"
+    if [ -f "$deploy_path/.deploys" ]; then
+        wc -l <"$deploy_path/.deploys"
     else
         echo 0
     fi
@@ -128,7 +129,7 @@ count() {
 before() {
     count=$(count)
     [ "$count" -gt "$1" ] || fail "there are not so many deployments before this one: list shows them"
-    sed -n "$((count - $1))p" "$path/.deploys"
+    sed -n "$((count - $1))p" "$deploy_path/.deploys"
 }
 about() {
     git --no-pager log -1 --no-color --date=short --format='%h  %cd  %s' "$1" --
@@ -137,8 +138,8 @@ about() {
 bring() {
     link
     git reset --quiet --hard "$1"
-    if [ "$(tail -n 1 "$path/.deploys" 2>/dev/null || true)" != "$1" ]; then
-        printf '%s\n' "$1" >>"$path/.deploys"
+    if [ "$(tail -n 1 "$deploy_path/.deploys" 2>/dev/null || true)" != "$1" ]; then
+        printf '%s\n' "$1" >>"$deploy_path/.deploys"
     fi
     about "$1"
 }
@@ -175,15 +176,15 @@ fn setup(repo: &str, reference: &str) -> String {
     format!("repo={}\nref={}\n{SETUP}", word(repo), word(reference))
 }
 
-const SETUP: &str = r#"mkdir -p "$path/shared/logs" "$path/shared/pids"
-if [ ! -e "$path/source" ]; then
-    git clone --quiet -- "$repo" "$path/source"
+const SETUP: &str = r#"mkdir -p "$deploy_path/shared/logs" "$deploy_path/shared/pids"
+if [ ! -e "$deploy_path/source" ]; then
+    git clone --quiet -- "$repo" "$deploy_path/source"
 fi
-cd "$path/source"
-origin=$(git config --get remote.origin.url) || fail "$path/source is there, and no clone: move it away"
+cd "$deploy_path/source"
+origin=$(git config --get remote.origin.url) || fail "$deploy_path/source is there, and no clone: move it away"
 case $repo in
     # What is relative was made absolute by git.
-    /* | *:*) [ "${origin%/}" = "${repo%/}" ] || fail "$path/source is a clone of $origin: move it away" ;;
+    /* | *:*) [ "${origin%/}" = "${repo%/}" ] || fail "$deploy_path/source is a clone of $origin: move it away" ;;
 esac
 if [ "$(count)" -eq 0 ]; then
     git fetch --quiet --prune --tags --force origin
@@ -208,7 +209,7 @@ bring "$commit"
 const LIST: &str = r#"enter source
 [ "$(count)" -gt 0 ] || fail "nothing was deployed yet"
 n=0
-sed '1!G;h;$!d' "$path/.deploys" | while read -r commit; do
+sed '1!G;h;$!d' "$deploy_path/.deploys" | while read -r commit; do
     printf '%3d  %s\n' "$n" "$(about "$commit" 2>/dev/null || printf '%s  is not there any more' "$commit")"
     n=$((n + 1))
 done
