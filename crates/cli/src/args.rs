@@ -19,8 +19,8 @@ pub(crate) use tool::{
     Unstartup, Why,
 };
 
-pub(crate) use deploy::Deploy;
 use clap::{Arg, Args, Parser, Subcommand};
+pub(crate) use deploy::Deploy;
 pub(crate) use habits::Compat;
 pub(crate) use limits::LimitArgs;
 use liveness::Liveness;

@@ -9,6 +9,7 @@ use crate::args::Deploy;
 use crate::config::{self, Deployment};
 use crate::failure::{Failure, UNEXPECTED, USAGE};
 use crate::show;
+use crate::ui::words::count;
 use script::{Step, Task};
 use ssh::{End, Interrupts};
 use std::io;
@@ -18,9 +19,8 @@ use std::process::Stdio;
 use tokio::process::Command;
 
 /// The words that are no ref.
-const COMMANDS: [&str; 10] = [
-    "setup", "update", "revert", "current", "curr", "previous", "prev", "list", "exec", "run",
-];
+const COMMANDS: [&str; 10] =
+    ["setup", "update", "revert", "current", "curr", "previous", "prev", "list", "exec", "run"];
 
 pub(crate) fn deploy(options: &Deploy) -> Result<(), Failure> {
     let (file, name, words) = split(&options.words)?;
@@ -92,7 +92,8 @@ fn task(words: &[String], command: &[String]) -> Result<Task, Failure> {
             reference(name)?
         }
         (first, _) => {
-            let message = format!("that is too much, or not enough, for `{}`", first.escape_debug());
+            let message =
+                format!("that is too much, or not enough, for `{}`", first.escape_debug());
             return Err(Failure::tool(USAGE, message).hint(
                 "setup, update, revert [N], current, previous, list, exec 'COMMAND', ref REF",
             ));
@@ -156,8 +157,8 @@ async fn pushed(directory: &Path) -> Result<(), Failure> {
     let refused = |message: String| Err(Failure::tool(UNEXPECTED, message).hint(hint));
     let changed = git(directory, &["status", "--porcelain", "--untracked-files=no"]).await;
     if let Some(changed) = changed.filter(|text| !text.trim().is_empty()) {
-        let files = changed.lines().count();
-        return refused(format!("there are changes here that are not committed, in {}", files_(files)));
+        let files = count(changed.lines().count(), "file", "files");
+        return refused(format!("there are changes here that are not committed, in {files}"));
     }
     // A branch that follows none has nothing to be compared with.
     let ahead = git(directory, &["rev-list", "--count", "@{upstream}..HEAD"]).await;
@@ -166,10 +167,6 @@ async fn pushed(directory: &Path) -> Result<(), Failure> {
         Some("1") => refused("a commit here is not pushed".to_owned()),
         Some(n) => refused(format!("{n} commits here are not pushed")),
     }
-}
-
-fn files_(n: usize) -> String {
-    crate::ui::words::count(n, "file", "files")
 }
 
 /// What git says, if there is one, and a repository.
@@ -201,7 +198,9 @@ impl Running<'_> {
         };
         match ssh::follow(&mut command, None, "", interrupts).await {
             Ok(End::Ended(status)) if status.success() => Ok(()),
-            Ok(End::Ended(status)) => Err(failed(&format!("failed: {}", how(status.code(), status.signal())))),
+            Ok(End::Ended(status)) => {
+                Err(failed(&format!("failed: {}", how(status.code(), status.signal()))))
+            }
             Ok(End::Interrupted) => Err(failed("was interrupted")),
             Err(error) => Err(failed(&format!("cannot be run: {error}"))),
         }
@@ -212,14 +211,13 @@ impl Running<'_> {
         let hosts = &self.deployment.hosts;
         let widest = hosts.iter().map(|host| host.chars().count()).max().unwrap_or(0);
         for (at, host) in hosts.iter().enumerate() {
-            let prefix =
-                if hosts.len() > 1 { format!("{host:widest$} | ") } else { String::new() };
+            let prefix = if hosts.len() > 1 { format!("{host:widest$} | ") } else { String::new() };
             for step in script::steps(self.task, self.deployment) {
                 if !self.task.asks() {
                     show::say(&format!("{host}: {}", step.name));
                 }
                 let end = ssh::run(self.deployment, host, &step.script, &prefix, interrupts).await;
-                self.judge(end, at, &step)?;
+                self.judge(&end, at, &step)?;
             }
         }
         if !self.task.asks() {
@@ -233,10 +231,10 @@ impl Running<'_> {
     }
 
     /// Says what went wrong, where, and what is already done.
-    fn judge(&self, end: io::Result<End>, at: usize, step: &Step) -> Result<(), Failure> {
+    fn judge(&self, end: &io::Result<End>, at: usize, step: &Step) -> Result<(), Failure> {
         let hosts = &self.deployment.hosts;
         let host = hosts.get(at).map(String::as_str).unwrap_or_default();
-        let what = match &end {
+        let what = match end {
             Ok(End::Ended(status)) if status.success() => return Ok(()),
             Ok(End::Ended(status)) if status.code() == Some(LOST) => {
                 format!("{} failed: there is no connection, or it was lost", step.name)
@@ -252,7 +250,7 @@ impl Running<'_> {
             Err(error) => format!("{}: ssh cannot be run: {error}", step.name),
         };
         let mut hints = Vec::new();
-        if let Ok(End::Ended(status)) = &end
+        if let Ok(End::Ended(status)) = end
             && status.code() == Some(LOST)
         {
             hints.push(format!("`{}` shows more", ssh::trial(self.deployment, host)));
@@ -262,7 +260,9 @@ impl Running<'_> {
         }
         if step.name == "post-deploy" {
             let name = self.name;
-            hints.push(format!("its files are the new ones: `phalanx deploy {name} revert` brings those before"));
+            hints.push(format!(
+                "its files are the new ones: `phalanx deploy {name} revert` brings those before"
+            ));
         }
         hints.extend(others(hosts, at));
         let failure = Failure::tool(UNEXPECTED, format!("{}: {host}: {what}", self.name));

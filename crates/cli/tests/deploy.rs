@@ -67,7 +67,7 @@ impl Site {
         done(&mut git(self.root(), &["init", "-q", "--bare", "-b", "main", "origin.git"]));
         done(&mut git(self.root(), &["clone", "-q", origin.to_str().unwrap(), "work"]));
         done(&mut git(&self.work(), &["checkout", "-q", "-b", "main"]));
-        fs::write(self.work().join(".gitignore"), "ecosystem.config.js\n*.json\n").unwrap();
+        fs::write(self.work().join(".gitignore"), "*.config.*\n").unwrap();
         self.commit("one");
     }
 
@@ -110,8 +110,9 @@ impl Site {
             "apps": [{ "name": "shop", "script": "/bin/true" }],
             "deploy": deployments,
         });
+        fs::write(self.work().join("ecosystem.config.json"), all.to_string()).unwrap();
         let text = format!("module.exports = {all:#};\n");
-        fs::write(self.work().join("ecosystem.config.js"), text).unwrap();
+        fs::write(self.work().join("deploy.config.js"), text).unwrap();
     }
 
     fn command(&self, words: &[&str]) -> Command {
@@ -138,7 +139,7 @@ fn sshd(root: &Path, port: u16) -> Guarded {
     }
     let shown = root.display();
     let mut config = format!(
-        "Port {port}\nHostKey {shown}/host\nAuthorizedKeysFile {shown}/user.pub\nStrictModes no\nPidFile none\n\
+        "Port {port}\nKexAlgorithms curve25519-sha256\nHostKey {shown}/host\nAuthorizedKeysFile {shown}/user.pub\nStrictModes no\nPidFile none\n\
          PermitRootLogin yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPrintMotd no\n\
          SetEnv \"PATH={}\" GIT_CONFIG_GLOBAL=/dev/null\n",
         std::env::var("PATH").unwrap()
@@ -156,8 +157,8 @@ fn sshd(root: &Path, port: u16) -> Guarded {
     let file = root.join("sshd_config");
     fs::write(&file, config).unwrap();
     let path = std::env::var("PATH").unwrap() + ":/usr/sbin:/usr/local/sbin";
-    let program = path.split(':').map(|place| Path::new(place).join("sshd"));
-    let program = program.into_iter().find(|file| file.is_file()).expect("sshd is installed");
+    let mut places = path.split(':').map(|place| Path::new(place).join("sshd"));
+    let program = places.find(|file| file.is_file()).expect("sshd is installed");
     let sshd = spawn(clean(program.to_str().unwrap(), ["-D", "-e", "-f"]).arg(file));
     for host in HOSTS {
         let listens = format!("Server listening on {host} ");
@@ -196,7 +197,7 @@ fn from_setup_to_revert() {
         text.lines().collect::<Vec<_>>().join("|")
     };
     site.deploy(&["production", "list"]).expect(1, &["setup comes first", "list failed"]);
-    site.deploy(&["ecosystem.config.js", "production", "setup"])
+    site.deploy(&["deploy.config.js", "production", "setup"])
         .expect(0, &["127.0.0.1: pre-setup", "it says one", "setup is done on 127.0.0.1"]);
     assert_eq!(log(), "pre-setup|post-setup in current");
     for place in ["shared/logs", "shared/pids", "source/.git"] {
@@ -222,8 +223,10 @@ fn from_setup_to_revert() {
     site.deploy(&["production", "setup"]).expect(0, &["it says three"]);
     site.deploy(&["production", "update"]).expect(0, &["it says four"]);
     let Done { stdout, .. } = site.deploy(&["production", "list"]).expect(0, &[]);
-    let lines: Vec<(&str, &str)> =
-        stdout.lines().filter_map(|line| Some((line.split_whitespace().next()?, line.rsplit(' ').next()?))).collect();
+    let lines: Vec<(&str, &str)> = stdout
+        .lines()
+        .filter_map(|line| Some((line.split_whitespace().next()?, line.rsplit(' ').next()?)))
+        .collect();
     assert_eq!(lines, [("0", "four"), ("1", "three"), ("2", "two")], "{stdout}");
     site.deploy(&["production", "current"]).expect(0, &["it says four"]);
     site.deploy(&["production", "prev"]).expect(0, &["it says three"]);
@@ -233,9 +236,11 @@ fn from_setup_to_revert() {
     assert_eq!(log(), "from four|it's $HOME two");
     site.deploy(&["production", "curr"]).expect(0, &["it says two"]);
     site.deploy(&["production", "revert"]).expect(0, &["it says four"]);
-    site.deploy(&["production", "revert", "9"]).expect(1, &["there are not so many deployments", "revert failed"]);
+    site.deploy(&["production", "revert", "9"])
+        .expect(1, &["there are not so many deployments", "revert failed"]);
     assert_eq!(site.said(0), "four");
-    let done = site.deploy(&["production", "exec", "cat said; echo \"$STAGE\" >&2; basename \"$PWD\""]);
+    let done =
+        site.deploy(&["production", "exec", "cat said; echo \"$STAGE\" >&2; basename \"$PWD\""]);
     let done = done.expect(0, &["it's $HOME"]);
     assert_eq!(done.stdout, "fourcurrent\n");
 }
@@ -301,20 +306,37 @@ fn what_fails_is_said() {
     site.commit("two");
     let done = site.deploy(&["production"]).expect(
         1,
-        &["127.0.0.2 | broken", "127.0.0.2: post-deploy failed: exit code 7", "done: 127.0.0.1", "revert"],
+        &[
+            "127.0.0.2 | broken",
+            "127.0.0.2: post-deploy failed: exit code 7",
+            "done: 127.0.0.1",
+            "revert",
+        ],
     );
     assert!(!done.stderr.contains("is done on"), "{done:?}");
     assert_eq!((site.said(0), site.said(1)), ("two".into(), "two".into()));
     site.deploy(&["production", "revert"]).expect(0, &["127.0.0.1 | told", "127.0.0.2 | told"]);
     assert_eq!((site.said(0), site.said(1)), ("one".into(), "one".into()));
 
-    site.deploy(&["local"]).expect(1, &["pre-deploy-local, which is run here, failed: exit code 4"]);
-    site.deploy(&["away", "current"])
-        .expect(1, &["127.0.0.2: current failed: there is no connection", "not begun: 127.0.0.1", "` shows more"]);
+    site.deploy(&["local"])
+        .expect(1, &["pre-deploy-local, which is run here, failed: exit code 4"]);
+    site.deploy(&["away", "current"]).expect(
+        1,
+        &[
+            "127.0.0.2: current failed: there is no connection",
+            "not begun: 127.0.0.1",
+            "` shows more",
+        ],
+    );
     site.deploy(&["twice", "setup"]).expect(1, &["is a clone of", "setup failed: exit code 1"]);
     let mut command = site.command(&["../plain.json", "production", "current"]);
-    fs::write(site.root().join("plain.json"), json!({ "deploy": { "production": { "host": "h", "path": "p" } } }).to_string()).unwrap();
-    finish(begin(command.env("PATH", site.root()))).expect(1, &["no `ssh` in $PATH", "openssh-client"]);
+    fs::write(
+        site.root().join("plain.json"),
+        json!({ "deploy": { "production": { "host": "h", "path": "p" } } }).to_string(),
+    )
+    .unwrap();
+    finish(begin(command.env("PATH", site.root())))
+        .expect(1, &["no `ssh` in $PATH", "openssh-client"]);
 }
 
 #[test]
@@ -342,7 +364,10 @@ fn what_is_wrong_in_a_file_is_told() {
         );
     }
     // What is right is no word to whoever starts it, also where values are only known on some machines.
-    tool.program("phalanx.toml", "script = '/bin/true'\n[deploy.production]\nuser = 'me'\n[deploy.staging]\n");
+    tool.program(
+        "phalanx.toml",
+        "script = '/bin/true'\n[deploy.production]\nuser = 'me'\n[deploy.staging]\n",
+    );
     let done = tool.run(&["check"]).expect(0, &["1 application"]);
     assert!(!done.stdout.contains("deploy") && !done.stdout.contains("warning"), "{done:?}");
     for (line, code, words) in [
@@ -356,5 +381,6 @@ fn what_is_wrong_in_a_file_is_told() {
         tool.run(line).expect(code, &[words]);
     }
     tool.program("ecosystem.json", "{ \"apps\": [{ \"script\": \"x\" }] }");
-    tool.run(&["deploy", "ecosystem.json", "production"]).expect(1, &["there is no deployment in it"]);
+    tool.run(&["deploy", "ecosystem.json", "production"])
+        .expect(1, &["there is no deployment in it"]);
 }

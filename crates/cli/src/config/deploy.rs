@@ -105,8 +105,11 @@ fn unknown(file: &Path, name: &str, names: &[String]) -> Failure {
         names => format!("there are {}", names.join(", ")),
     };
     let name = name.escape_debug();
-    Failure::tool(USAGE, format!("{}: no deployment is called `{name}`{like} ({known})", file.display()))
-        .hint("`phalanx deploy [FILE] ENV [COMMAND]`: ENV is a key below `deploy`")
+    Failure::tool(
+        USAGE,
+        format!("{}: no deployment is called `{name}`{like} ({known})", file.display()),
+    )
+    .hint("`phalanx deploy [FILE] ENV [COMMAND]`: ENV is a key below `deploy`")
 }
 
 fn absolute_directory(file: &Path) -> PathBuf {
@@ -251,7 +254,9 @@ impl Reader<'_> {
 
     /// A list of texts, or one.
     fn texts(&mut self, key: &str, item: &Item) -> Vec<String> {
-        let Node::List(list) = &item.node else { return self.text(key, item).into_iter().collect() };
+        let Node::List(list) = &item.node else {
+            return self.text(key, item).into_iter().collect();
+        };
         list.iter().filter_map(|item| self.text(key, item)).collect()
     }
 
@@ -341,7 +346,9 @@ impl Reader<'_> {
             [] => None,
             [one] => Some(one.clone()),
             // A line of its own for each: one may end in a comment.
-            all => Some(all.iter().map(|one| format!("{{ {one}\n}}")).collect::<Vec<_>>().join(" &&\n")),
+            all => Some(
+                all.iter().map(|one| format!("{{ {one}\n}}")).collect::<Vec<_>>().join(" &&\n"),
+            ),
         }
     }
 }

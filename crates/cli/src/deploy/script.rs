@@ -146,11 +146,7 @@ bring() {
 "#;
 
 /// A user's command, in a shell of its own.
-fn hook(
-    name: &'static str,
-    command: Option<&str>,
-    inside: bool,
-) -> Option<(&'static str, String)> {
+fn hook(name: &'static str, command: Option<&str>, inside: bool) -> Option<(&'static str, String)> {
     let place = if inside { "enter current\n" } else { "" };
     command.map(|command| (name, format!("{place}exec sh -c {}\n", word(command))))
 }
@@ -162,7 +158,9 @@ fn own(task: &Task, deployment: &Deployment) -> String {
         Task::Update => update(reference),
         Task::Ref(reference) => update(reference),
         Task::Revert(n) => {
-            format!("enter source\ncommit=$(before {n})\ncommit=$(git rev-parse --verify \"$commit^{{commit}}\")\nbring \"$commit\"\n")
+            format!(
+                "enter source\ncommit=$(before {n})\ncommit=$(git rev-parse --verify \"$commit^{{commit}}\")\nbring \"$commit\"\n"
+            )
         }
         Task::Current => "enter source\nabout HEAD\n".to_owned(),
         Task::Previous => "enter source\ncommit=$(before 1)\nabout \"$commit\"\n".to_owned(),
@@ -303,7 +301,11 @@ mod tests {
         // A connection that is lost in the middle.
         let whole = for_input(&script(&Task::Setup, &all, 0));
         let half = whole.get(..whole.len() / 2).expect("a half");
-        let mut child = Command::new("sh").stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("a shell");
+        let mut child = Command::new("sh")
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("a shell");
         child.stdin.take().expect("a pipe").write_all(half.as_bytes()).expect("written");
         assert!(!child.wait().expect("it ends").success());
     }

@@ -77,8 +77,8 @@ pub(super) fn arguments(deployment: &Deployment, host: &str) -> Vec<OsString> {
 /// A command line that shows what is wrong with a connection.
 pub(super) fn trial(deployment: &Deployment, host: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:@~+%".contains(c);
-    let words = arguments(deployment, host).into_iter().map(|word_| {
-        let text = word_.to_string_lossy().into_owned();
+    let words = arguments(deployment, host).into_iter().map(|argument| {
+        let text = argument.to_string_lossy().into_owned();
         if text.chars().all(plain) { text } else { word(&text) }
     });
     format!("ssh {} true", words.collect::<Vec<_>>().join(" "))
