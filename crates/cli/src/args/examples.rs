@@ -39,7 +39,7 @@ Examples:
 
 pub(crate) const DEPLOY: &str = "\
 Examples:
-  phalanx deploy ecosystem.config.js production setup    once for each host: directories, and a clone
+  phalanx deploy ecosystem.config.js production setup    once: directories, and a clone
   phalanx deploy production                              what `ref` is now, then post-deploy
   phalanx deploy production v1.4.2                       a branch, a tag or a commit
   phalanx deploy production revert 1                     the deployment before this one
