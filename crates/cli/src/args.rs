@@ -1,5 +1,6 @@
 //! The command line.
 
+mod deploy;
 mod examples;
 pub(crate) mod file;
 pub(crate) mod guard;
@@ -19,6 +20,7 @@ pub(crate) use tool::{
 };
 
 use clap::{Arg, Args, Parser, Subcommand};
+pub(crate) use deploy::Deploy;
 pub(crate) use habits::Compat;
 pub(crate) use limits::LimitArgs;
 use liveness::Liveness;
@@ -155,6 +157,9 @@ pub(crate) enum Command {
     Init(Init),
     /// Check a configuration file, and show what would run and what would change
     Check(Check),
+    /// Bring a commit of a git repository to hosts, over ssh, and run there what belongs to it
+    #[command(after_long_help = examples::DEPLOY)]
+    Deploy(Deploy),
     /// Look at this machine: the kernel's features, limits, permissions, versions, with advice
     Doctor(crate::doctor::Doctor),
     /// Print a shell's completions, which know the applications' names; or manual pages

@@ -197,9 +197,6 @@ fn refused(command: &Pm2) -> Failure {
         Pm2::Link(_) => {
             "nothing is sent to anybody; `phalanx list --watch`, `phalanx why` and `phalanx run --stats` show what there is"
         }
-        Pm2::Deploy(_) => {
-            "bring the files there (rsync, git), switch the link to them, and `phalanx reload`: it loses no request, and goes back if they do not serve"
-        }
         Pm2::Pull(_) => "git does it; then `phalanx reload`",
         Pm2::Serve(_) => {
             "any server of files does it, started by `phalanx start`: `phalanx start --name site -- npx serve dist`"

@@ -7,6 +7,7 @@ mod completions;
 mod config;
 mod control;
 mod demo;
+mod deploy;
 mod doctor;
 mod export;
 mod failure;
@@ -96,6 +97,7 @@ pub(crate) fn obey(command: Command) -> Result<(), Failure> {
         Command::Ping(options) => manage::ping(&options.of.apps),
         Command::Init(options) => config::init(&options),
         Command::Check(options) => config::check(&options),
+        Command::Deploy(options) => deploy::deploy(&options),
         Command::Doctor(options) => doctor::doctor(&options),
         Command::Completions(options) => completions::completions(&options),
         Command::Export(options) => {
