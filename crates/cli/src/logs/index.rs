@@ -160,7 +160,7 @@ impl Writer {
         self.file.write_all(&self.head.encode())
     }
 
-    /// Appends records; all of them or none.
+    /// Appends records. If that fails, some of them may be there, each as a whole.
     pub(crate) fn write(&mut self, records: &[Record]) -> io::Result<()> {
         self.text.clear();
         for record in records {

@@ -15,7 +15,7 @@ pub(crate) use old::{Rules, Tidy, with};
 pub(crate) use places::{Places, is_file, places, places_of};
 pub(crate) use show::logs;
 pub(crate) use sink::{Sink, now};
-pub(crate) use style::{DateFormat, Piece, Style, take};
+pub(crate) use style::{DateFormat, Piece, Style, colour, take};
 
 use crate::control::{Word, ask_within};
 use crate::failure::Failure;

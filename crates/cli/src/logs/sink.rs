@@ -107,8 +107,10 @@ impl Sink {
             self.replace(time);
         }
         let open = self.opened()?;
-        if std::mem::take(&mut open.unfinished) {
+        if open.unfinished {
+            // If this fails, the line still has no end.
             open.file.write_all(b"\n")?;
+            open.unfinished = false;
         }
         if let Err((error, written)) = write(&open.file, text) {
             open.take_back(text, written);
@@ -440,5 +442,16 @@ mod tests {
         assert_eq!(read(&path), "");
         say(&mut sink, 6, "six\n");
         assert_eq!(read(&path), "six\n");
+    }
+
+    #[test]
+    fn a_line_that_has_no_end_gets_one_when_that_can_be_written() {
+        let full = Path::new("/dev/full");
+        let mut sink = sink(full);
+        sink.opened().expect("opened").unfinished = true;
+        for _ in 0..2 {
+            assert!(sink.write(b"one\n", &mut []).is_err(), "written to {}", full.display());
+            assert!(sink.opened().expect("opened").unfinished, "the next line is glued to it");
+        }
     }
 }
