@@ -1,5 +1,6 @@
 //! Logs: what workers said, kept in files; and the commands that are about them.
 
+mod aside;
 mod chain;
 pub(crate) mod index;
 mod line;

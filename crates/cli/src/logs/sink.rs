@@ -3,12 +3,12 @@
 //!
 //! Files are replaced by rename and never emptied for it, so whoever reads one reads it to its end.
 
+use super::aside;
 use super::index::{self, Record};
 use super::old::{self, Rules, Tidy};
-use super::style::compact;
-use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -16,8 +16,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 const LOOK: Duration = Duration::from_secs(1);
 /// How soon it is tried again to replace a file that could not be.
 const AGAIN: Duration = Duration::from_secs(10);
-/// Names that are tried for a file that is put aside.
-const NAMES: u64 = 100;
 
 /// Microseconds since 1970.
 pub(crate) fn now() -> u64 {
@@ -131,7 +129,7 @@ impl Sink {
             None => {
                 self.tidy.begin();
                 self.looked = Some(Instant::now());
-                Open::at(&self.path, None)?
+                Open::at(&self.path)?
             }
         };
         Ok(self.open.insert(open))
@@ -167,7 +165,7 @@ impl Sink {
     /// Puts the file aside, and begins another one. If that cannot be done, it goes on with the one it has.
     fn replace(&mut self, time: u64) {
         let Some(open) = self.open.as_ref() else { return };
-        match replace(&self.path, &open.file, time) {
+        match aside::replace(&self.path, &open.file, time) {
             Ok(()) => {
                 self.open = None;
                 self.stays_until = None;
@@ -200,8 +198,8 @@ fn write(mut file: &File, text: &[u8]) -> Result<(), (io::Error, usize)> {
 }
 
 impl Open {
-    /// Opens a file, and makes its directory if that is missing. `like`: another file, whose owner and mode it gets.
-    fn at(path: &Path, like: Option<&Metadata>) -> io::Result<Self> {
+    /// Opens a file, and makes its directory if that is missing.
+    fn at(path: &Path) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).append(true).create(true).mode(0o600);
         let file = match options.open(path) {
@@ -216,9 +214,6 @@ impl Open {
             }
             file => file?,
         };
-        if let Some(like) = like {
-            alike(&file, like)?;
-        }
         let about = file.metadata()?;
         let (regular, size, time) = (about.is_file(), about.len(), now());
         let index = regular.then(|| {
@@ -280,58 +275,6 @@ impl Open {
     }
 }
 
-fn alike(file: &File, like: &Metadata) -> io::Result<()> {
-    file.set_permissions(fs::Permissions::from_mode(like.mode() & 0o7777))?;
-    let me = (rustix::process::geteuid(), like.uid());
-    if me.0.is_root() && me.1 != 0 {
-        std::os::unix::fs::fchown(file, Some(like.uid()), Some(like.gid()))?;
-    }
-    Ok(())
-}
-
-/// Puts a file aside, and an empty one in its place: at no time there is none.
-fn replace(path: &Path, file: &File, time: u64) -> io::Result<()> {
-    let about = file.metadata()?;
-    let draft = old::with(path, ".new");
-    match fs::remove_file(&draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut options = OpenOptions::new();
-    let new = options.append(true).create_new(true).mode(0o600).open(&draft)?;
-    let done = alike(&new, &about).and_then(|()| swap(path, &draft, time));
-    if done.is_err() {
-        let _ = fs::remove_file(&draft);
-    }
-    done
-}
-
-fn swap(path: &Path, draft: &Path, time: u64) -> io::Result<()> {
-    // Names are times, and each is there once.
-    let names = (0..NAMES).map(|ms| old::aside(path, &compact(time + ms * 1000)));
-    let free = |name: &PathBuf| !name.exists() && !old::compressed(name).exists();
-    let aside = names.into_iter().find(free).ok_or(io::ErrorKind::AlreadyExists)?;
-    // The index goes first: one that is not its file's own is not believed.
-    let indexes = [index::beside(path), index::beside(&aside)];
-    let indexed = fs::rename(&indexes[0], &indexes[1]).is_ok();
-    let linked = match fs::hard_link(path, &aside) {
-        Ok(()) => Ok(()),
-        // Not every file system has links.
-        Err(_) => fs::rename(path, &aside),
-    };
-    let done = linked.and_then(|()| {
-        fs::rename(draft, path).inspect_err(|_| {
-            // Also where it is a second name of the same file.
-            let _ = fs::rename(&aside, path);
-            let _ = fs::remove_file(&aside);
-        })
-    });
-    if done.is_err() && indexed {
-        let _ = fs::rename(&indexes[1], &indexes[0]);
-    }
-    done
-}
-
 /// Empties a log, and removes its old files.
 pub(crate) fn flush(path: &Path) -> io::Result<()> {
     for old in old::list(path) {
@@ -349,6 +292,7 @@ pub(crate) fn flush(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     const RULES: Rules = Rules {
         max_size: 100,

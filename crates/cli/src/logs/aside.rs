@@ -1,0 +1,96 @@
+//! The present file of a log is put aside, and an empty one takes its place.
+
+use super::index;
+use super::old;
+use super::style::compact;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Names that are tried for a file that is put aside.
+const NAMES: u64 = 100;
+
+fn alike(file: &File, like: &Metadata) -> io::Result<()> {
+    file.set_permissions(fs::Permissions::from_mode(like.mode() & 0o7777))?;
+    let me = (rustix::process::geteuid(), like.uid());
+    if me.0.is_root() && me.1 != 0 {
+        std::os::unix::fs::fchown(file, Some(like.uid()), Some(like.gid()))?;
+    }
+    Ok(())
+}
+
+/// Puts a file aside, and an empty one in its place: at no time there is none.
+pub(super) fn replace(path: &Path, file: &File, time: u64) -> io::Result<()> {
+    let about = file.metadata()?;
+    let draft = old::with(path, ".new");
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = OpenOptions::new();
+    let new = options.append(true).create_new(true).mode(0o600).open(&draft)?;
+    let done = alike(&new, &about).and_then(|()| swap(path, &draft, time));
+    if done.is_err() {
+        let _ = fs::remove_file(&draft);
+    }
+    done
+}
+
+fn swap(path: &Path, draft: &Path, time: u64) -> io::Result<()> {
+    // Names are times: each is there once, and later than all before it, also after the clock was set back. By them it
+    // is known which file is the oldest, and which is new to somebody who follows.
+    let newest = old::list(path).iter().map(|old| old::time_of(&old.stamp)).max();
+    let time = newest.map_or(time, |newest| time.max(newest + 1000));
+    let names = (0..NAMES).map(|ms| old::aside(path, &compact(time + ms * 1000)));
+    let free = |name: &PathBuf| !name.exists() && !old::compressed(name).exists();
+    let aside = names.into_iter().find(free).ok_or(io::ErrorKind::AlreadyExists)?;
+    // The index goes first: one that is not its file's own is not believed.
+    let indexes = [index::beside(path), index::beside(&aside)];
+    let indexed = fs::rename(&indexes[0], &indexes[1]).is_ok();
+    let linked = match fs::hard_link(path, &aside) {
+        Ok(()) => Ok(()),
+        // Not every file system has links.
+        Err(_) => fs::rename(path, &aside),
+    };
+    let done = linked.and_then(|()| {
+        fs::rename(draft, path).inspect_err(|_| {
+            // Also where it is a second name of the same file.
+            let _ = fs::rename(&aside, path);
+            let _ = fs::remove_file(&aside);
+        })
+    });
+    if done.is_err() && indexed {
+        let _ = fs::rename(&indexes[1], &indexes[0]);
+    }
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put_aside(path: &Path, text: &str, time: u64) {
+        fs::write(path, text).expect("written");
+        replace(path, &File::open(path).expect("opened"), time).expect("put aside");
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("a.log");
+        let later = old::aside(&path, "20270101T000000.000Z.gz");
+        fs::write(later, "compressed").expect("written");
+        for n in 1..=3 {
+            put_aside(&path, &format!("{n}\n"), 1_769_864_400_123_000 + n);
+        }
+        let files = old::list(&path);
+        let texts = files.iter().map(|old| fs::read_to_string(&old.path).unwrap_or_default());
+        assert_eq!(texts.collect::<Vec<_>>(), ["", "1\n", "2\n", "3\n"], "{files:?}");
+        let stamps: Vec<&str> = files.iter().map(|old| old.stamp.as_str()).collect();
+        assert_eq!(
+            stamps[1..],
+            ["20270101T000000.001Z", "20270101T000000.002Z", "20270101T000000.003Z"]
+        );
+    }
+}
