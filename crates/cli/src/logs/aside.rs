@@ -3,9 +3,9 @@
 use super::index;
 use super::old;
 use super::style::compact;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Names that are tried for a file that is put aside.
@@ -23,13 +23,7 @@ fn alike(file: &File, like: &Metadata) -> io::Result<()> {
 /// Puts a file aside, and an empty one in its place: at no time there is none.
 pub(super) fn replace(path: &Path, file: &File, time: u64) -> io::Result<()> {
     let about = file.metadata()?;
-    let draft = old::with(path, ".new");
-    match fs::remove_file(&draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut options = OpenOptions::new();
-    let new = options.append(true).create_new(true).mode(0o600).open(&draft)?;
+    let (draft, new) = old::draft(path)?;
     let done = alike(&new, &about).and_then(|()| swap(path, &draft, time));
     if done.is_err() {
         let _ = fs::remove_file(&draft);
@@ -43,11 +37,14 @@ fn swap(path: &Path, draft: &Path, time: u64) -> io::Result<()> {
     let newest = old::list(path).iter().map(|old| old::time_of(&old.stamp)).max();
     let time = newest.map_or(time, |newest| time.max(newest + 1000));
     let names = (0..NAMES).map(|ms| old::aside(path, &compact(time + ms * 1000)));
-    let free = |name: &PathBuf| !name.exists() && !old::compressed(name).exists();
+    let free = |name: &PathBuf| {
+        let taken = [name, &old::compressed(name), &index::beside(name)];
+        taken.into_iter().all(|name| name.symlink_metadata().is_err())
+    };
     let aside = names.into_iter().find(free).ok_or(io::ErrorKind::AlreadyExists)?;
     // The index goes first: one that is not its file's own is not believed.
     let indexes = [index::beside(path), index::beside(&aside)];
-    let indexed = fs::rename(&indexes[0], &indexes[1]).is_ok();
+    let indexed = index::is_own(&indexes[0]) && fs::rename(&indexes[0], &indexes[1]).is_ok();
     let linked = match fs::hard_link(path, &aside) {
         Ok(()) => Ok(()),
         // Not every file system has links.

@@ -51,6 +51,15 @@ pub(crate) fn compressed(path: &Path) -> PathBuf {
     with(path, ".gz")
 }
 
+/// A new file that takes another one's place once it is complete: `….PID.new`. What another process of that number left
+/// behind is replaced; a link is not followed.
+pub(crate) fn draft(path: &Path) -> io::Result<(PathBuf, File)> {
+    let draft = with(path, &format!(".{}.new", std::process::id()));
+    remove_file(&draft)?;
+    let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&draft)?;
+    Ok((draft, file))
+}
+
 /// Where a file goes that is put aside.
 pub(crate) fn aside(path: &Path, stamp: &str) -> PathBuf {
     with(path, &format!(".{stamp}"))
@@ -158,9 +167,7 @@ fn compress(path: &Path) -> io::Result<()> {
         file => file?,
     };
     let about = from.metadata()?;
-    let draft = with(path, ".gz.new");
-    let mut options = OpenOptions::new();
-    let to = options.write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    let (draft, to) = draft(&compressed(path))?;
     let done = (|| {
         to.set_permissions(fs::Permissions::from_mode(about.mode() & 0o7777))?;
         if rustix::process::geteuid().is_root() {

@@ -129,7 +129,7 @@ impl Sink {
             None => {
                 self.tidy.begin();
                 self.looked = Some(Instant::now());
-                Open::at(&self.path)?
+                Open::at(&self.path, &mut self.index_told)?
             }
         };
         Ok(self.open.insert(open))
@@ -198,8 +198,8 @@ fn write(mut file: &File, text: &[u8]) -> Result<(), (io::Error, usize)> {
 }
 
 impl Open {
-    /// Opens a file, and makes its directory if that is missing.
-    fn at(path: &Path) -> io::Result<Self> {
+    /// Opens a file, and makes its directory if that is missing. That it has no index is said, once.
+    fn at(path: &Path, index_told: &mut bool) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).append(true).create(true).mode(0o600);
         let file = match options.open(path) {
@@ -218,8 +218,10 @@ impl Open {
         let (regular, size, time) = (about.is_file(), about.len(), now());
         let index = regular.then(|| {
             let index = index::Writer::open(&index::beside(path), about.ino(), size, time);
-            index.map_err(|error| {
-                tracing::warn!("{} has no index: {error}", path.display());
+            index.inspect_err(|error| {
+                if !std::mem::replace(index_told, true) {
+                    tracing::warn!("{} has no index: {error}", path.display());
+                }
             })
         });
         let mut last = [b'\n'];
@@ -286,7 +288,7 @@ pub(crate) fn flush(path: &Path) -> io::Result<()> {
         _ => Ok(()),
     };
     empty(path)?;
-    empty(&index::beside(path))
+    index::empty(&index::beside(path))
 }
 
 #[cfg(test)]
@@ -343,17 +345,39 @@ mod tests {
         let path = directory.path().join("a.log");
         let mut sink = sink(&path);
         // In the way of the new file.
-        fs::create_dir(old::with(&path, ".new")).expect("made");
+        let draft = old::with(&path, &format!(".{}.new", std::process::id()));
+        fs::create_dir(&draft).expect("made");
         let line = "x".repeat(59) + "\n";
         for n in 0..3 {
             say(&mut sink, now() + n, &line);
         }
         assert_eq!(read(&path), line.repeat(3));
         assert!(sink.stays_until.is_some());
-        fs::remove_dir(old::with(&path, ".new")).expect("removed");
+        fs::remove_dir(&draft).expect("removed");
         sink.stays_until = Some(Instant::now());
         say(&mut sink, now(), &line);
         assert_eq!((old::list(&path).len(), read(&path)), (1, line));
+    }
+
+    #[test]
+    fn files_beside_a_log_that_are_not_its_own_stay() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("mail");
+        let others = [index::beside(&path), old::with(&path, ".new")];
+        for other in &others {
+            fs::write(other, "mine").expect("written");
+        }
+        let mut sink = sink(&path);
+        for n in 0..3 {
+            say(&mut sink, now() + n, &("x".repeat(59) + "\n"));
+        }
+        assert_eq!(old::list(&path).len(), 2);
+        sink.flush().expect("emptied");
+        say(&mut sink, now(), "one\n");
+        assert_eq!(read(&path), "one\n");
+        assert!(sink.index_told && others.iter().all(|other| read(other) == "mine"));
+        let there = fs::read_dir(directory.path()).expect("read").flatten();
+        assert_eq!(there.count(), 3, "something else is left");
     }
 
     #[test]

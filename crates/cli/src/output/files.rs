@@ -344,9 +344,11 @@ impl File {
     }
 }
 
-/// What was said to the end of no line when this process became another one.
+/// What was said to the end of no line when this process became another program. That keeps its number; without it, the
+/// file might be somebody else's.
 pub(super) fn carry(places: &Places) -> Option<PathBuf> {
-    places.paths().first().map(|path| crate::logs::with(path, ".part"))
+    let name = format!(".{}.part", std::process::id());
+    places.paths().first().map(|path| crate::logs::with(path, &name))
 }
 
 /// The time of what is heard now.

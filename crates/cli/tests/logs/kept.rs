@@ -276,6 +276,9 @@ fn an_upgrade_in_the_middle_of_a_line() {
     let primary = tool.primary("app");
     told(&tool, "process.stdout.write('half'); process.stderr.write('other half')");
     told(&tool, "say(500)");
+    // Somebody's own, which is not taken for what was left.
+    let (logs, own) = (tool.home.join("logs"), tool.home.join("logs/app-out.log.part"));
+    fs::write(&own, "mine").unwrap();
     tool.run(&["upgrade", "app"]).expect(0, &[]);
     assert_eq!(tool.primary("app"), primary);
     told(&tool, "console.log(' and half'); console.error(' and half')");
@@ -284,7 +287,10 @@ fn an_upgrade_in_the_middle_of_a_line() {
     assert!(text.starts_with("half0 line 0"), "{text}");
     assert_eq!(text.lines().count(), 501);
     until("the other end", || text_of(&err), |text| text == "other half and half\n");
-    assert!(!tool.home.join("logs/app-out.log.part").exists());
+    let left = fs::read_dir(logs).unwrap().flatten().map(|entry| entry.path());
+    let left: Vec<_> = left.filter(|file| file.extension().is_some_and(|e| e == "part")).collect();
+    assert_eq!(left, [own.clone()], "what was taken up is gone");
+    assert_eq!(text_of(&own), "mine");
     let workers = tool.about("app")["workers"].clone();
     let shown = tool.run(&["logs", "app", "--json", "--err", "--no-follow"]).expect(0, &[]);
     let line: serde_json::Value = serde_json::from_str(&shown.stdout).unwrap();
