@@ -1,15 +1,35 @@
 //! The present file of a log is put aside, and an empty one takes its place.
 
 use super::index;
+use super::lock::{Held, is_at};
 use super::old;
 use super::style::compact;
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Names that are tried for a file that is put aside.
 const NAMES: u64 = 100;
+/// Another process that puts it aside needs no more than a moment.
+const TRIES: u32 = 50;
+const BETWEEN: Duration = Duration::from_millis(2);
+
+/// Takes the file for this process; `None`: it is not the one at its place any more.
+fn hold<'a>(path: &Path, file: &'a File) -> io::Result<Option<Held<'a>>> {
+    for _ in 0..TRIES {
+        let held = Held::take(file);
+        if !is_at(path, file)? {
+            return Ok(None);
+        }
+        if held.is_some() {
+            return Ok(held);
+        }
+        std::thread::sleep(BETWEEN);
+    }
+    Err(io::Error::new(io::ErrorKind::WouldBlock, "another process has a lock on it"))
+}
 
 fn alike(file: &File, like: &Metadata) -> io::Result<()> {
     file.set_permissions(fs::Permissions::from_mode(like.mode() & 0o7777))?;
@@ -20,8 +40,10 @@ fn alike(file: &File, like: &Metadata) -> io::Result<()> {
     Ok(())
 }
 
-/// Puts a file aside, and an empty one in its place: at no time there is none.
+/// Puts a file aside, and an empty one in its place: at no time there is none. It may be that another process has done
+/// it.
 pub(super) fn replace(path: &Path, file: &File, time: u64) -> io::Result<()> {
+    let Some(_held) = hold(path, file)? else { return Ok(()) };
     let about = file.metadata()?;
     let (draft, new) = old::draft(path)?;
     let done = alike(&new, &about).and_then(|()| swap(path, &draft, time));
@@ -89,5 +111,22 @@ mod tests {
             stamps[1..],
             ["20270101T000000.001Z", "20270101T000000.002Z", "20270101T000000.003Z"]
         );
+    }
+
+    #[test]
+    fn another_process_that_puts_it_aside() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("a.log");
+        fs::write(&path, "one\n").expect("written");
+        let open = || File::open(&path).expect("opened");
+        let (mine, other) = (open(), open());
+        let held = Held::take(&other).expect("nobody else's");
+        assert!(replace(&path, &mine, 1).is_err(), "the other one is just doing it");
+        drop(held);
+        replace(&path, &other, 1).expect("put aside");
+        fs::write(&path, "two\n").expect("written");
+        replace(&path, &mine, 1).expect("done by the other one");
+        assert_eq!(fs::read_to_string(&path).expect("there"), "two\n");
+        assert_eq!(old::list(&path).len(), 1);
     }
 }

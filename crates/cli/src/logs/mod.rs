@@ -4,6 +4,7 @@ mod aside;
 mod chain;
 pub(crate) mod index;
 mod line;
+mod lock;
 mod old;
 mod places;
 mod segment;

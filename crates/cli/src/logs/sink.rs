@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How often it is looked whether the file is still the one at its place, while there is something to write.
-const LOOK: Duration = Duration::from_secs(1);
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 /// How soon it is tried again to replace a file that could not be.
 const AGAIN: Duration = Duration::from_secs(10);
 

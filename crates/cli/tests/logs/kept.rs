@@ -2,7 +2,7 @@
 
 use crate::common::{self, LONG, signal};
 use crate::shown::Follower;
-use crate::support::{Tool, gone, pid};
+use crate::support::{Tool, begin, finish, gone, pid};
 use crate::{all, files, log, obeying, path, run, text_of, told, until};
 use bench::spawned::Signal;
 use bench::wait;
@@ -115,6 +115,39 @@ fn old_files_go_by_number_and_by_size() {
     wait::until(LONG, "no more than the quota", || (size() <= 320 << 10).then_some(()))
         .unwrap_or_else(|error| panic!("{error}: {} {:?}", size(), files(&out)));
     assert!(files(&err).len() > 2, "there is room for more than the present files");
+}
+
+/// A program that says four hundred lines in its application's name, a few at a time.
+const COUNTS: &str = "\
+let n = 0;
+setInterval(() => { for (let i = 0; i < 2 && n < 400; i++) console.log(`${process.env.APP} ${n++}`); }, 15);
+";
+
+#[test]
+fn a_file_of_two_applications() {
+    let tool = Tool::new();
+    let (program, log) = (tool.program("counts.js", COUNTS), tool.directory().join("o.log"));
+    for name in ["one", "two"] {
+        let words = ["start", path(&program), "--name", name, "-i", "1", "--ready", "online"];
+        let limits = ["-o", path(&log), "--log-max-size", "1K", "--log-keep", "1000"];
+        let mut command = tool.command(&[&words[..], &limits].concat());
+        command.env("APP", name);
+        finish(begin(&mut command)).expect(0, &[]);
+    }
+    // Also when all old files are compressed, and nobody touches them any more.
+    let old = || files(&log).into_iter().rev().skip(1);
+    let lines = |text: &str| text.lines().count();
+    until("800 lines", || all(&log), |text| lines(text) == 800 && text.contains("two 399"));
+    let raw = || old().filter(|file| file.extension().is_none_or(|e| e != "gz")).count();
+    wait::until(LONG, "compressed files", || (raw() == 0).then_some(()))
+        .unwrap_or_else(|error| panic!("{error}: {:?}", files(&log)));
+    assert!(old().count() > 5, "{:?}", files(&log));
+    let text = all(&log);
+    for name in ["one", "two"] {
+        let said: Vec<&str> = text.lines().filter(|line| line.starts_with(name)).collect();
+        let numbers: std::collections::BTreeSet<&str> = said.iter().copied().collect();
+        assert_eq!((said.len(), numbers.len()), (400, 400), "{name}: each line once");
+    }
 }
 
 #[test]
