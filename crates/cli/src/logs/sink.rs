@@ -279,6 +279,7 @@ impl Open {
 
 /// Empties a log, and removes its old files.
 pub(crate) fn flush(path: &Path) -> io::Result<()> {
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     for old in old::list(path) {
         old::remove(&old)?;
     }

@@ -114,6 +114,9 @@ pub(super) struct Mark {
     pub(super) flags: u8,
 }
 
+/// Whether it was done for all files, or why not for which.
+pub(crate) type Obeyed = Result<(), String>;
+
 pub(super) enum Order {
     Say(Source, Mark, Vec<u8>, Option<OwnedSemaphorePermit>),
     /// The stream has ended: so has its line.
@@ -121,9 +124,9 @@ pub(super) enum Order {
     /// All before it is written: say so.
     Finish(Sender<()>),
     /// Open the files anew.
-    Reopen(Sender<()>),
+    Reopen(Sender<Obeyed>),
     /// Empty the files.
-    Flush(Sender<()>),
+    Flush(Sender<Obeyed>),
 }
 
 #[derive(Default)]

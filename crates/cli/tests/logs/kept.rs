@@ -183,6 +183,30 @@ fn files_that_are_removed_or_moved() {
     assert!(after.stdout.is_empty() || after.stdout.contains("\"slot\":0"), "{after:?}");
 }
 
+#[test]
+fn what_cannot_be_emptied_or_opened_is_said() {
+    let tool = obeying("1", &[]);
+    let log = log(&tool, "out");
+    told(&tool, "console.log('one')");
+    until("a line", || text_of(&log), |text| text == "one\n");
+    let name = path(&log);
+    // In the place of an old file, and then in that of the log.
+    let old = log.with_extension("log.20260131T130000.123Z");
+    fs::create_dir(&old).unwrap();
+    let said = tool.run(&["flush", "app"]).expect(1, &["app: ", name, "cannot be emptied"]);
+    assert!(!said.stdout.contains("are emptied"), "{said:?}");
+    fs::remove_dir(&old).unwrap();
+    tool.run(&["flush", "app"]).expect(0, &["app: its logs are emptied"]);
+    assert_eq!(text_of(&log), "");
+    fs::remove_file(&log).unwrap();
+    fs::create_dir(&log).unwrap();
+    tool.run(&["reopen", "app"]).expect(1, &["app: ", name, "cannot be opened"]);
+    // One that does not run.
+    tool.run(&["stop", "app"]).expect(0, &[]);
+    tool.run(&["reopen", "app"]).expect(0, &[]);
+    tool.run(&["flush", "app"]).expect(1, &["cannot empty", name]);
+}
+
 /// A file system of a few KiB; without the right to have one, a device on which nothing fits.
 struct Full {
     mounted: Option<std::path::PathBuf>,
