@@ -1,6 +1,7 @@
 //! Logs: what workers said, kept in files; and the commands that are about them.
 
 mod aside;
+mod bounded;
 mod chain;
 pub(crate) mod index;
 mod line;
@@ -13,6 +14,7 @@ mod sink;
 mod style;
 mod time;
 
+pub(crate) use bounded::{bound, bounded, cut};
 pub(crate) use old::{Rules, Tidy, with};
 pub(crate) use places::{Places, is_file, places, places_of};
 pub(crate) use show::logs;
@@ -52,6 +54,8 @@ pub(crate) fn flush(apps: &[String]) -> Result<(), Failure> {
             Err(why @ Unanswered::Refused(_)) => return Err(failed(app, why)),
             Err(_) => by_hand(app)?,
         }
+        let own = app.primary_log();
+        bounded::empty(&own).map_err(Failure::os(format!("empty {}", own.display())))?;
         crate::show::say(&format!("{}: its logs are emptied", app.name));
         Ok(())
     })

@@ -207,6 +207,20 @@ fn what_cannot_be_emptied_or_opened_is_said() {
     tool.run(&["flush", "app"]).expect(1, &["cannot empty", name]);
 }
 
+#[test]
+fn what_a_primary_says_is_bounded() {
+    let tool = obeying("1", &["--print-messages"]);
+    let (log, last) = ("primary.log", "primary.log.1");
+    let size = |name| fs::metadata(tool.app("app").join(name)).map_or(0, |about| about.len());
+    told(&tool, "setInterval(() => process.send('x'.repeat(16000)), 1)");
+    wait::until(LONG, "a log that was put aside", || (size(last) > 0).then_some(())).unwrap();
+    let largest = (4 << 20) + (64 << 10);
+    assert!(size(log) <= largest && size(last) <= largest, "{} {}", size(log), size(last));
+    tool.run(&["stop", "app"]).expect(0, &[]);
+    let directory = tool.app("app");
+    assert!(!directory.exists(), "{:?}", fs::read_dir(directory).unwrap().collect::<Vec<_>>());
+}
+
 /// A file system of a few KiB; without the right to have one, a device on which nothing fits.
 struct Full {
     mounted: Option<std::path::PathBuf>,
