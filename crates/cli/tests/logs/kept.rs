@@ -361,7 +361,7 @@ fn an_upgrade_in_the_middle_of_a_line() {
     until("the other end", || text_of(&err), |text| text == "other half and half\n");
     let left = fs::read_dir(logs).unwrap().flatten().map(|entry| entry.path());
     let left: Vec<_> = left.filter(|file| file.extension().is_some_and(|e| e == "part")).collect();
-    assert_eq!(left, [own.clone()], "what was taken up is gone");
+    assert_eq!(left, std::slice::from_ref(&own), "what was taken up is gone");
     assert_eq!(text_of(&own), "mine");
     let workers = tool.about("app")["workers"].clone();
     let shown = tool.run(&["logs", "app", "--json", "--err", "--no-follow"]).expect(0, &[]);
