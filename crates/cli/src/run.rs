@@ -30,6 +30,7 @@ pub(crate) fn run(options: Run) -> Result<(), Failure> {
 /// What `start` wrote down: the command line, the directory, the environment.
 pub(crate) fn run_as_told(directory: &Path) -> Result<(), Failure> {
     let (app, spec) = App::of(directory)?;
+    logs::bound(app.primary_log());
     spec.wear()?;
     // One that takes over goes on even if its directory is gone.
     let entered = std::env::set_current_dir(&spec.cwd);

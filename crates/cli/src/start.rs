@@ -372,6 +372,7 @@ fn clean(app: &App) -> Result<(), Failure> {
             show::say(&format!("{}: {words}", app.name));
         }
     }
+    logs::cut(&app.primary_log());
     Ok(app.remove_stale()?)
 }
 
@@ -474,7 +475,9 @@ impl Mark {
     fn read(&self) -> io::Result<String> {
         let mut file = File::open(&self.log)?;
         let size = file.metadata()?.len();
-        file.seek(SeekFrom::Start(self.at.max(size.saturating_sub(LAST_BYTES)).min(size)))?;
+        // It may have been put aside meanwhile.
+        let at = if self.at > size { 0 } else { self.at };
+        file.seek(SeekFrom::Start(at.max(size.saturating_sub(LAST_BYTES)).min(size)))?;
         let mut bytes = Vec::new();
         file.take(LAST_BYTES).read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
