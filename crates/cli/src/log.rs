@@ -1,5 +1,6 @@
 //! The log: lines on stderr, or the last few of them under the demo's table.
 
+use crate::logs::bounded;
 use crate::output::beside;
 use crate::patient::{Rest, patient};
 use std::collections::VecDeque;
@@ -52,7 +53,7 @@ pub(crate) fn without_colours() {
 
 /// Log lines go to stderr. The last ones are out when what is returned was dropped.
 pub(crate) fn to_stderr() -> Rest {
-    let (stderr, rest) = patient(beside(io::stderr()));
+    let (stderr, rest) = patient(bounded(beside(io::stderr()), io::stderr()));
     tracing_subscriber::fmt()
         .with_max_level(level())
         .with_target(false)

@@ -1,5 +1,6 @@
 //! What `phalanx run` shows of its workers while they run: their messages, their metrics.
 
+use crate::logs::bounded;
 use crate::output::beside;
 use crate::patient::patient;
 use phalanx::{Event, Metrics, Primary, WorkerHandle, WorkerId};
@@ -14,7 +15,7 @@ const PRINTED: usize = 16_384;
 
 /// Each message on a line of its own, on stdout. What nobody reads in time is not printed.
 pub(crate) async fn print_messages(primary: Primary) {
-    let (mut stdout, _rest) = patient(beside(std::io::stdout()));
+    let (mut stdout, _rest) = patient(bounded(beside(std::io::stdout()), std::io::stdout()));
     let mut events = primary.events();
     drop(primary);
     while let Some(event) = events.next().await {

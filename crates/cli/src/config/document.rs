@@ -6,7 +6,7 @@ use super::layers::is_aside;
 use super::order::{order, unknown};
 use super::problem::Problem;
 use super::tree::{Entries, Item, Node};
-use super::{AppConfig, Loaded, Warnings, parse, pm2};
+use super::{AppConfig, Loaded, Warnings, deploy, parse, pm2};
 use crate::ui::words::nearest;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -67,6 +67,12 @@ pub(super) fn examine(file: &Path, environment: Option<&str>) -> Examined {
 /// What a file says.
 pub(super) fn examine_item(item: &Item, file: &Path, environment: Option<&str>) -> Examined {
     let mut done = Examined::default();
+    let directory = directory(file);
+    let (others, deployments) = deploy::split(item);
+    if let Some(deployments) = deployments {
+        deploy::read(deployments, &directory, &mut done.problems);
+    }
+    let item = others.as_ref().unwrap_or(item);
     let parts = match parts(item, &mut done) {
         Ok(parts) if parts.len() > MOST => {
             return Examined::wrong(Problem::new(format!(
@@ -77,7 +83,6 @@ pub(super) fn examine_item(item: &Item, file: &Path, environment: Option<&str>) 
         Err(problem) => return Examined::wrong(problem),
     };
     let keys = Keys::find_all();
-    let directory = directory(file);
     let context =
         Context { keys: &keys, directory: &directory, environment, as_pm2: pm2::is_its_file(file) };
     let mut known = BTreeSet::new();
@@ -193,7 +198,7 @@ pub(super) fn absolute_file(file: &Path) -> PathBuf {
 }
 
 /// The directory of a file, with the links in its name as they are.
-fn directory(file: &Path) -> PathBuf {
+pub(super) fn directory(file: &Path) -> PathBuf {
     absolute_file(file).parent().map(Path::to_path_buf).unwrap_or_default()
 }
 
@@ -298,15 +303,11 @@ fn of_tables<'e>(tables: &'e Entries, key: &str, done: &mut Examined) -> Vec<Par
 fn beside(key: &str, item: &Item, done: &mut Examined) {
     let words = match dashed(key).as_str() {
         "$schema" => return,
-        "deploy" => {
-            let words = "deploy is pm2's, and does nothing here: bring the files there by other means, then `phalanx reload`";
-            return done.warnings.push(words.to_owned());
-        }
         "static" => {
             "pm2's; files are served by a server of your own, which phalanx runs".to_owned()
         }
         other => {
-            let known = nearest(other, ["apps", "$schema"]);
+            let known = nearest(other, ["apps", deploy::KEY, "$schema"]);
             let like = known.map(|like| format!("; did you mean {like}?")).unwrap_or_default();
             format!("there is no such key beside apps{like}")
         }

@@ -6,6 +6,7 @@
 mod app;
 mod changes;
 mod check;
+mod deploy;
 mod document;
 mod dotenv;
 mod foreground;
@@ -29,6 +30,7 @@ mod tests;
 
 pub(crate) use changes::{Plan, changes};
 pub(crate) use check::check;
+pub(crate) use deploy::{Deployment, deployment, reference};
 pub(crate) use foreground::{beside, foreground, missing, more, tell_ready};
 pub(crate) use init::init;
 pub(crate) use values::absolute;

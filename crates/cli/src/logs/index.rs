@@ -3,6 +3,8 @@
 //!
 //! A file is readable without it: then its lines are nobody's.
 
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -121,6 +123,42 @@ pub(crate) fn beside(log: &Path) -> PathBuf {
     name.into()
 }
 
+/// Opens a file that is an index as far as its beginning tells, or has nothing in it. Anything else with that name is
+/// somebody's own, and so is what a link names.
+fn open_own(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let foreign =
+        |what: &str| io::Error::other(format!("{} is {what}, and stays as it is", path.display()));
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = match options.read(true).custom_flags(flags.bits().cast_signed()).open(path) {
+        Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+            return Err(foreign("a link"));
+        }
+        file => file?,
+    };
+    if !file.metadata()?.is_file() {
+        return Err(foreign("no regular file"));
+    }
+    let mut bytes = [0; MAGIC.len()];
+    let length = file.read_at(&mut bytes, 0)?;
+    match bytes.get(..length).is_some_and(|bytes| MAGIC.starts_with(bytes)) {
+        true => Ok(file),
+        false => Err(foreign("no index of a log")),
+    }
+}
+
+/// Whether a file is an index.
+pub(crate) fn is_own(path: &Path) -> bool {
+    open_own(path, &mut OpenOptions::new()).is_ok()
+}
+
+/// Empties an index, if there is one.
+pub(crate) fn empty(path: &Path) -> io::Result<()> {
+    match is_own(path) {
+        true => open_own(path, OpenOptions::new().write(true))?.set_len(0),
+        false => Ok(()),
+    }
+}
+
 /// The writing side. It fails for itself: lines are written with or without it.
 pub(crate) struct Writer {
     file: File,
@@ -132,7 +170,7 @@ impl Writer {
     /// The index of that file, which is to be continued; or a new one, if it is about another file.
     pub(crate) fn open(path: &Path, inode: u64, size: u64, now: u64) -> io::Result<Self> {
         let mut options = OpenOptions::new();
-        let file = options.read(true).append(true).create(true).mode(0o600).open(path)?;
+        let file = open_own(path, options.append(true).create(true).mode(0o600))?;
         let mut bytes = [0; SIZE];
         let known = file.read_exact_at(&mut bytes, 0).ok().and_then(|()| Head::decode(&bytes));
         let length = file.metadata()?.len();
@@ -160,7 +198,7 @@ impl Writer {
         self.file.write_all(&self.head.encode())
     }
 
-    /// Appends records; all of them or none.
+    /// Appends records. If that fails, some of them may be there, each as a whole.
     pub(crate) fn write(&mut self, records: &[Record]) -> io::Result<()> {
         self.text.clear();
         for record in records {
@@ -231,5 +269,27 @@ mod tests {
             assert_eq!(anew.head.stamp, 21);
             anew.write(&[record, Record { offset: 50, ..record }]).expect("written");
         }
+    }
+
+    #[test]
+    fn a_file_of_somebody_elses_is_no_index() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("mail.idx");
+        let (aim, link) = (directory.path().join("aim"), directory.path().join("link.idx"));
+        std::os::unix::fs::symlink(&aim, &link).expect("linked");
+        for (path, aim, text) in [(&path, &path, "mails"), (&link, &aim, "")] {
+            let text = text.repeat(1000);
+            std::fs::write(aim, &text).expect("written");
+            let opened = Writer::open(path, 1, 0, 10).map(drop).map_err(|error| error.to_string());
+            assert!(opened.as_ref().is_err_and(|why| why.contains("stays as it is")), "{opened:?}");
+            empty(path).expect("left alone");
+            assert!(!is_own(path) && std::fs::read_to_string(aim).is_ok_and(|now| now == text));
+        }
+        // Whoever wrote it was killed in its first bytes.
+        std::fs::write(&path, &MAGIC[..3]).expect("written");
+        Writer::open(&path, 1, 0, 10).expect("an index");
+        assert_eq!(std::fs::metadata(&path).expect("there").len(), SIZE as u64);
+        empty(&path).expect("emptied");
+        assert_eq!(std::fs::metadata(&path).expect("there").len(), 0);
     }
 }

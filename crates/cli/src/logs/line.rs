@@ -4,14 +4,11 @@ use super::chain::{Cursor, Log};
 use super::index::{CONTINUED, CUT, ERR, JSON, NOTICE, Record};
 use super::places::Places;
 use super::segment::Line;
-use super::style::{Json, MARK, rfc3339};
+use super::style::{Json, MARK, colour, rfc3339};
 use super::time::shown;
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::path::PathBuf;
-
-/// By slot; all can be read on light and on dark.
-const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
 
 /// A file of an application's lines.
 pub(super) struct Source {
@@ -164,8 +161,7 @@ impl Look {
             Self::Labelled { coloured, time, names, slots } => {
                 let slot = entry.slot.map_or_else(|| "-".to_owned(), |slot| slot.to_string());
                 *slots = (*slots).max(slot.len());
-                let at = entry.slot.unwrap_or_default() as usize;
-                let colour = COLOURS.get(at % COLOURS.len()).copied().unwrap_or(36);
+                let colour = colour(entry.slot.unwrap_or_default());
                 if *time {
                     to.extend_from_slice(shown(entry.time).as_bytes());
                     to.push(b' ');

@@ -2,6 +2,8 @@
 //! it is compressed; the index goes with it, as `….idx`.
 
 use super::index;
+use super::lock::{self, Held};
+use super::sink::{LOOK, now};
 use flate2::Compression;
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
@@ -10,7 +12,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 /// When files are replaced, and which old ones stay.
@@ -36,6 +38,33 @@ pub(crate) struct Old {
     pub(crate) compressed: bool,
     /// With its index.
     pub(crate) size: u64,
+    /// When it was changed or put aside last, in microseconds since 1970.
+    changed: u64,
+}
+
+/// Another process that writes to the same log looks every so often where it is, and until then may write to an old
+/// file. After so long without a change nobody does.
+const QUIET: Duration = LOOK.saturating_mul(2);
+/// A change that is to come, by more than so many microseconds: the clock was set back.
+const SET_BACK: u64 = 60_000_000;
+
+impl Old {
+    /// Whether nobody writes to it any more.
+    fn is_quiet(&self, now: u64) -> bool {
+        let quiet = u64::try_from(QUIET.as_micros()).unwrap_or(u64::MAX);
+        self.compressed || now.saturating_sub(self.changed) > quiet || self.changed > now + SET_BACK
+    }
+
+    /// Does something with it, unless another process just does; whether it did.
+    fn alone(&self, deed: impl FnOnce() -> io::Result<bool>) -> io::Result<bool> {
+        let file = match File::open(&self.path) {
+            // It is compressed, or gone.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return deed(),
+            file => file?,
+        };
+        let Some(_held) = Held::take(&file) else { return Ok(false) };
+        deed()
+    }
 }
 
 /// Characters of `20260131T130000.123Z`.
@@ -49,6 +78,15 @@ pub(crate) fn with(path: &Path, more: &str) -> PathBuf {
 
 pub(crate) fn compressed(path: &Path) -> PathBuf {
     with(path, ".gz")
+}
+
+/// A new file that takes another one's place once it is complete: `….PID.new`. What another process of that number left
+/// behind is replaced; a link is not followed.
+pub(crate) fn draft(path: &Path) -> io::Result<(PathBuf, File)> {
+    let draft = with(path, &format!(".{}.new", std::process::id()));
+    remove_file(&draft)?;
+    let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&draft)?;
+    Ok((draft, file))
 }
 
 /// Where a file goes that is put aside.
@@ -102,8 +140,12 @@ pub(crate) fn list(log: &Path) -> Vec<Old> {
             let path = aside(log, stamp);
             let size = |path: &Path| fs::metadata(path).map_or(0, |about| about.len());
             let index = index::beside(&path);
-            let size = entry.metadata().ok()?.len() + size(&index) + size(&with(&index, ".gz"));
-            Some(Old { stamp: stamp.to_owned(), path, compressed, size })
+            let about = entry.metadata().ok()?;
+            let size = about.len() + size(&index) + size(&with(&index, ".gz"));
+            // Not its time of modification: somebody may begin to write just when it is put aside.
+            let changed = about.ctime().saturating_mul(1_000_000) + about.ctime_nsec() / 1000;
+            let changed = u64::try_from(changed).unwrap_or_default();
+            Some(Old { stamp: stamp.to_owned(), path, compressed, size, changed })
         })
         .collect();
     // For a moment there are both.
@@ -148,34 +190,61 @@ pub(crate) fn remove(old: &Old) -> io::Result<()> {
     for path in [&compressed(&old.path), &old.path, &compressed(&index), &index] {
         remove_file(path)?;
     }
+    remove_drafts(old)
+}
+
+/// Of those who were killed while they compressed it.
+fn remove_drafts(old: &Old) -> io::Result<()> {
+    let (Some(directory), Some(name)) = (old.path.parent(), old.path.file_name()) else {
+        return Ok(());
+    };
+    let name = format!("{}.", name.to_string_lossy());
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let file = entry.file_name();
+        let is_draft = |file: &str| file.starts_with(&name) && file.ends_with(".new");
+        if file.to_str().is_some_and(is_draft) {
+            remove_file(&entry.path())?;
+        }
+    }
     Ok(())
 }
 
-/// Compresses a file: it is there as a whole before the other one goes.
-fn compress(path: &Path) -> io::Result<()> {
+/// Compresses an old file; its index first: while the file is as it was, either is found. Whether it did.
+fn compress_old(old: &Old) -> io::Result<bool> {
+    old.alone(|| {
+        remove_drafts(old)?;
+        Ok(compress(&index::beside(&old.path))? && compress(&old.path)?)
+    })
+}
+
+/// Compresses a file: it is there as a whole before the other one goes. Not done: somebody writes to it.
+fn compress(path: &Path) -> io::Result<bool> {
     let mut from = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
         file => file?,
     };
     let about = from.metadata()?;
-    let draft = with(path, ".gz.new");
-    let mut options = OpenOptions::new();
-    let to = options.write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    let (draft, to) = draft(&compressed(path))?;
     let done = (|| {
         to.set_permissions(fs::Permissions::from_mode(about.mode() & 0o7777))?;
         if rustix::process::geteuid().is_root() {
             std::os::unix::fs::fchown(&to, Some(about.uid()), Some(about.gid()))?;
         }
         let mut encoder = GzEncoder::new(to, Compression::fast());
-        io::copy(&mut from, &mut encoder)?;
+        let copied = io::copy(&mut from, &mut encoder)?;
         encoder.finish()?.flush()?;
-        fs::rename(&draft, compressed(path))
+        // What came meanwhile would be lost; and what was removed meanwhile stays removed.
+        let whole = from.metadata()?.len() == copied && lock::is_at(path, &from)?;
+        if whole {
+            fs::rename(&draft, compressed(path))?;
+        }
+        Ok(whole)
     })();
     match done {
-        Ok(()) => fs::remove_file(path),
-        Err(error) => {
+        Ok(true) => remove_file(path).map(|()| true),
+        undone => {
             let _ = fs::remove_file(&draft);
-            Err(error)
+            undone
         }
     }
 }
@@ -192,7 +261,7 @@ pub(crate) fn read_compressed(path: &Path) -> io::Result<Vec<u8>> {
 pub(crate) struct Tidy {
     logs: Arc<Vec<PathBuf>>,
     rules: Rules,
-    state: Arc<Mutex<State>>,
+    state: Arc<(Mutex<State>, Condvar)>,
 }
 
 #[derive(Default)]
@@ -209,7 +278,7 @@ impl Tidy {
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// There is another old file, or there may be.
@@ -217,6 +286,7 @@ impl Tidy {
         let mut state = self.state();
         state.again = true;
         if state.running {
+            self.state.1.notify_all();
             return;
         }
         let this = self.clone();
@@ -236,10 +306,17 @@ impl Tidy {
                     return;
                 }
             }
-            let done = self.once();
+            let done = self.once(now());
             let mut state = self.state();
             match done {
-                Ok(()) => state.told = false,
+                Ok(left) => {
+                    state.told = false;
+                    if left && !state.again {
+                        let waited = self.state.1.wait_timeout(state, QUIET);
+                        state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                        state.again = true;
+                    }
+                }
                 Err(error) if !state.told => {
                     state.told = true;
                     tracing::warn!("old logs cannot be kept in order: {error}");
@@ -249,25 +326,32 @@ impl Tidy {
         }
     }
 
-    /// Removes what is too much, and compresses the rest.
-    fn once(&self) -> io::Result<()> {
+    /// Removes what is too much, and compresses the rest. Whether there is something that has to be looked at later.
+    fn once(&self, now: u64) -> io::Result<bool> {
+        let mut tried: Vec<PathBuf> = Vec::new();
         loop {
             let files: Vec<Vec<Old>> = self.logs.iter().map(|log| list(log)).collect();
             let size = |log: &PathBuf| fs::metadata(log).map_or(0, |about| about.len());
             let current = self.logs.iter().map(size).sum();
+            let mut left = false;
             for (log, file) in surplus(&files, current, &self.rules) {
-                if let Some(old) = files.get(log).and_then(|files| files.get(file)) {
-                    remove(old)?;
-                }
+                let old = files.get(log).and_then(|files| files.get(file));
+                let quiet = old.filter(|old| old.is_quiet(now));
+                let gone = quiet.map(|old| old.alone(|| remove(old).map(|()| true))).transpose()?;
+                left |= gone != Some(true);
             }
-            let next = self.rules.compress.then(|| {
-                let raw = files.iter().flatten().filter(|old| !old.compressed);
-                raw.filter(|old| old.path.exists()).min_by(|a, b| a.stamp.cmp(&b.stamp))
-            });
-            let Some(old) = next.flatten() else { return Ok(()) };
-            // The index first: while the file is as it was, either is found.
-            compress(&index::beside(&old.path))?;
-            compress(&old.path)?;
+            if !self.rules.compress {
+                return Ok(left);
+            }
+            let raw = files.iter().flatten().filter(|old| !old.compressed && old.path.exists());
+            let (todo, later): (Vec<&Old>, Vec<&Old>) =
+                raw.partition(|old| old.is_quiet(now) && !tried.contains(&old.path));
+            let Some(old) = todo.into_iter().min_by(|a, b| a.stamp.cmp(&b.stamp)) else {
+                return Ok(left || !later.is_empty());
+            };
+            if !compress_old(old)? {
+                tried.push(old.path.clone());
+            }
         }
     }
 }
@@ -280,7 +364,7 @@ mod tests {
         Rules { max_size: 0, max_age: Duration::ZERO, keep: 3, quota: 0, compress: true };
 
     fn old(stamp: &str, size: u64) -> Old {
-        Old { stamp: stamp.into(), path: stamp.into(), compressed: false, size }
+        Old { stamp: stamp.into(), path: stamp.into(), compressed: false, size, changed: 0 }
     }
 
     #[test]
@@ -320,6 +404,15 @@ mod tests {
     }
 
     #[test]
+    fn who_may_still_be_written_to() {
+        let old = Old { changed: 1_000_000_000, ..old("1", 10) };
+        let quiet = |now| old.is_quiet(now);
+        assert_eq!([1_000_000_000, 1_001_900_000, 1_002_100_000].map(quiet), [false, false, true]);
+        // The clock was set back, by more than clocks of two machines differ.
+        assert_eq!([995_000_000, 900_000_000].map(quiet), [false, true]);
+    }
+
+    #[test]
     fn old_files_are_compressed_and_kept_within_the_rules() {
         let directory = tempfile::tempdir().expect("a directory");
         let log = directory.path().join("a-out.log");
@@ -329,7 +422,18 @@ mod tests {
             fs::write(index::beside(&path), "an index").expect("written");
         }
         let tidy = Tidy::new(vec![log.clone()], RULES);
-        tidy.once().expect("in order");
+        // For a moment somebody else may still write to them.
+        assert!(tidy.once(now()).expect("left alone") && list(&log).len() == 5);
+        let later = now() + 10_000_000;
+        let third = File::open(aside(&log, "20260103T000000.000Z")).expect("there");
+        let held = Held::take(&third).expect("nobody else's");
+        assert!(tidy.once(later).expect("in order"), "nothing is left to do");
+        let raw: Vec<PathBuf> =
+            list(&log).into_iter().filter(|old| !old.compressed).map(|old| old.path).collect();
+        assert_eq!(raw, [aside(&log, "20260103T000000.000Z")], "somebody else compresses it");
+        drop(held);
+        fs::write(aside(&log, "20260103T000000.000Z.gz.1.new"), "half").expect("written");
+        assert!(!tidy.once(later).expect("in order"), "something is left");
         let files = list(&log);
         let stamps: Vec<&str> = files.iter().map(|old| old.stamp.split_at(8).0).collect();
         assert_eq!(stamps, ["20260103", "20260104", "20260105"]);

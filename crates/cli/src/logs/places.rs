@@ -51,8 +51,19 @@ impl Places {
     }
 }
 
-/// The words of a command line that may be about logs.
-const WORDS: [&str; 7] = ["--out", "--err", "--log", "-o", "-e", "-l", "--disable-logs"];
+/// The long options that may be about logs begin so.
+const LONG: [&str; 4] = ["--out", "--err", "--log", "--disable-logs"];
+/// The short ones, also behind others: `-fo FILE`.
+const SHORT: [char; 3] = ['o', 'e', 'l'];
+
+/// Whether a word of a command line may be an option about logs.
+fn may_be_about_logs(word: &str) -> bool {
+    match word.strip_prefix('-') {
+        Some(rest) if rest.starts_with('-') => LONG.iter().any(|known| word.starts_with(known)),
+        Some(rest) => rest.contains(SHORT),
+        None => false,
+    }
+}
 
 /// Where the lines of an application are, and whether they are JSON.
 pub(crate) fn places(app: &App) -> (Places, bool) {
@@ -60,7 +71,7 @@ pub(crate) fn places(app: &App) -> (Places, bool) {
     let otherwise = (usual(app, spec.foreground), false);
     let mut own = spec.argv.iter().take_while(|word| *word != "--");
     // To understand a whole command line takes a millisecond, and few have such words.
-    if !own.any(|word| WORDS.iter().any(|known| word.starts_with(known))) {
+    if !own.any(|word| may_be_about_logs(word)) {
         return otherwise;
     }
     match intent::options(&spec.argv) {
@@ -102,6 +113,17 @@ mod tests {
     fn of(out: Option<&str>, err: Option<&str>, both: Option<&str>) -> Places {
         let path = |name: Option<&str>| name.map(PathBuf::from);
         Places { out: path(out), err: path(err), both: path(both) }
+    }
+
+    #[test]
+    fn options_about_logs() {
+        for word in ["-o", "-ofile", "-fo", "-i2", "--output=x", "--err-file", "--log-type", "-fle"]
+        {
+            assert_eq!(may_be_about_logs(word), word != "-i2", "{word}");
+        }
+        for word in ["server.js", "-", "-f", "--name", "--no-keeper", "loe"] {
+            assert!(!may_be_about_logs(word), "{word}");
+        }
     }
 
     #[test]

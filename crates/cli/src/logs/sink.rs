@@ -3,21 +3,19 @@
 //!
 //! Files are replaced by rename and never emptied for it, so whoever reads one reads it to its end.
 
+use super::aside;
 use super::index::{self, Record};
 use super::old::{self, Rules, Tidy};
-use super::style::compact;
-use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How often it is looked whether the file is still the one at its place, while there is something to write.
-const LOOK: Duration = Duration::from_secs(1);
+pub(super) const LOOK: Duration = Duration::from_secs(1);
 /// How soon it is tried again to replace a file that could not be.
 const AGAIN: Duration = Duration::from_secs(10);
-/// Names that are tried for a file that is put aside.
-const NAMES: u64 = 100;
 
 /// Microseconds since 1970.
 pub(crate) fn now() -> u64 {
@@ -107,8 +105,10 @@ impl Sink {
             self.replace(time);
         }
         let open = self.opened()?;
-        if std::mem::take(&mut open.unfinished) {
+        if open.unfinished {
+            // If this fails, the line still has no end.
             open.file.write_all(b"\n")?;
+            open.unfinished = false;
         }
         if let Err((error, written)) = write(&open.file, text) {
             open.take_back(text, written);
@@ -129,7 +129,7 @@ impl Sink {
             None => {
                 self.tidy.begin();
                 self.looked = Some(Instant::now());
-                Open::at(&self.path, None)?
+                Open::at(&self.path, &mut self.index_told)?
             }
         };
         Ok(self.open.insert(open))
@@ -165,7 +165,7 @@ impl Sink {
     /// Puts the file aside, and begins another one. If that cannot be done, it goes on with the one it has.
     fn replace(&mut self, time: u64) {
         let Some(open) = self.open.as_ref() else { return };
-        match replace(&self.path, &open.file, time) {
+        match aside::replace(&self.path, &open.file, time) {
             Ok(()) => {
                 self.open = None;
                 self.stays_until = None;
@@ -198,8 +198,8 @@ fn write(mut file: &File, text: &[u8]) -> Result<(), (io::Error, usize)> {
 }
 
 impl Open {
-    /// Opens a file, and makes its directory if that is missing. `like`: another file, whose owner and mode it gets.
-    fn at(path: &Path, like: Option<&Metadata>) -> io::Result<Self> {
+    /// Opens a file, and makes its directory if that is missing. That it has no index is said, once.
+    fn at(path: &Path, index_told: &mut bool) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).append(true).create(true).mode(0o600);
         let file = match options.open(path) {
@@ -214,15 +214,14 @@ impl Open {
             }
             file => file?,
         };
-        if let Some(like) = like {
-            alike(&file, like)?;
-        }
         let about = file.metadata()?;
         let (regular, size, time) = (about.is_file(), about.len(), now());
         let index = regular.then(|| {
             let index = index::Writer::open(&index::beside(path), about.ino(), size, time);
-            index.map_err(|error| {
-                tracing::warn!("{} has no index: {error}", path.display());
+            index.inspect_err(|error| {
+                if !std::mem::replace(index_told, true) {
+                    tracing::warn!("{} has no index: {error}", path.display());
+                }
             })
         });
         let mut last = [b'\n'];
@@ -278,60 +277,9 @@ impl Open {
     }
 }
 
-fn alike(file: &File, like: &Metadata) -> io::Result<()> {
-    file.set_permissions(fs::Permissions::from_mode(like.mode() & 0o7777))?;
-    let me = (rustix::process::geteuid(), like.uid());
-    if me.0.is_root() && me.1 != 0 {
-        std::os::unix::fs::fchown(file, Some(like.uid()), Some(like.gid()))?;
-    }
-    Ok(())
-}
-
-/// Puts a file aside, and an empty one in its place: at no time there is none.
-fn replace(path: &Path, file: &File, time: u64) -> io::Result<()> {
-    let about = file.metadata()?;
-    let draft = old::with(path, ".new");
-    match fs::remove_file(&draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut options = OpenOptions::new();
-    let new = options.append(true).create_new(true).mode(0o600).open(&draft)?;
-    let done = alike(&new, &about).and_then(|()| swap(path, &draft, time));
-    if done.is_err() {
-        let _ = fs::remove_file(&draft);
-    }
-    done
-}
-
-fn swap(path: &Path, draft: &Path, time: u64) -> io::Result<()> {
-    // Names are times, and each is there once.
-    let names = (0..NAMES).map(|ms| old::aside(path, &compact(time + ms * 1000)));
-    let free = |name: &PathBuf| !name.exists() && !old::compressed(name).exists();
-    let aside = names.into_iter().find(free).ok_or(io::ErrorKind::AlreadyExists)?;
-    // The index goes first: one that is not its file's own is not believed.
-    let indexes = [index::beside(path), index::beside(&aside)];
-    let indexed = fs::rename(&indexes[0], &indexes[1]).is_ok();
-    let linked = match fs::hard_link(path, &aside) {
-        Ok(()) => Ok(()),
-        // Not every file system has links.
-        Err(_) => fs::rename(path, &aside),
-    };
-    let done = linked.and_then(|()| {
-        fs::rename(draft, path).inspect_err(|_| {
-            // Also where it is a second name of the same file.
-            let _ = fs::rename(&aside, path);
-            let _ = fs::remove_file(&aside);
-        })
-    });
-    if done.is_err() && indexed {
-        let _ = fs::rename(&indexes[1], &indexes[0]);
-    }
-    done
-}
-
 /// Empties a log, and removes its old files.
 pub(crate) fn flush(path: &Path) -> io::Result<()> {
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     for old in old::list(path) {
         old::remove(&old)?;
     }
@@ -341,12 +289,13 @@ pub(crate) fn flush(path: &Path) -> io::Result<()> {
         _ => Ok(()),
     };
     empty(path)?;
-    empty(&index::beside(path))
+    index::empty(&index::beside(path))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     const RULES: Rules = Rules {
         max_size: 100,
@@ -397,17 +346,39 @@ mod tests {
         let path = directory.path().join("a.log");
         let mut sink = sink(&path);
         // In the way of the new file.
-        fs::create_dir(old::with(&path, ".new")).expect("made");
+        let draft = old::with(&path, &format!(".{}.new", std::process::id()));
+        fs::create_dir(&draft).expect("made");
         let line = "x".repeat(59) + "\n";
         for n in 0..3 {
             say(&mut sink, now() + n, &line);
         }
         assert_eq!(read(&path), line.repeat(3));
         assert!(sink.stays_until.is_some());
-        fs::remove_dir(old::with(&path, ".new")).expect("removed");
+        fs::remove_dir(&draft).expect("removed");
         sink.stays_until = Some(Instant::now());
         say(&mut sink, now(), &line);
         assert_eq!((old::list(&path).len(), read(&path)), (1, line));
+    }
+
+    #[test]
+    fn files_beside_a_log_that_are_not_its_own_stay() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("mail");
+        let others = [index::beside(&path), old::with(&path, ".new")];
+        for other in &others {
+            fs::write(other, "mine").expect("written");
+        }
+        let mut sink = sink(&path);
+        for n in 0..3 {
+            say(&mut sink, now() + n, &("x".repeat(59) + "\n"));
+        }
+        assert_eq!(old::list(&path).len(), 2);
+        sink.flush().expect("emptied");
+        say(&mut sink, now(), "one\n");
+        assert_eq!(read(&path), "one\n");
+        assert!(sink.index_told && others.iter().all(|other| read(other) == "mine"));
+        let there = fs::read_dir(directory.path()).expect("read").flatten();
+        assert_eq!(there.count(), 3, "something else is left");
     }
 
     #[test]
@@ -440,5 +411,16 @@ mod tests {
         assert_eq!(read(&path), "");
         say(&mut sink, 6, "six\n");
         assert_eq!(read(&path), "six\n");
+    }
+
+    #[test]
+    fn a_line_that_has_no_end_gets_one_when_that_can_be_written() {
+        let full = Path::new("/dev/full");
+        let mut sink = sink(full);
+        sink.opened().expect("opened").unfinished = true;
+        for _ in 0..2 {
+            assert!(sink.write(b"one\n", &mut []).is_err(), "written to {}", full.display());
+            assert!(sink.opened().expect("opened").unfinished, "the next line is glued to it");
+        }
     }
 }

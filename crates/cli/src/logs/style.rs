@@ -10,6 +10,14 @@ use std::str::FromStr;
 /// Stands where a line was cut.
 pub(crate) const MARK: &str = "…";
 
+/// By slot; all can be read on light and on dark.
+const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
+
+/// The colour of a slot's label.
+pub(crate) fn colour(slot: u32) -> u8 {
+    COLOURS.get(slot as usize % COLOURS.len()).copied().unwrap_or_default()
+}
+
 /// How lines are written.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Style {

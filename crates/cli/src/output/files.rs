@@ -3,7 +3,7 @@
 //! A disk that is slow is waited for, as long as it moves. One that takes nothing is waited for a moment, which workers
 //! notice when there is no more room; then lines are lost, counted, and that is said, here and in the primary's log.
 
-use super::writer::{Mark, Order, PATIENCE, State, Stream, Writer};
+use super::writer::{Mark, Obeyed, Order, PATIENCE, State, Stream, Writer};
 use super::{Rest, Source};
 use crate::logs::index::{ERR, JSON, NOTICE, Record};
 use crate::logs::{Places, Rules, Sink, Style, Tidy, now};
@@ -32,20 +32,25 @@ pub(crate) struct LogFiles {
 }
 
 impl LogFiles {
-    /// Opens all files anew, as after they were moved. Returns when that is done, or after a few seconds.
-    pub(crate) fn reopen(&self) {
-        self.order(Order::Reopen);
+    /// Opens all files anew, as after they were moved. Returns when that is done, or was not after a few seconds.
+    pub(crate) fn reopen(&self) -> Obeyed {
+        self.order(Order::Reopen)
     }
 
-    /// Empties all files, and removes the old ones. Returns when that is done, or after a few seconds.
-    pub(crate) fn flush(&self) {
-        self.order(Order::Flush);
+    /// Empties all files, and removes the old ones. Returns when that is done, or was not after a few seconds.
+    pub(crate) fn flush(&self) -> Obeyed {
+        self.order(Order::Flush)
     }
 
-    fn order(&self, order: fn(Sender<()>) -> Order) {
+    fn order(&self, order: fn(Sender<Obeyed>) -> Order) -> Obeyed {
         let (told, done) = mpsc::channel();
-        if self.orders.send(order(told)).is_ok() {
-            let _ = done.recv_timeout(OPENING);
+        let slow = || {
+            let seconds = OPENING.as_secs();
+            format!("that takes more than {seconds} s: what is said is just being written")
+        };
+        match self.orders.send(order(told)) {
+            Ok(()) => done.recv_timeout(OPENING).map_err(|_| slow())?,
+            Err(_) => Err("its logs are not written any more".into()),
         }
     }
 }
@@ -143,13 +148,13 @@ impl Files {
                     Order::Reopen(told) => {
                         self.write_all();
                         self.files.iter_mut().for_each(|file| file.sink.reopen());
-                        self.open();
-                        let _ = told.send(());
+                        let _ = told.send(self.for_each("opened", Sink::prepare));
                     }
                     Order::Flush(told) => {
                         self.write_all();
-                        self.flush();
-                        let _ = told.send(());
+                        let emptied = self.for_each("emptied", Sink::flush);
+                        let opened = self.for_each("opened", Sink::prepare);
+                        let _ = told.send(emptied.and(opened));
                     }
                 }
                 next = orders.try_recv().ok();
@@ -158,22 +163,20 @@ impl Files {
         }
     }
 
-    /// Opens the files, so that they are there.
-    fn open(&mut self) {
+    /// Does something with each file. What cannot be done is said, here and to whoever wants it.
+    fn for_each(&mut self, what: &str, deed: fn(&mut Sink) -> io::Result<()>) -> Obeyed {
+        let mut failed = Vec::new();
         for file in &mut self.files {
-            if let Err(error) = file.sink.prepare() {
-                tracing::warn!("{} cannot be opened: {error}", file.sink.path().display());
+            if let Err(error) = deed(&mut file.sink) {
+                let path = file.sink.path().display();
+                tracing::warn!("{path} cannot be {what}: {error}");
+                failed.push(format!("{path} cannot be {what}: {error}"));
             }
         }
-    }
-
-    fn flush(&mut self) {
-        for file in &mut self.files {
-            if let Err(error) = file.sink.flush() {
-                tracing::warn!("{} cannot be emptied: {error}", file.sink.path().display());
-            }
+        match failed.is_empty() {
+            true => Ok(()),
+            false => Err(failed.join("; ")),
         }
-        self.open();
     }
 
     /// Adds lines to what is written next to the files of their stream.
@@ -344,9 +347,11 @@ impl File {
     }
 }
 
-/// What was said to the end of no line when this process became another one.
+/// What was said to the end of no line when this process became another program. That keeps its number; without it, the
+/// file might be somebody else's.
 pub(super) fn carry(places: &Places) -> Option<PathBuf> {
-    places.paths().first().map(|path| crate::logs::with(path, ".part"))
+    let name = format!(".{}.part", std::process::id());
+    places.paths().first().map(|path| crate::logs::with(path, &name))
 }
 
 /// The time of what is heard now.

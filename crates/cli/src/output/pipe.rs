@@ -85,8 +85,9 @@ impl Unsaid {
         if text.is_empty() {
             return;
         }
+        let _ = fs::remove_file(path);
         let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
+        let file = options.write(true).create_new(true).mode(0o600).open(path);
         match file.and_then(|mut file| file.write_all(&text)) {
             Ok(()) => *lock(&self.left) = true,
             Err(error) => tracing::warn!("unfinished lines are lost: {}: {error}", path.display()),

@@ -5,8 +5,8 @@
 //! counted. Where the stream is a file or a pipe, workers wait for as long as it takes. Files of logs have their own
 //! thread (`files.rs`).
 
-use crate::logs::Style;
 use crate::logs::index::{ERR, Record};
+use crate::logs::{Style, colour};
 use phalanx::{SlotId, WorkerId};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::BorrowedFd;
@@ -29,8 +29,6 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 const END: Duration = Duration::from_secs(10);
 /// Characters of a name before each line.
 const NAME: usize = 32;
-/// By slot; all can be read on light and on dark.
-const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
 
 /// Whose line on the terminal is unfinished. A terminal shows what goes to both streams.
 static UNFINISHED: Mutex<Option<Source>> = Mutex::new(None);
@@ -83,10 +81,9 @@ impl Label {
     fn of(&self, slot: SlotId) -> String {
         let Self { name, width, coloured } = self;
         let text = format!("{name} {:<width$} |", slot.0);
-        let colour = COLOURS.iter().cycle().nth(slot.0 as usize % COLOURS.len());
-        match colour.filter(|_| *coloured) {
-            Some(colour) => format!("\x1b[{colour}m{text}\x1b[0m "),
-            None => text + " ",
+        match *coloured {
+            true => format!("\x1b[{}m{text}\x1b[0m ", colour(slot.0)),
+            false => text + " ",
         }
     }
 
@@ -117,6 +114,9 @@ pub(super) struct Mark {
     pub(super) flags: u8,
 }
 
+/// Whether it was done for all files, or why not for which.
+pub(crate) type Obeyed = Result<(), String>;
+
 pub(super) enum Order {
     Say(Source, Mark, Vec<u8>, Option<OwnedSemaphorePermit>),
     /// The stream has ended: so has its line.
@@ -124,9 +124,9 @@ pub(super) enum Order {
     /// All before it is written: say so.
     Finish(Sender<()>),
     /// Open the files anew.
-    Reopen(Sender<()>),
+    Reopen(Sender<Obeyed>),
     /// Empty the files.
-    Flush(Sender<()>),
+    Flush(Sender<Obeyed>),
 }
 
 #[derive(Default)]

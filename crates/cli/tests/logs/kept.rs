@@ -2,7 +2,7 @@
 
 use crate::common::{self, LONG, signal};
 use crate::shown::Follower;
-use crate::support::{Tool, gone, pid};
+use crate::support::{Tool, begin, finish, gone, pid};
 use crate::{all, files, log, obeying, path, run, text_of, told, until};
 use bench::spawned::Signal;
 use bench::wait;
@@ -117,6 +117,39 @@ fn old_files_go_by_number_and_by_size() {
     assert!(files(&err).len() > 2, "there is room for more than the present files");
 }
 
+/// A program that says four hundred lines in its application's name, a few at a time.
+const COUNTS: &str = "\
+let n = 0;
+setInterval(() => { for (let i = 0; i < 2 && n < 400; i++) console.log(`${process.env.APP} ${n++}`); }, 15);
+";
+
+#[test]
+fn a_file_of_two_applications() {
+    let tool = Tool::new();
+    let (program, log) = (tool.program("counts.js", COUNTS), tool.directory().join("o.log"));
+    for name in ["one", "two"] {
+        let words = ["start", path(&program), "--name", name, "-i", "1", "--ready", "online"];
+        let limits = ["-o", path(&log), "--log-max-size", "1K", "--log-keep", "1000"];
+        let mut command = tool.command(&[&words[..], &limits].concat());
+        command.env("APP", name);
+        finish(begin(&mut command)).expect(0, &[]);
+    }
+    // Also when all old files are compressed, and nobody touches them any more.
+    let old = || files(&log).into_iter().rev().skip(1);
+    let lines = |text: &str| text.lines().count();
+    until("800 lines", || all(&log), |text| lines(text) == 800 && text.contains("two 399"));
+    let raw = || old().filter(|file| file.extension().is_none_or(|e| e != "gz")).count();
+    wait::until(LONG, "compressed files", || (raw() == 0).then_some(()))
+        .unwrap_or_else(|error| panic!("{error}: {:?}", files(&log)));
+    assert!(old().count() > 2, "{:?}", files(&log));
+    let text = all(&log);
+    for name in ["one", "two"] {
+        let said: Vec<&str> = text.lines().filter(|line| line.starts_with(name)).collect();
+        let numbers: std::collections::BTreeSet<&str> = said.iter().copied().collect();
+        assert_eq!((said.len(), numbers.len()), (400, 400), "{name}: each line once");
+    }
+}
+
 #[test]
 fn files_that_are_removed_or_moved() {
     let tool = obeying("1", &[]);
@@ -148,6 +181,45 @@ fn files_that_are_removed_or_moved() {
     let after = tool.run(&["logs", "app", "--json", "--lines", "1", "--no-follow"]).expect(0, &[]);
     until("lines after that", || text_of(&log), |text| text.contains("two\n"));
     assert!(after.stdout.is_empty() || after.stdout.contains("\"slot\":0"), "{after:?}");
+}
+
+#[test]
+fn what_cannot_be_emptied_or_opened_is_said() {
+    let tool = obeying("1", &[]);
+    let log = log(&tool, "out");
+    told(&tool, "console.log('one')");
+    until("a line", || text_of(&log), |text| text == "one\n");
+    let name = path(&log);
+    // In the place of an old file, and then in that of the log.
+    let old = log.with_extension("log.20260131T130000.123Z");
+    fs::create_dir(&old).unwrap();
+    let said = tool.run(&["flush", "app"]).expect(1, &["app: ", name, "cannot be emptied"]);
+    assert!(!said.stdout.contains("are emptied"), "{said:?}");
+    fs::remove_dir(&old).unwrap();
+    tool.run(&["flush", "app"]).expect(0, &["app: its logs are emptied"]);
+    assert_eq!(text_of(&log), "");
+    fs::remove_file(&log).unwrap();
+    fs::create_dir(&log).unwrap();
+    tool.run(&["reopen", "app"]).expect(1, &["app: ", name, "cannot be opened"]);
+    // One that does not run.
+    tool.run(&["stop", "app"]).expect(0, &[]);
+    tool.run(&["reopen", "app"]).expect(0, &[]);
+    tool.run(&["flush", "app"]).expect(1, &["cannot empty", name]);
+}
+
+#[test]
+fn what_a_primary_says_is_bounded() {
+    let tool = obeying("1", &["--print-messages"]);
+    let (log, last) = ("primary.log", "primary.log.1");
+    let size = |name| fs::metadata(tool.app("app").join(name)).map_or(0, |about| about.len());
+    told(&tool, "setInterval(() => process.send('x'.repeat(16000)), 1)");
+    wait::until(LONG, "a log that was put aside", || (size(last) > 0).then_some(())).unwrap();
+    let largest = (4 << 20) + (64 << 10);
+    assert!(size(log) <= largest && size(last) <= largest, "{} {}", size(log), size(last));
+    // It is one of the files that go with an application.
+    tool.run(&["delete", "app"]).expect(0, &[]);
+    let directory = tool.app("app");
+    assert!(!directory.exists(), "{:?}", fs::read_dir(directory).unwrap().collect::<Vec<_>>());
 }
 
 /// A file system of a few KiB; without the right to have one, a device on which nothing fits.
@@ -276,6 +348,9 @@ fn an_upgrade_in_the_middle_of_a_line() {
     let primary = tool.primary("app");
     told(&tool, "process.stdout.write('half'); process.stderr.write('other half')");
     told(&tool, "say(500)");
+    // Somebody's own, which is not taken for what was left.
+    let (logs, own) = (tool.home.join("logs"), tool.home.join("logs/app-out.log.part"));
+    fs::write(&own, "mine").unwrap();
     tool.run(&["upgrade", "app"]).expect(0, &[]);
     assert_eq!(tool.primary("app"), primary);
     told(&tool, "console.log(' and half'); console.error(' and half')");
@@ -284,7 +359,10 @@ fn an_upgrade_in_the_middle_of_a_line() {
     assert!(text.starts_with("half0 line 0"), "{text}");
     assert_eq!(text.lines().count(), 501);
     until("the other end", || text_of(&err), |text| text == "other half and half\n");
-    assert!(!tool.home.join("logs/app-out.log.part").exists());
+    let left = fs::read_dir(logs).unwrap().flatten().map(|entry| entry.path());
+    let left: Vec<_> = left.filter(|file| file.extension().is_some_and(|e| e == "part")).collect();
+    assert_eq!(left, std::slice::from_ref(&own), "what was taken up is gone");
+    assert_eq!(text_of(&own), "mine");
     let workers = tool.about("app")["workers"].clone();
     let shown = tool.run(&["logs", "app", "--json", "--err", "--no-follow"]).expect(0, &[]);
     let line: serde_json::Value = serde_json::from_str(&shown.stdout).unwrap();

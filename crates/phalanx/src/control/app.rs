@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 const LONGEST_SOCKET: usize = 108;
 
 /// What an application's directory has in it but the lock.
-const FILES: [&str; 5] =
-    ["control.sock", "control.new", "spec.json", "workers.json", "primary.log"];
+const FILES: [&str; 6] =
+    ["control.sock", "control.new", "spec.json", "workers.json", "primary.log", "primary.log.1"];
 /// So many earlier versions of what is wanted are kept.
 pub(super) const EARLIER: usize = 3;
 /// The end of a name of what is just being written.
