@@ -10,6 +10,7 @@ pub(crate) mod logging;
 mod permissions;
 pub(crate) mod planned;
 pub(crate) mod pm2;
+pub(crate) mod serve;
 mod tool;
 
 pub(crate) use tool::{
@@ -79,6 +80,9 @@ pub(crate) enum Command {
     /// Run any program as `run` does, in the background, under a name
     #[command(after_long_help = examples::START)]
     Start(Box<Start>),
+    /// Serve a directory of files over HTTP, in the background
+    #[command(alias = "expose", after_long_help = examples::SERVE)]
+    Serve(Box<serve::Serve>),
     /// Drain the workers of applications, and end them; `start NAME` starts them again
     Stop(Stop),
     /// End the workers of applications, and start them anew; starts those that are stopped

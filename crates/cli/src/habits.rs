@@ -1,5 +1,6 @@
 //! What people type who know pm2.
 
+use crate::args::serve::Serve;
 use crate::args::{Arguments, Command, Pm2, Reload, Run, Words};
 use crate::failure::{Failure, USAGE};
 use crate::home::{Home, Lock};
@@ -36,6 +37,14 @@ pub(crate) fn start(options: Run) -> Result<(), Failure> {
     as_if(&["logs", &name])
 }
 
+/// `phalanx serve`, likewise.
+pub(crate) fn serve(options: Serve) -> Result<(), Failure> {
+    options.run.others.tell()?;
+    let attach = options.run.habits.attach;
+    let name = crate::serve::serve(options)?;
+    if attach { as_if(&["logs", &name]) } else { Ok(()) }
+}
+
 /// A command line in one argument, as in `start "python3 -m app"`: its words, or the shell's for what only that understands.
 /// `None`: it is none, but a program with a blank in its name.
 pub(crate) fn command_line(text: &str) -> Option<Vec<String>> {
@@ -65,6 +74,7 @@ pub(crate) const fn only_does(command: &Command) -> bool {
     matches!(
         command,
         Command::Start(_)
+            | Command::Serve(_)
             | Command::Stop(_)
             | Command::Restart(_)
             | Command::Reload(_)
@@ -207,9 +217,6 @@ fn refused(command: &Pm2) -> Failure {
             "bring the files there (rsync, git), switch the link to them, and `phalanx reload`: it loses no request, and goes back if they do not serve"
         }
         Pm2::Pull(_) => "git does it; then `phalanx reload`",
-        Pm2::Serve(_) => {
-            "any server of files does it, started by `phalanx start`: `phalanx start --name site -- npx serve dist`"
-        }
         Pm2::Trigger(_) => {
             "`phalanx send APP MESSAGE` gives workers a message, `phalanx signal` a signal"
         }

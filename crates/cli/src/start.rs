@@ -31,7 +31,6 @@ pub(crate) fn start(options: &Run) -> Result<(), Failure> {
         return Err(Failure::tool(USAGE, "--app-dir is what `start` tells a primary"));
     }
     let home = Home::find()?;
-    let wait = options.detached.wait;
     let words = &options.program;
     if words.is_empty() && options.args.is_empty() {
         let here = intent::here()?;
@@ -58,13 +57,19 @@ pub(crate) fn start(options: &Run) -> Result<(), Failure> {
     let spec = intent::of_command_line(options, given())?;
     // Before anything is made for what cannot be.
     check_program(&spec)?;
+    start_new(&home, spec, options)
+}
+
+/// Starts what a command line says, if that is wanted now.
+pub(crate) fn start_new(home: &Home, spec: Spec, options: &Run) -> Result<(), Failure> {
     if options.habits.no_autostart {
-        return note(&home, spec);
+        return note(home, spec);
     }
     if options.habits.force && Lock::is_held(&home.app(&spec.name)) {
         manage::delete_one(&home.app(&spec.name), false)?;
     }
-    show_started(&launch(&home, spec, wait)?, wait)
+    let wait = options.detached.wait;
+    show_started(&launch(home, spec, wait)?, wait)
 }
 
 /// It is to run when somebody says so.
