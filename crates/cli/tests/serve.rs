@@ -310,7 +310,7 @@ fn what_cannot_be_served() {
         (&["serve", "dist", &at, "--basic-auth-username", "me"], 2, &["a name and a password"]),
         (&["serve", "dist", &at, "--ftp"], 2, &["--ftp", "index.html"]),
         (&["serve", "dist", &at, "--interpreter", "node"], 2, &["--interpreter means nothing"]),
-        (&["serve", "dist", &at, "--sap"], 2, &["--spa"]),
+        (&["serve", "dist", &at, "--spaa"], 2, &["--spa"]),
         (&["serve", "dist", &at, "-n", "a b"], 2, &["--name"]),
     ] {
         tool.run(line).expect(code, words);
@@ -355,7 +355,7 @@ fn of_an_ecosystem_file() {
     }
     // What is not there is not taken over.
     file("./none", "");
-    tool.run(&["reload", "site"]).expect(2, &["none: No such file"]);
+    tool.run(&["reload", "site"]).expect(1, &["none: No such file"]);
     get(at, "/home.html").expect(200, "other");
     let outcome = load.stop();
     assert!(outcome.failed == 0 && outcome.by_status.keys().eq([&200]), "{outcome}");
