@@ -364,7 +364,9 @@ fn a_thousand_handles_are_taken_and_closed() {
     let (answer, mark) = fault(&cluster, "handles");
     others_answer(&cluster, 0);
     cluster.line(mark, "1000 handles were sent, and closed by the primary");
-    cluster.until("its descriptors to be as before", || (descriptors() <= before).then_some(()));
+    // What the primary opens when it is first needed may come later than `before`; of the thousand none may stay.
+    cluster
+        .until("its descriptors to be as before", || (descriptors() <= before + 8).then_some(()));
     // The same worker, which still hears and is heard.
     let serving = cluster.wait_serving(2);
     assert_eq!(serving.get(&answer.slot), Some(&answer.pid), "{}", log(&cluster));

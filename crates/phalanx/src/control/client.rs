@@ -32,7 +32,7 @@ pub fn ask_within(app: &App, word: &Word, patience: Duration) -> Result<Value, U
     exchange(app, word, Some(patience), &mut |_| {})
 }
 
-/// Asks, and waits for the answer for as long as it takes; tells how far it is.
+/// Asks, and waits for the answer for as long as it takes and somebody is there who works at it; tells how far it is.
 ///
 /// # Errors
 /// Why there is no answer.
@@ -42,6 +42,10 @@ pub fn ask(app: &App, word: &Word, progress: &mut dyn FnMut(&str)) -> Result<Val
 
 /// How long the primary may take to take a request.
 const TAKING: Duration = Duration::from_secs(5);
+/// So long nothing is heard of one that is waited for as long as it takes, before it is asked whether it is still there.
+const QUIET: Duration = Duration::from_secs(5);
+/// For the answer to that.
+const ALIVE: Duration = Duration::from_secs(5);
 
 fn exchange(
     app: &App,
@@ -82,13 +86,17 @@ fn exchange(
         if left.is_some_and(|left| left.is_zero()) {
             return Err(silent(io::ErrorKind::TimedOut.into()));
         }
-        stream.set_read_timeout(left).map_err(silent)?;
+        stream.set_read_timeout(left.or(Some(QUIET))).map_err(silent)?;
         match stream.read(&mut chunk) {
             Ok(0) => return Err(silent(io::Error::other("it ended without an answer"))),
             Ok(n) => kept.extend_from_slice(chunk.get(..n).unwrap_or_default()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(silent(io::ErrorKind::TimedOut.into()));
+                let is_there = || ask_within(app, &Word::Ping, ALIVE);
+                // No is an answer too.
+                if deadline.is_some() || matches!(is_there(), Err(Unanswered::Silent(_))) {
+                    return Err(silent(io::ErrorKind::TimedOut.into()));
+                }
             }
             Err(error) => return Err(silent(error)),
         }

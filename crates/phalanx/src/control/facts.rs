@@ -10,7 +10,7 @@ use phalanx_core::report::Report;
 use phalanx_core::worker::{Leave, SlotId, WorkerId};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 /// Clones are the same.
@@ -23,6 +23,8 @@ struct Kept {
     reload: ReloadState,
     /// Those that there are.
     workers: BTreeMap<WorkerId, WorkerHandle>,
+    /// Told when the counts change without an event.
+    counted: Arc<Notify>,
 }
 
 impl Facts {
@@ -36,25 +38,33 @@ impl Facts {
         let writing = tokio::spawn(write(changed, app));
         let task = tokio::spawn(async move {
             let mut workers: BTreeMap<WorkerId, Option<Process>> = BTreeMap::new();
-            // Read all the time: workers wait for whoever does not.
-            while let Some(event) = events.next().await {
+            let counted = Arc::clone(&shared.lock().counted);
+            loop {
+                // Read all the time: workers wait for whoever does not.
+                let event = tokio::select! {
+                    event = events.next() => event.map(Some),
+                    () = counted.notified() => Some(None),
+                };
+                let Some(event) = event else { break };
                 match event {
-                    Event::Fork(worker) | Event::Adopt(worker) => {
+                    // Only the counts have changed.
+                    None => {}
+                    Some(Event::Fork(worker) | Event::Adopt(worker)) => {
                         shared.lock().workers.insert(worker.id(), worker.clone());
                         workers.insert(worker.id(), Process::of(worker.pid()));
                     }
-                    Event::Exit(worker, _) => {
+                    Some(Event::Exit(worker, _)) => {
                         shared.lock().workers.remove(&worker.id());
                         workers.remove(&worker.id());
                     }
-                    Event::Report(report) => {
+                    Some(Event::Report(report)) => {
                         let before = shared.all_restarts();
                         shared.note(&report);
                         if shared.all_restarts() == before {
                             continue;
                         }
                     }
-                    _ => continue,
+                    Some(_) => continue,
                 }
                 let workers = workers.values().copied().flatten().collect();
                 let restarts = shared.counts();
@@ -105,7 +115,10 @@ impl Facts {
 
     /// Counts from nothing again.
     pub(super) fn reset(&self) {
-        self.lock().restarts.clear();
+        let mut kept = self.lock();
+        kept.restarts.clear();
+        // The next primary begins with what is written down.
+        kept.counted.notify_one();
     }
 
     fn counts(&self) -> BTreeMap<u32, u64> {

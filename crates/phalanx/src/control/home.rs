@@ -5,6 +5,7 @@
 
 use super::app::{App, EARLIER};
 use super::directory::{Kind, checked, is_mine, private, write_json};
+use super::lock::Lock;
 use super::spec::{Spec, check_name};
 use crate::error::{Error, Result};
 use rustix::fs::{FlockOperation, flock};
@@ -13,9 +14,12 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+/// In the directory of what is wanted: where that runs.
+const RUNTIME: &str = "runtime";
 /// So many snapshots are kept.
 const SNAPSHOTS: usize = 10;
 
@@ -55,7 +59,10 @@ impl Home {
         let place = |name| variable(name).map(PathBuf::from).filter(|place| place.is_absolute());
         // After su(1) it may be another user's.
         let mine = |place: &PathBuf| fs::metadata(place).is_ok_and(|about| is_mine(&about));
-        let session = place("XDG_RUNTIME_DIR").filter(mine).map(|place| place.join("phalanx"));
+        // Where there is no session (cron, sudo), its directory may be there all the same.
+        let sessions = PathBuf::from(format!("/run/user/{}", geteuid().as_raw()));
+        let session = place("XDG_RUNTIME_DIR").filter(mine).or(Some(sessions).filter(mine));
+        let session = session.map(|place| place.join("phalanx"));
         let otherwise = || match root {
             true => PathBuf::from("/run/phalanx"),
             false => PathBuf::from(format!("/tmp/phalanx-{}", geteuid().as_raw())),
@@ -71,7 +78,34 @@ impl Home {
                 (lasting.join("logs"), lasting.join("state"))
             }
         };
-        Ok(Self { runtime, logs, state, named: false })
+        let home = Self { runtime, logs, state, named: false };
+        Ok(match home.elsewhere() {
+            Some(runtime) => Self { runtime, ..home },
+            None => home,
+        })
+    }
+
+    /// Where those run that were started with another environment, as cron and sudo(8) have it: there they are told,
+    /// and not started a second time here.
+    fn elsewhere(&self) -> Option<PathBuf> {
+        let there = PathBuf::from(fs::read_to_string(self.state.join(RUNTIME)).ok()?);
+        if there == self.runtime || !fs::metadata(&there).is_ok_and(|about| is_mine(&about)) {
+            return None;
+        }
+        let home = Self { runtime: there, ..self.clone() };
+        let names = names_in(&home.apps(), None).ok()?;
+        names.iter().any(|name| Lock::is_held(&home.app(name))).then_some(home.runtime)
+    }
+
+    /// Writes down where they run.
+    fn note_runtime(&self) -> io::Result<()> {
+        let (file, runtime) = (self.state.join(RUNTIME), self.runtime.as_os_str().as_bytes());
+        if self.named || fs::read(&file).is_ok_and(|noted| noted == runtime) {
+            return Ok(());
+        }
+        let draft = file.with_extension("new");
+        fs::write(&draft, runtime)?;
+        fs::rename(draft, file)
     }
 
     fn apps(&self) -> PathBuf {
@@ -141,6 +175,8 @@ impl Home {
     pub fn prepare(&self) -> Result<()> {
         self.prepare_runtime()?;
         private(&self.state, Kind::Named).map_err(unusable(&self.state))?;
+        // Without it, only another environment finds others.
+        let _ = self.note_runtime();
         private(&self.logs, Kind::Named).map_err(unusable(&self.logs))
     }
 
@@ -207,14 +243,25 @@ impl Home {
     pub fn claim(&self, app: &App, waits: impl FnOnce()) -> Result<File> {
         let name = format!("{}.change", app.name);
         let failed = || Error::home(format!("lock {}", self.state.join(&name).display()));
-        let file = self.lock_file(&name).map_err(failed())?;
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            waits();
-            flock(&file, FlockOperation::LockExclusive)
-                .map_err(io::Error::from)
-                .map_err(failed())?;
+        let mut waits = Some(waits);
+        loop {
+            let file = self.lock_file(&name).map_err(failed())?;
+            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+                if let Some(waits) = waits.take() {
+                    waits();
+                }
+                flock(&file, FlockOperation::LockExclusive)
+                    .map_err(io::Error::from)
+                    .map_err(failed())?;
+            }
+            // It may have been forgotten meanwhile, and its file be another one's.
+            let identity = |about: &fs::Metadata| (about.dev(), about.ino());
+            let there = fs::symlink_metadata(self.state.join(&name));
+            let held = file.metadata().map_err(failed())?;
+            if there.is_ok_and(|there| identity(&there) == identity(&held)) {
+                return Ok(file);
+            }
         }
-        Ok(file)
     }
 
     /// Those of whom it is written what is wanted, and cannot be read any more.
@@ -231,6 +278,11 @@ impl Home {
     /// # Errors
     /// Its file cannot be removed.
     pub fn forget(&self, app: &App) -> Result<()> {
+        // Whoever changes it just now would bring it back.
+        let _one_at_a_time = match self.lock("lock") {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            lock => lock.map_err(Error::home(format!("lock {}", self.state.display())))?,
+        };
         for number in 1..=EARLIER {
             let _ = fs::remove_file(app.earlier(number));
         }
@@ -418,7 +470,7 @@ mod tests {
         let read = |number| Spec::read(&app.earlier(number)).expect("there").namespace;
         assert_eq!([read(1), read(2), read(3)], ["n4", "n3", "n2"]);
         assert!(!app.earlier(4).exists());
-        let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&app.intent).expect("there"));
+        let mode = fs::metadata(&app.intent).expect("there").mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 
@@ -436,5 +488,42 @@ mod tests {
         assert_eq!(count(SNAPSHOTS), Some(4));
         assert_eq!(count(SNAPSHOTS + 1), None);
         assert_eq!(count(0), None);
+    }
+
+    /// Cron has no `XDG_RUNTIME_DIR`: what was started with one is found there.
+    #[test]
+    fn those_that_run_are_found_from_another_environment() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let here = home(&directory);
+        let from_cron = Home { runtime: directory.path().join("tmp"), ..here.clone() };
+        assert_eq!(here.elsewhere(), None);
+        assert_eq!(from_cron.elsewhere(), None, "nothing runs there");
+        let app = here.app("a");
+        let lock = Lock::take(&app, std::time::Duration::ZERO).expect("made").expect("free");
+        assert_eq!(from_cron.elsewhere(), Some(here.runtime.clone()));
+        drop(lock);
+        assert_eq!(from_cron.elsewhere(), None, "it has ended");
+    }
+
+    #[test]
+    fn a_claim_on_what_is_forgotten_is_one_on_what_comes_after() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let home = home(&directory);
+        let app = home.app("a");
+        let first = home.claim(&app, || panic!("it waits")).expect("claimed");
+        let waiting = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let (home, app, told) = (&home, &app, waiting.0);
+            let second = scope
+                .spawn(move || home.claim(app, || told.send(()).expect("heard")).expect("claimed"));
+            waiting.1.recv().expect("it waits");
+            home.forget(app).expect("forgotten");
+            drop(first);
+            let second = second.join().expect("no panic");
+            let third = home.lock_file("a.change").expect("opened");
+            let held = flock(&third, FlockOperation::NonBlockingLockExclusive);
+            assert!(held.is_err(), "two have it");
+            drop(second);
+        });
     }
 }
