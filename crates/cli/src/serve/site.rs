@@ -45,9 +45,9 @@ impl Site {
         Ok(Self {
             path: text(PATH).unwrap_or_else(|| DEFAULT_PATH.into()).into(),
             address: address(&port)?,
-            spa: is_on(SPA, text(SPA))?.unwrap_or_default(),
+            spa: is_on(SPA, text(SPA).as_deref())?.unwrap_or_default(),
             homepage: page(&homepage)?,
-            auth: Auth::of(is_on(AUTH, text(AUTH))?, text(USERNAME), text(PASSWORD))?,
+            auth: Auth::of(is_on(AUTH, text(AUTH).as_deref())?, text(USERNAME), text(PASSWORD))?,
         })
     }
 
@@ -79,8 +79,8 @@ fn is_port(path: &Path) -> Option<u16> {
     path.file_name()?.to_str()?.parse().ok()
 }
 
-fn is_on(name: &str, text: Option<String>) -> Result<Option<bool>, Failure> {
-    match text.as_deref().map(str::trim) {
+fn is_on(name: &str, text: Option<&str>) -> Result<Option<bool>, Failure> {
+    match text.map(str::trim) {
         None => Ok(None),
         Some("true" | "1") => Ok(Some(true)),
         Some("false" | "0") => Ok(Some(false)),
