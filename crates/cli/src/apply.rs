@@ -7,8 +7,8 @@
 
 use crate::control::{Description, Refusal, Unanswered, Word, ask, ask_within};
 use crate::failure::{Failure, UNEXPECTED};
-use crate::home::{App, Home, Spec};
-use crate::intent::{self, Refresh};
+use crate::home::{App, Home, Lock, Spec};
+use crate::intent::{self, Refresh, workers};
 use crate::manage::failed;
 use crate::show;
 use crate::start::{self, Mark};
@@ -58,15 +58,17 @@ pub(crate) fn replace(
         return Err(failure);
     }
     if let Err(failure) = scale(app, &old, &new).and_then(|()| roll(app, word)) {
-        go_back(app, &old);
+        go_back(app, &old, &new);
         return Err(failure);
     }
     // What was said by `scale` holds until the setting itself changes.
     let same = workers(&old)? == workers(&new)?;
-    // Somebody may have stopped or deleted it meanwhile.
+    // Somebody may have stopped or deleted it meanwhile, and started another one under its name.
     home.change(app, |spec| {
-        let scaled = spec.scaled.filter(|_| same);
-        *spec = Spec { stopped: spec.stopped, scaled, ..new };
+        if (spec.id, spec.started_ms) == (new.id, new.started_ms) {
+            let scaled = spec.scaled.filter(|_| same);
+            *spec = Spec { stopped: spec.stopped, scaled, ..new };
+        }
     })?;
     Ok(())
 }
@@ -110,7 +112,11 @@ pub(crate) fn go_on() {
 }
 
 /// Has the primary be what it was. Its workers, if they were not replaced, never were anything else.
-fn go_back(app: &App, old: &Spec) {
+fn go_back(app: &App, old: &Spec, new: &Spec) {
+    // It was stopped; and what runs there now, if anything does, is another one.
+    if !Lock::is_held(app) || app.running_spec().as_ref() != Some(new) {
+        return;
+    }
     let back = app.write_spec(old).map(|()| become_anew(app));
     match back {
         Ok(Ok(_)) => show::say(&format!("{}: its settings are what they were", app.name)),
@@ -130,12 +136,6 @@ fn scale(app: &App, old: &Spec, new: &Spec) -> Result<(), Failure> {
         return Ok(());
     }
     ask_within(app, &Word::ScaleTo(wanted), LOOK).map(drop).map_err(|why| failed(app, why))
-}
-
-/// How many workers there are in the beginning.
-fn workers(spec: &Spec) -> Result<usize, Failure> {
-    let options = intent::options(&spec.argv)?;
-    options.limits.first(options.instances).map_err(Failure::from)
 }
 
 fn roll(app: &App, word: &Word) -> Result<(), Failure> {
@@ -180,7 +180,7 @@ pub(crate) fn become_anew(app: &App) -> Result<Description, Failure> {
         if let Some(about) = about.filter(is_new) {
             return Ok(about);
         }
-        if before.elapsed() >= TAKEN_OVER {
+        if before.elapsed() >= TAKEN_OVER || !Lock::is_held(app) {
             return Err(failed(app, Unanswered::Silent(std::io::ErrorKind::TimedOut.into())));
         }
         std::thread::sleep(AGAIN);

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod deploy;
 mod examples;
 pub(crate) mod file;
 pub(crate) mod guard;
@@ -20,6 +21,7 @@ pub(crate) use tool::{
 };
 
 use clap::{Arg, Args, Parser, Subcommand};
+pub(crate) use deploy::Deploy;
 pub(crate) use habits::Compat;
 pub(crate) use limits::LimitArgs;
 use liveness::Liveness;
@@ -53,11 +55,29 @@ pub(crate) fn of_run(command: clap::Command) -> clap::Command {
     Manner::augment_args(Run::augment_args(command))
 }
 
+impl Arguments {
+    /// Reads a command line, its first word the program's name.
+    ///
+    /// # Errors
+    /// What is wrong with it, or what was asked of clap itself (`--help`).
+    pub(crate) fn read(words: &[OsString]) -> Result<Self, clap::Error> {
+        let mut read = Self::try_parse_from(words)?;
+        if let Command::Run(options) = &mut read.command {
+            options.words = after_command(words);
+        } else if let Command::Start(options) = &mut read.command {
+            options.run.words = after_command(words);
+        } else if let Command::Serve(options) = &mut read.command {
+            options.run.words = after_command(words);
+        }
+        Ok(read)
+    }
+}
+
 /// The words after the command: what every command takes may stand before it.
-pub(crate) fn after_command() -> impl Iterator<Item = String> {
-    let words = std::env::args_os().skip(1);
+fn after_command(words: &[OsString]) -> Vec<String> {
+    let words = words.iter().skip(1);
     let words = words.skip_while(|word| word.as_encoded_bytes().starts_with(b"-")).skip(1);
-    words.map(|word| word.to_string_lossy().into_owned())
+    words.map(|word| word.to_string_lossy().into_owned()).collect()
 }
 
 /// How the tool speaks.
@@ -143,6 +163,9 @@ pub(crate) enum Command {
     Init(Init),
     /// Check a configuration file, and show what would run and what would change
     Check(Check),
+    /// Bring a commit of a git repository to hosts, over ssh, and run there what belongs to it
+    #[command(after_long_help = examples::DEPLOY)]
+    Deploy(Deploy),
     /// Look at this machine: the kernel's features, limits, permissions, versions, with advice
     Doctor(crate::doctor::Doctor),
     /// Print a shell's completions, which know the applications' names; or manual pages
@@ -176,6 +199,9 @@ pub(crate) struct Demo {
     mut_args(signed)
 )]
 pub(crate) struct Run {
+    /// All that stood after the command.
+    #[arg(skip)]
+    pub(crate) words: Vec<String>,
     /// A script (.js .mjs, .ts where Node can, .py .rb .php .pl .sh .bash .lua .jar .java), a program, `npm start`; then
     /// its arguments. What begins with a dash is this program's, before `--`
     #[arg(value_name = "PROGRAM")]

@@ -4,8 +4,7 @@ use crate::args::serve::Serve;
 use crate::args::{Arguments, Command, Pm2, Reload, Run, Words};
 use crate::failure::{Failure, USAGE};
 use crate::home::{Home, Lock};
-use crate::{intent, obey, show, start, targets};
-use clap::Parser;
+use crate::{obey, show, start, targets};
 use std::ffi::OsString;
 use std::path::Path;
 
@@ -24,17 +23,11 @@ pub(crate) fn start(options: Run) -> Result<(), Failure> {
         return run(options);
     }
     options.others.tell()?;
-    start::start(&options)?;
-    if !options.habits.attach {
+    let names = start::start(&options)?;
+    if !options.habits.attach || names.is_empty() {
         return Ok(());
     }
-    let named = options.program.first().and_then(|word| word.to_str()).map(str::to_owned);
-    let name = match intent::name(&options) {
-        Ok(name) => name,
-        // A configuration file, as all commands know it.
-        Err(_) => named.unwrap_or_default(),
-    };
-    as_if(&["logs", &name])
+    as_if(&[&["logs"], names.iter().map(String::as_str).collect::<Vec<_>>().as_slice()].concat())
 }
 
 /// `phalanx serve`, likewise.
@@ -63,7 +56,8 @@ pub(crate) fn command_line(text: &str) -> Option<Vec<String>> {
 
 /// Does what another command line says.
 fn as_if(words: &[&str]) -> Result<(), Failure> {
-    match Arguments::try_parse_from(["phalanx"].iter().chain(words)) {
+    let words: Vec<OsString> = ["phalanx"].iter().chain(words).map(OsString::from).collect();
+    match Arguments::read(&words) {
         Ok(Arguments { command, .. }) => obey(command),
         Err(error) => Err(Failure::tool(USAGE, error.to_string().trim_end().to_owned())),
     }
@@ -212,9 +206,6 @@ fn refused(command: &Pm2) -> Failure {
         }
         Pm2::Link(_) => {
             "nothing is sent to anybody; `phalanx list --watch`, `phalanx why` and `phalanx run --stats` show what there is"
-        }
-        Pm2::Deploy(_) => {
-            "bring the files there (rsync, git), switch the link to them, and `phalanx reload`: it loses no request, and goes back if they do not serve"
         }
         Pm2::Pull(_) => "git does it; then `phalanx reload`",
         Pm2::Trigger(_) => {

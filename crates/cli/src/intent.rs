@@ -32,7 +32,16 @@ pub(crate) fn of_this_shell() -> BTreeMap<String, String> {
     let text = |(name, value): (OsString, OsString)| {
         Some((name.into_string().ok()?, value.into_string().ok()?))
     };
-    all.filter_map(text).filter(|(name, _)| !NOT_PASSED.contains(&name.as_str())).collect()
+    let passed = |(name, _): &(String, String)| !NOT_PASSED.contains(&name.as_str());
+    let mut all: BTreeMap<String, String> = all.filter_map(text).filter(passed).collect();
+    // It means the same wherever a process is.
+    if let Some(home) = all.get_mut("PHALANX_HOME").filter(|home| !home.is_empty())
+        && let Some(absolute) =
+            std::path::absolute(&*home).ok().and_then(|at| at.into_os_string().into_string().ok())
+    {
+        *home = absolute;
+    }
+    all
 }
 
 /// The working directory as it was named: a link in it is no less a link.
@@ -180,7 +189,15 @@ pub(crate) fn anew(spec: &Spec, refresh: Refresh<'_>) -> Result<Spec, Failure> {
         _ => &shell,
     };
     let new = of_config(&loaded, app, of_starter)?;
-    Ok(Spec { id: spec.id, stopped: spec.stopped, started_ms: spec.started_ms, ..new })
+    // What was said by `scale` holds until the setting itself changes.
+    let scaled = spec.scaled.filter(|_| workers(spec).ok() == workers(&new).ok());
+    Ok(Spec { id: spec.id, stopped: spec.stopped, started_ms: spec.started_ms, scaled, ..new })
+}
+
+/// How many workers it begins with, unless `scale` said something else.
+pub(crate) fn workers(spec: &Spec) -> Result<usize, Failure> {
+    let options = options(&spec.argv)?;
+    options.limits.first(options.instances).map_err(Failure::from)
 }
 
 fn plan(spec: &Spec) -> Plan<'_> {

@@ -85,7 +85,7 @@ fn of_application(about: &Description, spec: Option<&Spec>, now: SystemTime) -> 
     let mut all: Vec<Value> = about.workers.iter().map(of_worker).chain(waiting).collect();
     if all.is_empty() {
         let state = match status(about) {
-            Status::Stopped | Status::Orphaned => "stopped",
+            Status::Ended | Status::Stopped | Status::Orphaned => "stopped",
             Status::Stopping => "stopping",
             Status::Errored | Status::NotAnswering => "errored",
             _ => "launching",

@@ -164,6 +164,10 @@ fn from_files(app: &App) -> Description {
     let state = if !Lock::is_held(app) {
         match workers.iter().any(|worker| worker.is_alive()) {
             true => "without primary",
+            // It gave up, or was killed with its keeper.
+            false if register.is_some() && app.intent().is_some_and(|spec| !spec.stopped) => {
+                "errored"
+            }
             false => "stopped",
         }
     } else if primary.is_some() {

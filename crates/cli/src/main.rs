@@ -7,6 +7,7 @@ mod completions;
 mod config;
 mod control;
 mod demo;
+mod deploy;
 mod doctor;
 mod export;
 mod failure;
@@ -34,7 +35,6 @@ mod ui;
 mod watch;
 
 use args::{Arguments, Command};
-use clap::Parser;
 use failure::Failure;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -52,7 +52,8 @@ fn main() -> ExitCode {
     }
     apply::go_on();
     // A usage error has clap's exit code, 2.
-    let Arguments { command, manner } = Arguments::parse_from(habits::as_called());
+    let Arguments { command, manner } =
+        Arguments::read(&habits::as_called()).unwrap_or_else(|error| error.exit());
     if manner.no_color {
         log::without_colours();
     }
@@ -101,6 +102,7 @@ pub(crate) fn obey(command: Command) -> Result<(), Failure> {
         Command::Ping(options) => manage::ping(&options.of.apps),
         Command::Init(options) => config::init(&options),
         Command::Check(options) => config::check(&options),
+        Command::Deploy(options) => deploy::deploy(&options),
         Command::Doctor(options) => doctor::doctor(&options),
         Command::Completions(options) => completions::completions(&options),
         Command::Export(options) => {

@@ -95,6 +95,12 @@ pub(crate) fn restart(options: &args::Restart) -> Result<(), Failure> {
 fn changed(options: &args::Reload, word: &Word) -> Result<(), Failure> {
     let refresh = Refresh { update_env: options.update_env, environment: options.env.as_deref() };
     let home = Home::find()?;
+    let meant = targets::resolve(&home, &options.of.apps)?;
+    for name in &options.only {
+        if !meant.iter().any(|app| app.name == *name) {
+            return Err(targets::nobody(name, &meant));
+        }
+    }
     each(&options.of.apps, |app| {
         let left_out = |names: &[String]| !names.is_empty() && !names.contains(&app.name);
         if left_out(&options.only) {
@@ -121,7 +127,8 @@ fn tell_what_a_file_changes(home: &Home, word: &str) -> Result<(), Failure> {
     let of_file = |spec: &Spec| spec.config.as_deref() == Some(&loaded.file);
     let known = home.intents()?;
     for app in &loaded.apps {
-        if !known.iter().any(|spec| spec.name == app.name) {
+        let runs = Lock::is_held(&home.app(&app.name));
+        if !runs && !known.iter().any(|spec| spec.name == app.name) {
             show::say(&format!("{} is new in {word}: `phalanx start {word}` starts it", app.name));
         }
     }
@@ -146,7 +153,8 @@ pub(crate) fn upgrade(apps: &[String]) -> Result<(), Failure> {
     let home = Home::find()?;
     each(apps, |app| {
         running(app)?;
-        let _claim = apply::claim(&home, app);
+        // One in somebody's foreground is never changed.
+        let _claim = app.intent().and_then(|_| apply::claim(&home, app));
         let about = apply::become_anew(app)?;
         show::say(&format!("{}: version {} has taken over", app.name, about.version));
         show::print(&show::table(&[about]));
@@ -281,7 +289,11 @@ fn describe(app: &App) -> Result<Description, Failure> {
 
 pub(crate) fn id(apps: &[String]) -> Result<(), Failure> {
     each(apps, |app| {
-        let spec = app.spec().filter(|spec| !spec.foreground).ok_or_else(|| unknown(app))?;
+        let spec = app.spec().ok_or_else(|| unknown(app))?;
+        if spec.foreground {
+            let message = format!("{} runs in somebody's foreground, and has no number", app.name);
+            return Err(Failure::tool(UNEXPECTED, message));
+        }
         show::print(&format!("{}\n", spec.id));
         Ok(())
     })
@@ -318,6 +330,7 @@ pub(crate) fn stop(apps: &[String], now: bool) -> Result<(), Failure> {
     let home = Home::find()?;
     let told = forewarn(&home, apps, now);
     each(apps, |app| {
+        end_leftovers(app);
         // One that was told may be gone by now; one that died is not to be there again after a reboot.
         let before = app.intent();
         let is_to_run = before.as_ref().is_some_and(|spec| !spec.stopped);
@@ -439,13 +452,24 @@ fn is_younger(about: &Value, than: Duration) -> bool {
 }
 
 pub(crate) fn delete(apps: &[String], now: bool) -> Result<(), Failure> {
-    forewarn(&Home::find()?, apps, now);
-    each(apps, |app| delete_one(app, now))
+    let home = Home::find()?;
+    forewarn(&home, apps, now);
+    each(apps, |app| delete_one(&home, app, now))
 }
 
-pub(crate) fn delete_one(app: &App, now: bool) -> Result<(), Failure> {
+/// Of one whose primary is gone, and its keeper too, what is left.
+fn end_leftovers(app: &App) {
+    if let Some(register) = Register::read(app)
+        && let Ok(Some(_lock)) = Lock::take(app, Duration::ZERO)
+    {
+        for words in register.end_leftovers(app) {
+            show::say(&format!("{}: {words}", app.name));
+        }
+    }
+}
+
+pub(crate) fn delete_one(home: &Home, app: &App, now: bool) -> Result<(), Failure> {
     let name = &app.name;
-    let home = Home::find()?;
     if Lock::is_held(app) {
         let told = Register::read(app);
         match tell_to_stop(app, now) {

@@ -82,6 +82,7 @@ fn run_with(options: Run) -> Result<(), Failure> {
         return Err(Error::PortBase(base, most).into());
     }
     let plan = plan(&options, &place, &settings);
+    let stays = plan.is_some();
     if let Some(control) = &mut control {
         about::tell(control, &settings);
         control.about().watching = plan.as_ref().is_some_and(|plan| plan.watch.is_some());
@@ -144,7 +145,7 @@ fn run_with(options: Run) -> Result<(), Failure> {
     for address in addresses.chain(serve::address(&options)?) {
         cluster = cluster.listen(address);
     }
-    options.guard.apply(cluster).run_as_primary().map_err(|error| Failure::of(name, error))
+    options.guard.apply(cluster, stays).run_as_primary().map_err(|error| Failure::of(name, error))
 }
 
 /// The directory in which names are meant, as it was named itself.
@@ -288,7 +289,7 @@ fn in_foreground(options: &Run) -> Option<Control> {
         name = Some(name_of(&name)).filter(|name| !name.is_empty()).unwrap_or("app".into());
     }
     let begin = || {
-        let argv = crate::args::after_command().collect();
+        let argv = options.words.clone();
         let mut spec = Spec::new(&name, argv, &intent::here()?, BTreeMap::new());
         spec.namespace.clone_from(&options.namespace);
         Ok::<_, Failure>(Control::foreground(&Home::find()?, spec, true)?)

@@ -8,8 +8,8 @@ mod answer;
 mod root;
 mod site;
 
+use crate::args::Run;
 use crate::args::serve::{Serve, said};
-use crate::args::{self, Run};
 use crate::failure::{Failure, USAGE};
 use crate::home::{Home, Spec, name_of};
 use crate::{config, intent, log, show, start};
@@ -32,8 +32,7 @@ pub(crate) fn serve(options: Serve) -> Result<String, Failure> {
         return Err(Failure::tool(USAGE, "--ftp is pm2's, and directories are not listed here")
             .hint("a page with links does it: an index.html"));
     }
-    let words: Vec<String> = args::after_command().collect();
-    let mut said = said(&words);
+    let mut said = said(&options.run.words);
     if let Some(long) = said.nothing {
         return Err(Failure::tool(USAGE, format!("--{long} means nothing to a server of files"))
             .hint("`phalanx serve --help` shows what does"));

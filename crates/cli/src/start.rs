@@ -1,6 +1,6 @@
 //! `phalanx start`: a primary of its own in the background, and the wait until it serves.
 
-use crate::args::{self, Run};
+use crate::args::Run;
 use crate::control::{Description, Unanswered, Word, ask_within};
 use crate::failure::{Failure, NOT_READY, RUNS, UNEXPECTED, USAGE};
 use crate::home::{App, Home, Lock, Spec, append};
@@ -25,8 +25,8 @@ const LAST_LINES: usize = 20;
 /// Bytes of a log that are looked at for them.
 const LAST_BYTES: u64 = 64 << 10;
 
-/// `phalanx start`: a program, a configuration file, or what was stopped.
-pub(crate) fn start(options: &Run) -> Result<(), Failure> {
+/// `phalanx start`: a program, a configuration file, or what was stopped. What they are called.
+pub(crate) fn start(options: &Run) -> Result<Vec<String>, Failure> {
     if options.detached.app_dir.is_some() {
         return Err(Failure::tool(USAGE, "--app-dir is what `start` tells a primary"));
     }
@@ -54,10 +54,12 @@ pub(crate) fn start(options: &Run) -> Result<(), Failure> {
     if let Some(file) = missing.filter(|file| !file.exists()) {
         return Err(config::missing(file, USAGE));
     }
-    let spec = intent::of_command_line(options, given())?;
+    let spec = intent::of_command_line(options, options.words.clone())?;
+    let names = vec![spec.name.clone()];
     // Before anything is made for what cannot be.
     check_program(&spec)?;
-    start_new(&home, spec, options)
+    start_new(&home, spec, options)?;
+    Ok(names)
 }
 
 /// Starts what a command line says, if that is wanted now.
@@ -66,7 +68,7 @@ pub(crate) fn start_new(home: &Home, spec: Spec, options: &Run) -> Result<(), Fa
         return note(home, spec);
     }
     if options.habits.force && Lock::is_held(&home.app(&spec.name)) {
-        manage::delete_one(&home.app(&spec.name), false)?;
+        manage::delete_one(home, &home.app(&spec.name), false)?;
     }
     let wait = options.detached.wait;
     show_started(&launch(home, spec, wait)?, wait)
@@ -99,9 +101,9 @@ fn is_program(word: &str) -> bool {
     path.is_file() || path.exists() && word.contains('/') || path.join("package.json").is_file()
 }
 
-fn start_known(home: &Home, apps: &[App], options: &Run) -> Result<(), Failure> {
-    if let Some(long) = config::more(&given(), &BESIDE) {
-        let names: Vec<&str> = apps.iter().map(|app| app.name.as_str()).collect();
+fn start_known(home: &Home, apps: &[App], options: &Run) -> Result<Vec<String>, Failure> {
+    let names: Vec<String> = apps.iter().map(|app| app.name.clone()).collect();
+    if let Some(long) = config::more(&options.words, &BESIDE) {
         let names = names.join(", ");
         let message = format!("--{long} has no effect on {names}, started as before");
         return Err(Failure::tool(USAGE, message)
@@ -118,7 +120,8 @@ fn start_known(home: &Home, apps: &[App], options: &Run) -> Result<(), Failure> 
         anew_or_as_it_was(&spec, refresh)
     });
     let specs = specs.collect::<Result<_, Failure>>()?;
-    start_all(home, specs, options.detached.wait)
+    start_all(home, specs, options.detached.wait)?;
+    Ok(names)
 }
 
 /// What it is to be now; if that cannot be found out, what it was, and that is said. Of many, none keeps the others waiting.
@@ -145,20 +148,16 @@ pub(crate) fn anew_or_as_it_was(spec: &Spec, refresh: Refresh<'_>) -> Result<Spe
 /// Options that are about starting, and not about what is started.
 const BESIDE: [&str; 5] = ["wait", "force", "update_env", "no_autostart", "attach"];
 
-/// What stands after the command.
-fn given() -> Vec<String> {
-    args::after_command().collect()
-}
-
-fn start_file(home: &Home, file: &Path, options: &Run) -> Result<(), Failure> {
-    config::beside(&given(), &BESIDE)?;
+fn start_file(home: &Home, file: &Path, options: &Run) -> Result<Vec<String>, Failure> {
+    config::beside(&options.words, &BESIDE)?;
     let absolute = intent::here()?.join(file);
     let specs = intent::of_file(&absolute, options.file.env.as_deref(), &options.file.only)?;
+    let names = specs.iter().map(|spec| spec.name.clone()).collect();
     let mut to_start = Vec::new();
     for mut spec in specs {
         let app = home.app(&spec.name);
         let name = spec.name.clone();
-        if spec.stopped {
+        if spec.stopped && !Lock::is_held(&app) {
             home.prepare()?;
             home.want(&mut spec)?;
             show::say(&format!("{name} is not started by itself: `phalanx start {name}` does"));
@@ -166,7 +165,7 @@ fn start_file(home: &Home, file: &Path, options: &Run) -> Result<(), Failure> {
             to_start.push(spec);
         } else if options.habits.force {
             check_program(&spec)?;
-            manage::delete_one(&app, false)?;
+            manage::delete_one(home, &app, false)?;
             to_start.push(spec);
         } else {
             let differs = app.running_spec().map(|old| intent::changes(&old, &spec));
@@ -185,7 +184,8 @@ fn start_file(home: &Home, file: &Path, options: &Run) -> Result<(), Failure> {
             show::say(&format!("{name} runs already, {words}"));
         }
     }
-    start_all(home, to_start, options.detached.wait)
+    start_all(home, to_start, options.detached.wait)?;
+    Ok(names)
 }
 
 /// That it can be started, as far as that can be known before; the directory of this process is another one then.
@@ -281,6 +281,8 @@ pub(crate) struct Started {
     name: String,
     about: Option<Description>,
     settled: bool,
+    /// It has ended by itself, and nothing was wrong.
+    ended: bool,
 }
 
 /// Starts one, and waits until it serves. If it cannot, nothing has changed.
@@ -297,7 +299,10 @@ pub(crate) fn launch(home: &Home, mut spec: Spec, wait_for: Duration) -> Result<
     let lock = lock.ok_or_else(|| runs(&app))?;
     clean(&app)?;
     let before = app.intent();
-    let (primary, workers) = (Mark::end(app.primary_log()), Mark::of_errors(&app));
+    let places = intent::options(&spec.argv)
+        .map(|options| logs::places_of(&app, &spec, &options.logging))
+        .unwrap_or_default();
+    let (primary, workers) = (Mark::end(app.primary_log()), Mark::of_errors_in(&app, places));
     spec.stopped = false;
     // It is kept here, too, until all is well: of one that fails, nobody else finds half.
     let mut child = match want_and_begin(home, &app, &mut spec, &lock) {
@@ -310,13 +315,20 @@ pub(crate) fn launch(home: &Home, mut spec: Spec, wait_for: Duration) -> Result<
     let (about, settled) = match wait(&app, &mut child, wait_for)? {
         End::Settled(about) => (Some(about), true),
         End::Unsettled(about) => (about, false),
+        End::Failed(status) if status.success() => {
+            if app.intent().is_none_or(|intent| intent.stopped) {
+                let message = format!("{name}: it was stopped before it was ready");
+                return Err(Failure::tool(UNEXPECTED, message));
+            }
+            return Ok(Started { name, about: None, settled: true, ended: true });
+        }
         End::Failed(status) => {
             let failure = failure(&name, status, &primary, &workers);
             undo(home, &app, before, lock)?;
             return Err(failure);
         }
     };
-    Ok(Started { name, about, settled })
+    Ok(Started { name, about, settled, ended: false })
 }
 
 /// Writes down what it is to be, and begins it.
@@ -327,7 +339,10 @@ fn want_and_begin(home: &Home, app: &App, spec: &mut Spec, lock: &Lock) -> Resul
 }
 
 fn show_started(started: &Started, wait: Duration) -> Result<(), Failure> {
-    let Started { name, about, settled } = started;
+    let Started { name, about, settled, ended } = started;
+    if *ended {
+        show::say(&format!("{name} has ended, with code 0"));
+    }
     show::print(&about.as_ref().map(std::slice::from_ref).map(show::table).unwrap_or_default());
     if *settled || wait.is_zero() {
         return Ok(());
@@ -448,7 +463,10 @@ impl Mark {
 
     /// Where workers say what is wrong, wherever that was chosen to be.
     pub(crate) fn of_errors(app: &App) -> Self {
-        let (places, _) = logs::places(app);
+        Self::of_errors_in(app, logs::places(app).0)
+    }
+
+    fn of_errors_in(app: &App, places: logs::Places) -> Self {
         Self::end(places.err.or(places.both).unwrap_or_else(|| app.err_log()))
     }
 
@@ -495,14 +513,13 @@ fn failure(name: &str, status: ExitStatus, primary: &Mark, workers: &Mark) -> Fa
     };
     let mut message = match message.strip_prefix("phalanx: ") {
         Some(message) => message.to_owned(),
-        None if code == Some(0) => format!("{name}: it was stopped before it was ready"),
         None => {
             let said = said_last("its log ends with", &primary.last_lines());
             format!("{name}: its primary ended with {status}{said}")
         }
     };
     message.push_str(&said_last("its workers said last", &workers.last_lines()));
-    let failure = Failure::tool(code.filter(|code| *code != 0).unwrap_or(UNEXPECTED), message);
+    let failure = Failure::tool(code.unwrap_or(UNEXPECTED), message);
     match hint {
         Some(hint) => failure.hint(hint),
         None => failure,

@@ -18,13 +18,15 @@ use unit::Unit;
 pub(crate) fn startup(options: &Startup) -> Result<(), Failure> {
     let plan = Plan::new(options)?;
     let text = plan.unit(options)?.text();
+    plan.tell_who()?;
     if options.write {
-        return plan.install(&text);
+        return plan.install(&text, &plan.write_command(options));
     }
     show::print(&text);
     let shell = plan.sudo();
     let how = format!(
-        "to install it, `phalanx startup … --write` does:\n  {shell}tee {} (what is printed above)\n  {}",
+        "to install it: {}\nwhich does:\n  {shell}tee {} (what is printed above)\n  {}",
+        plan.write_command(options),
         plan.file.display(),
         plan.commands(&["daemon-reload"], "enable").join("\n  ")
     );
@@ -36,7 +38,8 @@ pub(crate) fn startup(options: &Startup) -> Result<(), Failure> {
 pub(crate) fn unstartup(options: &Unstartup) -> Result<(), Failure> {
     let plan = Plan::new(options)?;
     if options.write {
-        return plan.remove();
+        let name = &plan.user.name;
+        return plan.remove(&format!("sudo phalanx unstartup -u {name} --write"));
     }
     let [disable] = plan.commands(&[], "disable").try_into().unwrap_or_default();
     let reload = plan.commands(&["daemon-reload"], "");
@@ -50,7 +53,7 @@ pub(crate) fn unstartup(options: &Unstartup) -> Result<(), Failure> {
 pub(crate) struct User {
     pub(crate) name: String,
     pub(crate) uid: u32,
-    home: PathBuf,
+    pub(crate) home: PathBuf,
 }
 
 /// What there is to be done, and where.
@@ -61,6 +64,8 @@ struct Plan {
     file: PathBuf,
     /// A unit of the user's own systemd.
     own: bool,
+    /// Nobody named the user: it is who asks by sudo.
+    by_sudo: bool,
 }
 
 impl Plan {
@@ -75,7 +80,10 @@ impl Plan {
                 .hint("it has letters, digits, `:`, `_`, `.`, `-` and `@`"));
         }
         let uid = geteuid().as_raw();
-        let user = match &options.user {
+        // Who asks root by sudo means what they run themselves.
+        let asks = std::env::var("SUDO_USER").ok().filter(|_| uid == 0 && options.user.is_none());
+        let asks = asks.filter(|name| !name.is_empty() && name != "root");
+        let user = match options.user.as_ref().or(asks.as_ref()) {
             Some(name) => user(name)?,
             None => user(&uid.to_string())?,
         };
@@ -85,14 +93,60 @@ impl Plan {
                 .hint("without --user-unit, root makes one that runs as that user"));
         }
         let file = directory(options.user_unit, &user).join(format!("{service}.service"));
-        Ok(Self { user, service, file, own: options.user_unit })
+        Ok(Self { user, service, file, own: options.user_unit, by_sudo: asks.is_some() })
+    }
+
+    /// Whose applications are meant, if that was not said.
+    fn tell_who(&self) -> Result<(), Failure> {
+        let name = &self.user.name;
+        if self.by_sudo {
+            show::say(&format!(
+                "the unit is for the applications of {name}, who asks by sudo; `-u root` for root's own"
+            ));
+        }
+        if let Some((place, false)) = self.home()? {
+            let place = place.display();
+            show::say(&format!("PHALANX_HOME={place} is not in the unit: it is not {name}'s"));
+        }
+        Ok(())
+    }
+
+    /// `PHALANX_HOME`, if it is set, and whether it is this user's: another one's applications are elsewhere.
+    fn home(&self) -> Result<Option<(PathBuf, bool)>, Failure> {
+        let home = std::env::var_os("PHALANX_HOME").filter(|home| !home.is_empty());
+        let home = home.map(std::path::absolute).transpose();
+        let home = home.map_err(Failure::os("find the directory that PHALANX_HOME names"))?;
+        Ok(home.map(|place| {
+            let is_own = self.user.uid == geteuid().as_raw()
+                || fs::metadata(&place).is_ok_and(|about| about.uid() == self.user.uid);
+            (place, is_own)
+        }))
+    }
+
+    /// The command that installs it. sudo(8) has a `PATH` of its own, in which a user's programs are not.
+    fn write_command(&self, options: &Startup) -> String {
+        let name = &self.user.name;
+        let mut words = String::from("phalanx startup");
+        if self.own {
+            words.push_str(" --user-unit");
+        } else {
+            let home = self.home().ok().flatten().filter(|(_, is_own)| *is_own);
+            let home = home.map(|_| " \"PHALANX_HOME=$PHALANX_HOME\"").unwrap_or_default();
+            words = format!("sudo env \"PATH=$PATH\"{home} {words} -u {name}");
+        }
+        if let Some(directory) = &options.hp {
+            words.push_str(&format!(" --hp {}", directory.display()));
+        }
+        if self.service != "phalanx" {
+            words.push_str(&format!(" --service-name {}", self.service));
+        }
+        words.push_str(if options.wait_ip { " --wait-ip" } else { "" });
+        words + " --write"
     }
 
     fn unit(&self, options: &Startup) -> Result<Unit, Failure> {
         let program = std::env::current_exe().map_err(Failure::os("find this program"))?;
-        let home = std::env::var_os("PHALANX_HOME").filter(|home| !home.is_empty());
-        let home = home.map(std::path::absolute).transpose();
-        let home = home.map_err(Failure::os("find the directory that PHALANX_HOME names"))?;
+        let home = self.home()?.filter(|(_, is_own)| *is_own).map(|(place, _)| place);
         let runs_as =
             (!self.own && self.user.uid != 0).then(|| (self.user.name.clone(), self.user.uid));
         let directory = options.hp.as_ref().map(std::path::absolute).transpose();
@@ -103,6 +157,7 @@ impl Plan {
             user: runs_as,
             home,
             directory: directory.filter(|directory| *directory != self.user.home),
+            path: unit::absolute_only(&std::env::var("PATH").unwrap_or_default()),
             wait_ip: options.wait_ip,
             own: self.own,
         };
@@ -132,8 +187,8 @@ impl Plan {
         format!("{}systemctl {user}{}", self.sudo(), words.join(" "))
     }
 
-    fn install(&self, text: &str) -> Result<(), Failure> {
-        self.ready()?;
+    fn install(&self, text: &str, command: &str) -> Result<(), Failure> {
+        self.ready(command)?;
         if let Some(directory) = self.file.parent() {
             let failed = || Failure::os(format!("make {}", directory.display()));
             fs::create_dir_all(directory).map_err(failed())?;
@@ -155,8 +210,8 @@ impl Plan {
         Ok(())
     }
 
-    fn remove(&self) -> Result<(), Failure> {
-        self.ready()?;
+    fn remove(&self, command: &str) -> Result<(), Failure> {
+        self.ready(command)?;
         if !self.file.exists() {
             let message = format!("there is no unit {}", self.file.display());
             return Err(Failure::tool(UNEXPECTED, message)
@@ -170,8 +225,8 @@ impl Plan {
         Ok(())
     }
 
-    /// That there is a systemd, and that it may be changed.
-    fn ready(&self) -> Result<(), Failure> {
+    /// That there is a systemd, and that it may be changed; the command is what root may do.
+    fn ready(&self, command: &str) -> Result<(), Failure> {
         let (sign, whose) = match self.own {
             true => {
                 let runtime = std::env::var_os("XDG_RUNTIME_DIR").unwrap_or_default();
@@ -187,10 +242,8 @@ impl Plan {
         }
         if !self.own && !geteuid().is_root() {
             let message = format!("{} is root's to write", self.file.display());
-            return Err(Failure::tool(UNEXPECTED, message).hint(format!(
-                "`sudo phalanx startup -u {} --write`, or --user-unit for a unit of your own",
-                self.user.name
-            )));
+            return Err(Failure::tool(UNEXPECTED, message)
+                .hint(format!("{command}\nor --user-unit for a unit of your own")));
         }
         Ok(())
     }

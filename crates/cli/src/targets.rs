@@ -56,6 +56,15 @@ pub(crate) fn one(home: &Home, wanted: &str) -> Result<App, Failure> {
     }
 }
 
+/// That no application of those is called so.
+pub(crate) fn nobody(name: &str, among: &[App]) -> Failure {
+    let names: Vec<&str> = among.iter().map(|app| app.name.as_str()).collect();
+    let like = nearest(name, names.iter().copied());
+    let like = like.map(|like| format!("; did you mean {like}?")).unwrap_or_default();
+    let (name, names) = (name.escape_debug(), names.join(", "));
+    Failure::tool(USAGE, format!("no application is called `{name}`{like} (there are {names})"))
+}
+
 fn known(home: &Home) -> Result<Vec<Known>, Failure> {
     let mut all: Vec<Known> = Vec::new();
     for name in home.names()? {

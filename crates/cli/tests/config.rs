@@ -182,7 +182,10 @@ fn odd_files() {
     check(&tool, &["large.json"]).expect(1, &["more than 1 MiB"]);
     fs::create_dir(tool.directory().join("directory.toml")).unwrap();
     check(&tool, &["directory.toml"]).expect(1, &["it is no file"]);
-    check(&tool, &["none.toml"]).expect(1, &["none.toml: cannot read it: No such file"]);
+    for command in ["check", "start", "run", "reload"] {
+        tool.run(&[command, "none.toml"]).expect(2, &["none.toml"]);
+    }
+    check(&tool, &["none.toml"]).expect(2, &["there is no configuration file none.toml"]);
     check(&tool, &["app.js"]).expect(1, &["no configuration file by its name"]);
     check(&tool, &[]).expect(2, &["no configuration file here", "phalanx init"]);
     // It would wait for somebody who writes.
@@ -235,6 +238,7 @@ fn files_that_are_programs() {
             "node ended without telling what it exports",
         ),
         ("function.config.js", "module.exports = () => ({});", "it exports a function"),
+        ("promise.config.js", "module.exports = Promise.resolve({});", "it exports a Promise"),
         ("nothing.config.js", "", "there is no application in it"),
         ("circle.config.js", "const a = {}; a.a = a; module.exports = a;", "circular"),
         ("esm.config.cjs", "export default {};", "esm.config.cjs"),
@@ -335,6 +339,77 @@ fn a_changed_file_is_applied() {
     tool.program("phalanx.toml", "[[apps]]\nname = 'shop'\nscrpt = 'server.js'\n");
     tool.run(&["reload", "phalanx.toml"]).expect(1, &["scrpt", "did you mean script?"]);
     assert_eq!(ask()["pid"], answer["pid"]);
+}
+
+/// A reload keeps the environment that it was started with, and so does what `check` foretells.
+#[test]
+fn check_compares_in_the_environment_that_runs() {
+    let tool = Tool::new();
+    tool.server("server.js", "");
+    let file = |grace: &str| {
+        let text = format!(
+            "[[apps]]\nname = 'shop'\nscript = 'server.js'\ninstances = 1\npass_env = true\n[apps.environments.production]\n\
+             grace = '{grace}'\nenv = {{ STAGE = 'p' }}\n"
+        );
+        tool.program("phalanx.toml", &text);
+    };
+    file("20s");
+    tool.run(&["start", "phalanx.toml", "--env", "production"]).expect(0, &["shop"]);
+    // As whoever started it: what is passed on is the same.
+    let check = |args: &[&str]| tool.run(&[&["check"], args].concat()).expect(0, &[]).stdout;
+    let text = check(&[]);
+    assert!(text.contains("runs, environment production; nothing would change"), "{text}");
+    let text = check(&["--env", "production"]);
+    assert!(text.contains("runs; nothing would change"), "{text}");
+    file("25s");
+    let text = check(&[]);
+    assert!(text.contains("grace: 20s → 25s") && !text.contains("STAGE"), "{text}");
+    let json: Value = serde_json::from_str(&check(&["--json"])).unwrap();
+    let app = &json["apps"][0];
+    assert_eq!(
+        (&app["environment"], &app["changes"]),
+        (&"production".into(), &serde_json::json!(["grace: 20s → 25s"])),
+        "{json:#}"
+    );
+    let done = tool.run(&["reload", "phalanx.toml"]).expect(0, &["grace: 20s → 25s"]);
+    assert!(!done.stdout.contains("STAGE"), "{done:?}");
+    let text = check(&[]);
+    assert!(text.contains("nothing would change"), "{text}");
+    // It is gone: a reload could not take it.
+    let text = "[[apps]]\nname = 'shop'\nscript = 'server.js'\nenvironments.other.grace = '1s'\n";
+    tool.program("phalanx.toml", text);
+    let text = check(&[]);
+    assert!(text.contains("a reload fails: no application knows the environment"), "{text}");
+    tool.run(&["reload", "shop"]).expect(1, &["no application knows the environment"]);
+}
+
+/// Of one file with several applications, which other processes look into as well.
+#[test]
+fn a_warning_is_said_once() {
+    let tool = Tool::new();
+    tool.server("server.js", "");
+    let (one, other) = (tool.address.port(), bench::wait::free_port());
+    let file = |grace: u32| {
+        let app = |name: &str, port: u16| {
+            format!(
+                "{{ name: '{name}', script: 'server.js', kill_timeout: {grace}, pmx: true, env: {{ PORT: {port} }} }}"
+            )
+        };
+        let (a, b) = (app("a", one), app("b", other));
+        tool.program("ecosystem.config.js", &format!("module.exports = {{ apps: [{a}, {b}] }};\n"));
+    };
+    file(20000);
+    let count = |args: &[&str]| {
+        let done = tool.run(args).expect(0, &[]);
+        let said = format!("{}{}", done.stdout, done.stderr);
+        let of = |name: &str| said.matches(&format!("({name}): pmx is pm2's")).count();
+        (of("a"), of("b"), said)
+    };
+    for args in [&["start"][..], &["reload", "ecosystem.config.js"]] {
+        let (a, b, said) = count(args);
+        assert_eq!((a, b), (1, 1), "{args:?}: {said}");
+        file(25000);
+    }
 }
 
 #[test]

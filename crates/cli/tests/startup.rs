@@ -63,7 +63,8 @@ fn says(line: &'static str) -> impl Fn(&str) -> bool {
 #[test]
 fn the_unit_is_printed() {
     let tool = Tool::new();
-    let done = tool.run(&["startup", "systemd", "--wait-ip"]).expect(0, &[]);
+    let mut command = tool.command(&["startup", "systemd", "--wait-ip"]);
+    let done = finish(begin(command.env_remove("SUDO_USER"))).expect(0, &[]);
     for line in [
         "Type=notify",
         "WatchdogSec=60",
@@ -85,6 +86,46 @@ fn the_unit_is_printed() {
         (&["startup", "--service-name", ""], "cannot be a unit's name"),
     ] {
         tool.run(args).expect(2, &[words]);
+    }
+}
+
+/// Who asks root by sudo, and who is named.
+#[test]
+fn the_unit_is_for_whoever_asks() {
+    if !rustix::process::geteuid().is_root() {
+        // Nobody else can be asked for: what is recommended names who asks.
+        let tool = Tool::new();
+        tool.run(&["startup"]).expect(0, &["phalanx startup -u "]);
+        return;
+    }
+    let tool = Tool::new();
+    let unit = |args: &[&str], sudo: Option<&str>| {
+        let mut command = tool.command(&[&["startup"], args].concat());
+        command.env_remove("SUDO_USER").env("PATH", "/srv/node/bin:bin:/usr/bin:/bin");
+        sudo.map(|user| command.env("SUDO_USER", user));
+        finish(begin(&mut command)).expect(0, &[])
+    };
+    let home = format!("PHALANX_HOME={}", tool.home.display());
+    for (args, sudo, user) in [
+        (&[][..], None, None),
+        (&[], Some("root"), None),
+        (&["-u", "root"], Some("nobody"), None),
+        (&[], Some("nobody"), Some("nobody")),
+        (&["-u", "nobody"], None, Some("nobody")),
+        (&["-u", "daemon"], Some("nobody"), Some("daemon")),
+    ] {
+        let done = unit(args, sudo);
+        let has = |line: &str| done.stdout.lines().any(|known| known == line);
+        assert!(has("Environment=PATH=/srv/node/bin:/usr/bin:/bin"), "{done:?}");
+        let named = done.stdout.lines().find_map(|line| line.strip_prefix("User="));
+        assert_eq!(named, user, "{args:?} by {sudo:?}: {done:?}");
+        // Root's home is no other user's.
+        assert_eq!(has(&format!("Environment={home}")), user.is_none(), "{args:?}: {done:?}");
+        assert_eq!(done.stderr.contains(&format!("{home} is not in the unit")), user.is_some());
+        let told = done.stderr.contains("who asks by sudo; `-u root`");
+        assert_eq!(told, args.is_empty() && user.is_some(), "{args:?} by {sudo:?}: {done:?}");
+        let command = format!("phalanx startup -u {} --write", user.unwrap_or("root"));
+        assert!(done.stderr.contains(&command), "{command}: {done:?}");
     }
 }
 

@@ -47,6 +47,10 @@ pub struct Restart {
     pub stop_codes: BTreeSet<i32>,
     /// A worker that is ended by one of these signals, and not by its primary, is not replaced either.
     pub stop_signals: BTreeSet<i32>,
+    /// When the last slot is ended the cluster stays, for the reload or restart that starts all anew: jobs that run at
+    /// their times. Without it, it stops.
+    #[serde(default)]
+    pub stays: bool,
 }
 
 impl Default for Restart {
@@ -62,6 +66,7 @@ impl Default for Restart {
             within: Duration::from_secs(60),
             stop_codes: BTreeSet::new(),
             stop_signals: BTreeSet::new(),
+            stays: false,
         }
     }
 }
@@ -127,11 +132,12 @@ impl Restart {
         if ready_for >= self.stable { 1 } else { before.saturating_add(1) }
     }
 
-    /// Whether a worker that ends so by itself is not to be replaced.
+    /// Whether a worker that ends so by itself is not to be replaced. Where none is, one that ends with 0 did what it was
+    /// there for.
     #[must_use]
     pub fn stops(&self, exit: Exit) -> bool {
         match exit {
-            Exit::Code(code) => self.stop_codes.contains(&code),
+            Exit::Code(code) => self.stop_codes.contains(&code) || !self.enabled && code == 0,
             Exit::Signal(number) => self.stop_signals.contains(&number),
         }
     }
@@ -139,7 +145,7 @@ impl Restart {
     /// Whether there are such ends at all: then how a worker ended has to be known before it is replaced.
     #[must_use]
     pub fn has_stops(&self) -> bool {
-        !self.stop_codes.is_empty() || !self.stop_signals.is_empty()
+        !self.enabled || !self.stop_codes.is_empty() || !self.stop_signals.is_empty()
     }
 }
 

@@ -214,6 +214,7 @@ fn draw_spec(dice: &mut Dice) -> Spec {
             within: ms(dice.pick(&[0, 10_000])),
             stop_codes: dice.pick(&[&[][..], &[], &[0]]).iter().copied().collect(),
             stop_signals: dice.pick(&[&[][..], &[], &[11]]).iter().copied().collect(),
+            stays: dice.percent(30),
         },
         kill_after: Duration::ZERO,
         starts_at_once: dice.pick(&[0, 0, 1, 2]),

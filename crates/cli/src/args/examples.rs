@@ -43,3 +43,13 @@ Examples:
   phalanx reload shop --update-env                  with this shell's environment
 
 0 only if the new version serves. If it does not come up, the workers that there were go on, and the exit code is 1.";
+
+pub(crate) const DEPLOY: &str = "\
+Examples:
+  phalanx deploy ecosystem.config.js production setup    once: directories, and a clone
+  phalanx deploy production                              what `ref` is now, then post-deploy
+  phalanx deploy production v1.4.2                       a branch, a tag or a commit
+  phalanx deploy production revert 1                     the deployment before this one
+  phalanx deploy production exec 'phalanx list'
+
+0 only if everything is done on all hosts. What fails is the end: it is said where, in which step, and what was done before.";

@@ -76,10 +76,10 @@ impl Guard {
         }
     }
 
-    /// The cluster by these rules.
-    pub(crate) fn apply(&self, cluster: Cluster) -> Cluster {
+    /// The cluster by these rules. `stays`: something starts it anew when all its workers have ended.
+    pub(crate) fn apply(&self, cluster: Cluster, stays: bool) -> Cluster {
         cluster
-            .restart(self.restart())
+            .restart(Restart { stays, ..self.restart() })
             .kill_after(self.kill_after)
             .parallel_starts(self.parallel_starts.unwrap_or_else(cores))
             .slow_start(self.slow_start.filter(|time| !time.is_zero()))

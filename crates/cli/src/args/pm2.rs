@@ -39,9 +39,6 @@ pub(crate) enum Pm2 {
     /// pm2.io
     #[command(hide = true, aliases = ["unlink", "monitor", "unmonitor", "open", "plus", "register", "login", "logout", "link:stop"])]
     Link(Words),
-    /// Deployment
-    #[command(hide = true)]
-    Deploy(Words),
     /// git
     #[command(hide = true, aliases = ["forward", "backward"])]
     Pull(Words),

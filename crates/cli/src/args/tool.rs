@@ -103,6 +103,9 @@ pub(crate) type Restart = Reload;
 pub(crate) struct LogsOf {
     #[command(flatten)]
     pub(crate) of: Any,
+    /// It does so without being told
+    #[arg(short, long, hide = true)]
+    pub(crate) follow: bool,
     /// So many of the last lines of each application first; 15, or with --since all. 0: only new ones
     #[arg(short = 'n', long, value_name = "N")]
     pub(crate) lines: Option<usize>,

@@ -4,14 +4,15 @@ use super::keys::Keys;
 use super::layers::{Declared, Entry, Layers};
 use super::problem::Problem;
 use super::tree::{Entries, Item, Node};
-use super::values::absolute;
+use super::values::{absolute, at_home};
 use super::verify::{Given, verify};
 use super::{AppConfig, dotenv, parse, values, variables, words};
 use crate::home::{check_name, name_of};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What applications of one file have in common.
+#[derive(Clone, Copy)]
 pub(super) struct Context<'c> {
     pub(super) keys: &'c Keys,
     /// The file's.
@@ -25,6 +26,11 @@ pub(super) struct Context<'c> {
 #[derive(Default)]
 pub(super) struct Found {
     pub(super) app: Option<AppConfig>,
+    /// Also of what cannot be one.
+    pub(super) name: Option<String>,
+    pub(super) after: Vec<String>,
+    /// Its options.
+    given: Vec<String>,
     pub(super) environments: BTreeSet<String>,
     pub(super) problems: Vec<Problem>,
     pub(super) warnings: Vec<String>,
@@ -42,8 +48,38 @@ pub(super) fn read(
     named: Option<&str>,
     context: &Context<'_>,
 ) -> Found {
-    let layers = Layers::of(entries, context.environment, context.keys, context.as_pm2);
-    let mut reader = Reader { context, place: place.to_owned(), problems: Vec::new() };
+    let mut found = read_in(entries, place, named, context, None);
+    let is_other = |name: &&String| context.environment != Some(name.as_str());
+    let others: Vec<String> = found.environments.iter().filter(is_other).cloned().collect();
+    // They have to be right whichever is chosen.
+    for name in others {
+        let other = Context { environment: Some(&name), ..*context };
+        for problem in read_in(entries, place, named, &other, Some(&found.given)).problems {
+            let is_known = |known: &Problem| {
+                (known.line, &known.key, &known.words)
+                    == (problem.line, &problem.key, &problem.words)
+            };
+            if !found.problems.iter().any(is_known) {
+                let place = problem.place.iter().cloned().chain([format!("environment {name}")]);
+                let place = Some(place.collect::<Vec<_>>().join(", "));
+                found.problems.push(Problem { place, ..problem });
+            }
+        }
+    }
+    found
+}
+
+/// In the environment of the context. If that is not the chosen one, the options are known that the chosen one has.
+fn read_in(
+    entries: &Entries,
+    place: &str,
+    named: Option<&str>,
+    context: &Context<'_>,
+    chosen: Option<&[String]>,
+) -> Found {
+    let (environment, is_alone) = (context.environment, place.is_empty());
+    let layers = Layers::of(entries, environment, context.keys, context.as_pm2, is_alone);
+    let mut reader = Reader { context, place: place.to_owned(), chosen, problems: Vec::new() };
     let name = reader.name(&layers, named);
     if let Some(name) = &name
         && named.is_none()
@@ -56,8 +92,9 @@ pub(super) fn read(
     for problem in &layers.problems {
         reader.problems.push(Problem { place: reader.place(), ..problem.clone() });
     }
-    let app = reader.app(&layers, name);
-    let mut found = Found { environments: layers.environments, ..Found::default() };
+    let mut found = Found { name: name.clone(), ..Found::default() };
+    let app = reader.app(&layers, name, &mut found);
+    found.environments = layers.environments;
     if !layers.idle.is_empty() {
         let keys = layers.idle.join(", ");
         let (verb, whose) = if layers.idle.len() == 1 { ("does", "is") } else { ("do", "are") };
@@ -77,6 +114,8 @@ pub(super) fn read(
 struct Reader<'c> {
     context: &'c Context<'c>,
     place: String,
+    /// The options in the chosen environment, if this is another one.
+    chosen: Option<&'c [String]>,
     problems: Vec<Problem>,
 }
 
@@ -92,8 +131,8 @@ impl Reader<'_> {
 
     fn text(&mut self, entry: Entry<'_>) -> Option<String> {
         match entry.item.node.scalar() {
-            Some(text) if !text.is_empty() && !text.contains('\0') => Some(text.to_owned()),
-            Some(_) => self.none(entry, "expected a text, and there is nothing in it"),
+            Some(text) if !text.contains('\0') => Some(text.to_owned()),
+            Some(_) => self.none(entry, "it has a zero byte in it"),
             None => {
                 self.none(entry, format!("expected a text, and this is {}", entry.item.node.kind()))
             }
@@ -179,10 +218,15 @@ impl Reader<'_> {
         }
     }
 
-    fn app(&mut self, layers: &Layers<'_>, name: Option<String>) -> Option<AppConfig> {
+    fn app(
+        &mut self,
+        layers: &Layers<'_>,
+        name: Option<String>,
+        found: &mut Found,
+    ) -> Option<AppConfig> {
         let own = |name: &str| layers.own.get(name).copied();
         let cwd = own("cwd").and_then(|entry| self.text(entry)).unwrap_or_else(|| ".".into());
-        let cwd = absolute(self.context.directory, cwd);
+        let cwd = absolute(self.context.directory, at_home(&cwd));
         let (env, unset) = self.variables(layers);
         let mut pass_env = self.passed(layers);
         pass_env.extend(unset.into_iter().map(|name| format!("!{name}")));
@@ -193,17 +237,42 @@ impl Reader<'_> {
         }
         let autostart = own("autostart").is_none_or(|entry| self.is_on(entry))
             && !own("no_autostart").is_some_and(|entry| self.is_on(entry));
-        let namespace = own("namespace").and_then(|entry| self.text(entry));
+        let namespace = own("namespace").and_then(|entry| self.namespace(entry));
         let after = own("after").map(|entry| self.texts(entry)).unwrap_or_default();
         let command = self.command(layers, &cwd);
         let given = self.options(layers);
-        let (name, command) = (name?, command?);
+        found.after.clone_from(&after);
+        found.given = given.iter().flat_map(|given| given.words.iter().cloned()).collect();
+        // What is missing keeps nothing else from being told.
+        let stand_in = || "app".to_owned();
         let namespace = namespace.unwrap_or_else(|| "default".into());
-        let argv = argv(&name, &namespace, self.context, &given, command);
-        for (key, line, words) in verify(&argv, &given) {
-            self.wrong(&key.unwrap_or_default(), line, words);
+        let argv = argv(
+            &name.clone().unwrap_or_else(stand_in),
+            &namespace,
+            self.context,
+            &given,
+            command.clone().unwrap_or_else(|| vec![stand_in()]),
+        );
+        if self.chosen.is_none_or(|chosen| chosen != found.given) {
+            for (key, line, words) in verify(&argv, &given) {
+                self.wrong(&key.unwrap_or_default(), line, words);
+            }
         }
+        let name = name?;
+        command?;
         Some(AppConfig { name, namespace, argv, cwd, env, pass_env, after, autostart })
+    }
+
+    /// Commands take it in place of a name.
+    fn namespace(&mut self, entry: Entry<'_>) -> Option<String> {
+        let text = self.text(entry)?;
+        match check_name(&text) {
+            Ok(()) => Some(text),
+            Err(why) => {
+                let text = text.escape_debug();
+                self.none(entry, format!("`{text}` cannot be a namespace: {why}"))
+            }
+        }
     }
 
     /// In the order of the help, so that it is always the same.
@@ -236,6 +305,10 @@ impl Reader<'_> {
     /// The program and its arguments.
     fn command(&mut self, layers: &Layers<'_>, cwd: &Path) -> Option<Vec<String>> {
         let Some(entry) = layers.own.get("script").copied() else {
+            // An environment that nobody chooses need not be a whole one.
+            if self.chosen.is_some() {
+                return None;
+            }
             self.wrong(
                 "script",
                 None,
@@ -258,7 +331,8 @@ impl Reader<'_> {
             true => script.to_owned(),
             false => placed(script, cwd, self.context.directory),
         };
-        let is_line = script.contains(char::is_whitespace) && !cwd.join(&script).exists();
+        let is_line = script.contains(char::is_whitespace)
+            && !places(&script, cwd, self.context.directory).iter().any(|place| place.exists());
         if is_line && words::needs_shell(&script) {
             if !rest.is_empty() {
                 return self
@@ -288,6 +362,8 @@ impl Reader<'_> {
         }
         for declared in &layers.env {
             match *declared {
+                // Another environment's may be on another machine.
+                Declared::Files(_) if self.chosen.is_some() => {}
                 Declared::Files(entry) => {
                     for file in self.texts(entry) {
                         for (name, value) in self.env_file(entry, &file) {
@@ -329,7 +405,7 @@ impl Reader<'_> {
     }
 
     fn env_file(&mut self, entry: Entry<'_>, file: &str) -> Vec<(String, String)> {
-        let path = absolute(self.context.directory, file);
+        let path = absolute(self.context.directory, at_home(file));
         parse::text(&path).and_then(|text| dotenv::parse(&text)).unwrap_or_else(|wrong| {
             let line = wrong.line.map(|line| format!(":{line}")).unwrap_or_default();
             let words = format!("{}{line}: {}", path.display(), wrong.words);
@@ -439,7 +515,7 @@ fn placed(script: &str, cwd: &Path, directory: &Path) -> String {
         true => path.exists(),
         false => path.is_file() || path.join("package.json").is_file(),
     };
-    let places = [absolute(cwd, script), absolute(directory, script)];
+    let places = places(script, cwd, directory);
     if let Some(place) = places.iter().find(|place| is_there(place)) {
         return place.display().to_string();
     }
@@ -447,4 +523,10 @@ fn placed(script: &str, cwd: &Path, directory: &Path) -> String {
         [place, _] if script.contains('/') => place.display().to_string(),
         _ => script.to_owned(),
     }
+}
+
+/// Where a script is looked for.
+fn places(script: &str, cwd: &Path, directory: &Path) -> [PathBuf; 2] {
+    let script = at_home(script);
+    [absolute(cwd, &script), absolute(directory, &script)]
 }

@@ -2,8 +2,8 @@
 
 use super::document::{self, Examined, absolute_file, select};
 use super::problem::Problem;
-use super::variables::{environment, hides, is_passed};
-use super::{AppConfig, Plan, changes, default_file, parsed, schema};
+use super::variables::{environment as environment_of, hides, is_passed};
+use super::{AppConfig, Plan, changes, default_file, missing, parsed, schema};
 use crate::args::Check;
 use crate::failure::{Failure, UNEXPECTED, USAGE};
 use crate::home::{Home, Lock};
@@ -29,6 +29,9 @@ pub(crate) fn check(options: &Check) -> Result<(), Failure> {
         Some(file) => file.clone(),
         None => default_file(Path::new("")).ok_or_else(none_here)?,
     };
+    if !file.exists() {
+        return Err(missing(&file, USAGE));
+    }
     let mut done = document::examine(&file, options.env.as_deref());
     if done.problems.is_empty() {
         select(&mut done, &options.only)
@@ -36,9 +39,15 @@ pub(crate) fn check(options: &Check) -> Result<(), Failure> {
     }
     let home = Home::find().ok();
     let shell = intent::of_this_shell();
+    let mut reloads = Reloads {
+        home,
+        file: absolute_file(&file),
+        environment: options.env.as_deref(),
+        others: BTreeMap::new(),
+    };
     let mut shown = Vec::new();
     for app in &done.apps {
-        let one = Shown::of(app, &file, home.as_ref(), &shell);
+        let one = Shown::of(app, &mut reloads, &shell);
         done.problems.extend(one.problem.clone());
         shown.push(one);
     }
@@ -73,19 +82,13 @@ struct Shown<'a> {
     workers: String,
     variables: BTreeMap<String, String>,
     passed: Vec<String>,
-    /// What there is of that name: whether it runs, and what would change.
-    existing: Option<(bool, Vec<String>)>,
+    existing: Option<Existing>,
     problem: Option<Problem>,
 }
 
 impl<'a> Shown<'a> {
-    fn of(
-        app: &'a AppConfig,
-        file: &Path,
-        home: Option<&Home>,
-        shell: &BTreeMap<String, String>,
-    ) -> Self {
-        let env = with_directory(environment(app, shell), &app.cwd);
+    fn of(app: &'a AppConfig, reloads: &mut Reloads<'_>, shell: &BTreeMap<String, String>) -> Self {
+        let env = with_directory(environment_of(app, shell), &app.cwd);
         let (command, problem) = match found(app, &env) {
             Ok(command) => (Some(command), None),
             Err(words) => {
@@ -106,7 +109,7 @@ impl<'a> Shown<'a> {
                 .map(|(name, value)| (name.clone(), redacted(name, value)))
                 .collect(),
             passed: passed.cloned().collect(),
-            existing: home.and_then(|home| existing(home, app, file, shell)),
+            existing: reloads.existing(app, shell),
             problem,
         }
     }
@@ -182,27 +185,65 @@ fn quoted(word: String) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-fn existing(
-    home: &Home,
-    app: &AppConfig,
-    file: &Path,
-    shell: &BTreeMap<String, String>,
-) -> Option<(bool, Vec<String>)> {
-    let there = home.app(&app.name);
-    let spec = there.spec()?;
-    // What a reload would take: the environment that it was started from.
-    let starter = spec.inherited.as_ref().unwrap_or(shell);
-    let env = with_directory(environment(app, starter), &app.cwd);
-    let cwd = app.cwd.display().to_string();
-    let old = Plan { argv: &spec.argv, cwd: &spec.cwd, env: &spec.env };
-    let mut all = changes(&old, &Plan { argv: &app.argv, cwd: &cwd, env: &env });
-    let file = absolute_file(file);
-    if spec.config.as_ref() != Some(&file) {
-        let from =
-            spec.config.map_or("a command line".into(), |file: PathBuf| file.display().to_string());
-        all.insert(0, format!("from: {from} → {}", file.display()));
+/// What there is of a name.
+struct Existing {
+    runs: bool,
+    /// The one that a reload would take, if it is another one than what is shown.
+    environment: Option<String>,
+    /// What a reload would change.
+    changes: Vec<String>,
+}
+
+/// What reloads would do.
+struct Reloads<'a> {
+    home: Option<Home>,
+    file: PathBuf,
+    /// That was asked for.
+    environment: Option<&'a str>,
+    /// What the file says in others.
+    others: BTreeMap<String, Examined>,
+}
+
+impl Reloads<'_> {
+    fn existing(&mut self, app: &AppConfig, shell: &BTreeMap<String, String>) -> Option<Existing> {
+        let there = self.home.as_ref()?.app(&app.name);
+        let runs = Lock::is_held(&there);
+        let spec = there.spec()?;
+        let kept = spec.environment.clone().filter(|_| self.environment.is_none());
+        let environment = kept.filter(|_| spec.config.as_ref() == Some(&self.file));
+        let app = match &environment {
+            None => app.clone(),
+            Some(name) => match self.in_environment(name, &app.name) {
+                Ok(app) => app,
+                Err(words) => return Some(Existing { runs, environment, changes: vec![words] }),
+            },
+        };
+        // What a reload would take: the environment that it was started from.
+        let starter = spec.inherited.as_ref().unwrap_or(shell);
+        let env = with_directory(environment_of(&app, starter), &app.cwd);
+        let cwd = app.cwd.display().to_string();
+        let old = Plan { argv: &spec.argv, cwd: &spec.cwd, env: &spec.env };
+        let mut all = changes(&old, &Plan { argv: &app.argv, cwd: &cwd, env: &env });
+        if spec.config.as_ref() != Some(&self.file) {
+            let from = spec
+                .config
+                .map_or("a command line".into(), |file: PathBuf| file.display().to_string());
+            all.insert(0, format!("from: {from} → {}", self.file.display()));
+        }
+        Some(Existing { runs, environment, changes: all })
     }
-    Some((Lock::is_held(&there), all))
+
+    fn in_environment(&mut self, environment: &str, name: &str) -> Result<AppConfig, String> {
+        let file = &self.file;
+        let examine = || document::examine(file, Some(environment));
+        let done = self.others.entry(environment.to_owned()).or_insert_with(examine);
+        let app =
+            done.apps.iter().find(|app| app.name == name).filter(|_| done.problems.is_empty());
+        app.cloned().ok_or_else(|| {
+            let why = done.problems.first().map(ToString::to_string).unwrap_or_default();
+            format!("nothing: a reload fails: {why}")
+        })
+    }
 }
 
 fn in_words(
@@ -252,10 +293,14 @@ fn rows(text: &mut String, one: &Shown<'_>) {
     }
     match &one.existing {
         None => row("now", "not there"),
-        Some((runs, all)) => {
-            let state = if *runs { "runs" } else { "stopped" };
+        Some(existing) => {
+            let state = if existing.runs { "runs" } else { "stopped" };
+            let environment = existing.environment.as_ref();
+            let environment =
+                environment.map(|name| format!(", environment {name}")).unwrap_or_default();
+            let all = &existing.changes;
             let words = if all.is_empty() { "nothing would change" } else { "would change:" };
-            row("now", &format!("{state}; {words}"));
+            row("now", &format!("{state}{environment}; {words}"));
             for change in all {
                 row("", &format!("  {change}"));
             }
@@ -293,8 +338,9 @@ fn in_json(done: &Examined, shown: &[Shown<'_>], file: &Path, options: &Check) -
             "after": one.app.after,
             "autostart": one.app.autostart,
             "exists": existing.is_some(),
-            "runs": existing.is_some_and(|(runs, _)| *runs),
-            "changes": existing.map(|(_, all)| all),
+            "runs": existing.is_some_and(|existing| existing.runs),
+            "environment": existing.and_then(|existing| existing.environment.as_ref()),
+            "changes": existing.map(|existing| &existing.changes),
         })
     });
     json!({

@@ -2,10 +2,11 @@
 
 use super::app::{self, Context};
 use super::keys::{Keys, dashed};
+use super::layers::is_aside;
 use super::order::order;
 use super::problem::Problem;
 use super::tree::{Entries, Item, Node};
-use super::{AppConfig, Loaded, parse, pm2};
+use super::{AppConfig, Loaded, deploy, parse, pm2};
 use crate::ui::words::nearest;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -66,6 +67,12 @@ pub(super) fn examine(file: &Path, environment: Option<&str>) -> Examined {
 /// What a file says.
 pub(super) fn examine_item(item: &Item, file: &Path, environment: Option<&str>) -> Examined {
     let mut done = Examined::default();
+    let directory = directory(file);
+    let (others, deployments) = deploy::split(item);
+    if let Some(deployments) = deployments {
+        deploy::read(deployments, &directory, &mut done.problems);
+    }
+    let item = others.as_ref().unwrap_or(item);
     let parts = match parts(item, &mut done) {
         Ok(parts) if parts.len() > MOST => {
             return Examined::wrong(Problem::new(format!(
@@ -76,11 +83,10 @@ pub(super) fn examine_item(item: &Item, file: &Path, environment: Option<&str>) 
         Err(problem) => return Examined::wrong(problem),
     };
     let keys = Keys::find_all();
-    let directory = directory(file);
     let context =
         Context { keys: &keys, directory: &directory, environment, as_pm2: pm2::is_its_file(file) };
     let mut known = BTreeSet::new();
-    let mut apps = Vec::new();
+    let mut drafts = Vec::new();
     for part in &parts {
         let mut found = app::read(part.entries, &part.place, part.named, &context);
         known.append(&mut found.environments);
@@ -89,13 +95,17 @@ pub(super) fn examine_item(item: &Item, file: &Path, environment: Option<&str>) 
         }
         done.problems.append(&mut found.problems);
         done.warnings.append(&mut found.warnings);
-        apps.extend(found.app.map(|app| (app, part.line)));
+        drafts.push(Draft {
+            name: found.name,
+            after: found.after,
+            app: found.app,
+            line: part.line,
+        });
     }
-    done.names = apps.iter().map(|(app, _)| app.name.clone()).collect();
-    done.problems.extend(twice(&apps));
+    done.names = drafts.iter().filter_map(|draft| draft.name.clone()).collect();
+    done.problems.extend(twice(&drafts));
     if let Some(name) = environment
         && !known.contains(name)
-        && done.problems.is_empty()
     {
         let words = no_environment(name, &known);
         // Where there are some, it is a slip of the pen, which would take the others' settings away.
@@ -104,24 +114,40 @@ pub(super) fn examine_item(item: &Item, file: &Path, environment: Option<&str>) 
             false => done.problems.push(Problem { line: None, place: None, key: None, words }),
         }
     }
-    if done.problems.is_empty() {
-        let after: Vec<(&str, &[String])> =
-            apps.iter().map(|(app, _)| (app.name.as_str(), app.after.as_slice())).collect();
-        match order(&after) {
-            Ok(order) => {
-                done.apps = order.iter().filter_map(|at| Some(apps.get(*at)?.0.clone())).collect();
-            }
-            Err(wrong) => done.problems.extend(wrong.into_iter().map(|(at, words)| Problem {
-                line: apps.get(at).and_then(|(_, line)| *line),
-                place: apps.get(at).map(|(app, _)| app.name.clone()),
-                key: Some("after".into()),
-                words,
-            })),
-        }
-    } else {
-        done.apps = apps.into_iter().map(|(app, _)| app).collect();
-    }
+    in_order(drafts, &mut done);
     done
+}
+
+/// What is known of an application, whether or not it can be one.
+struct Draft {
+    name: Option<String>,
+    after: Vec<String>,
+    app: Option<AppConfig>,
+    line: Option<usize>,
+}
+
+fn in_order(drafts: Vec<Draft>, done: &mut Examined) {
+    let named: Vec<(&str, &Draft)> =
+        drafts.iter().filter_map(|draft| Some((draft.name.as_deref()?, draft))).collect();
+    // One whose name is wrong may be the one that others wait for.
+    let is_complete = named.len() == drafts.len();
+    let after: Vec<(&str, &[String])> =
+        named.iter().map(|(name, draft)| (*name, draft.after.as_slice())).collect();
+    match order(&after, is_complete) {
+        Ok(order) if done.problems.is_empty() => {
+            let app = |at: &usize| named.get(*at)?.1.app.clone();
+            done.apps = order.iter().filter_map(app).collect();
+            return;
+        }
+        Ok(_) => {}
+        Err(wrong) => done.problems.extend(wrong.into_iter().map(|(at, words)| Problem {
+            line: named.get(at).and_then(|(_, draft)| draft.line),
+            place: named.get(at).map(|(name, _)| (*name).to_owned()),
+            key: Some("after".into()),
+            words,
+        })),
+    }
+    done.apps = drafts.into_iter().filter_map(|draft| draft.app).collect();
 }
 
 /// Only those of these names.
@@ -146,7 +172,7 @@ pub(super) fn absolute_file(file: &Path) -> PathBuf {
 }
 
 /// The directory of a file, with the links in its name as they are.
-fn directory(file: &Path) -> PathBuf {
+pub(super) fn directory(file: &Path) -> PathBuf {
     absolute_file(file).parent().map(Path::to_path_buf).unwrap_or_default()
 }
 
@@ -160,18 +186,15 @@ fn no_environment(name: &str, known: &BTreeSet<String>) -> String {
     }
 }
 
-fn twice(apps: &[(AppConfig, Option<usize>)]) -> Vec<Problem> {
+fn twice(drafts: &[Draft]) -> Vec<Problem> {
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     let mut problems = Vec::new();
-    for (at, (app, line)) in apps.iter().enumerate() {
-        if let Some(first) = seen.insert(&app.name, at) {
-            let words = format!(
-                "two applications are called {} (number {} and {})",
-                app.name,
-                first + 1,
-                at + 1
-            );
-            problems.push(Problem { line: *line, ..Problem::new(words) });
+    for (at, draft) in drafts.iter().enumerate() {
+        let Some(name) = &draft.name else { continue };
+        if let Some(first) = seen.insert(name, at) {
+            let words =
+                format!("two applications are called {name} (number {} and {})", first + 1, at + 1);
+            problems.push(Problem { line: draft.line, ..Problem::new(words) });
         }
     }
     problems
@@ -181,21 +204,22 @@ fn twice(apps: &[(AppConfig, Option<usize>)]) -> Vec<Problem> {
 fn parts<'e>(item: &'e Item, done: &mut Examined) -> Result<Vec<Part<'e>>, Problem> {
     let none = || Problem::new("there is no application in it");
     match &item.node {
-        Node::List(list) => of_list(list, ""),
+        Node::List(list) => Ok(of_list(list, "", done)),
         Node::Table(entries) => {
             let is_list = |key: &str| matches!(key, "apps" | "pm2");
             let Some((key, apps)) = entries.iter().find(|(key, _)| is_list(key)) else {
-                return match entries.iter().any(|(key, _)| key != "$schema") {
+                return match entries.iter().any(|(key, _)| key != "$schema" && !is_aside(key)) {
                     true => Ok(vec![Part { place: String::new(), named: None, entries, line: None }]),
                     false => Err(none()),
                 };
             };
-            for (other, item) in entries.iter().filter(|(other, _)| other != key) {
+            let is_other = |other: &str| other != key && !is_aside(other);
+            for (other, item) in entries.iter().filter(|(other, _)| is_other(other)) {
                 beside(other, item, done);
             }
             match &apps.node {
-                Node::List(list) => of_list(list, key),
-                Node::Table(tables) => of_tables(tables, key),
+                Node::List(list) => Ok(of_list(list, key, done)),
+                Node::Table(tables) => Ok(of_tables(tables, key, done)),
                 node => Err(Problem {
                     line: apps.line,
                     key: Some(key.clone()),
@@ -206,54 +230,58 @@ fn parts<'e>(item: &'e Item, done: &mut Examined) -> Result<Vec<Part<'e>>, Probl
         Node::Nothing => Err(none()),
         node => Err(Problem::new(format!("expected tables and keys, and this is {}", node.kind()))),
     }
-    .and_then(|parts: Vec<Part<'e>>| if parts.is_empty() { Err(none()) } else { Ok(parts) })
+    .and_then(|parts: Vec<Part<'e>>| match parts.is_empty() && done.problems.is_empty() {
+        true => Err(none()),
+        false => Ok(parts),
+    })
 }
 
-fn of_list<'e>(list: &'e [Item], key: &str) -> Result<Vec<Part<'e>>, Problem> {
+fn of_list<'e>(list: &'e [Item], key: &str, done: &mut Examined) -> Vec<Part<'e>> {
     let key = if key.is_empty() { "apps" } else { key };
     let part = |(at, item): (usize, &'e Item)| match &item.node {
         Node::Table(entries) => {
-            Ok(Part { place: format!("{key}[{at}]"), named: None, entries, line: item.line })
+            Some(Part { place: format!("{key}[{at}]"), named: None, entries, line: item.line })
         }
-        node => Err(Problem {
-            line: item.line,
-            key: Some(format!("{key}[{at}]")),
-            ..Problem::new(format!("expected an application, and this is {}", node.kind()))
-        }),
+        node => {
+            let words = format!("expected an application, and this is {}", node.kind());
+            let key = Some(format!("{key}[{at}]"));
+            done.problems.push(Problem { line: item.line, key, ..Problem::new(words) });
+            None
+        }
     };
-    list.iter().enumerate().map(part).collect()
+    list.iter().enumerate().filter_map(part).collect()
 }
 
-fn of_tables<'e>(tables: &'e Entries, key: &str) -> Result<Vec<Part<'e>>, Problem> {
+fn of_tables<'e>(tables: &'e Entries, key: &str, done: &mut Examined) -> Vec<Part<'e>> {
     let part = |(name, item): &'e (String, Item)| match &item.node {
-        Node::Table(entries) => {
-            Ok(Part { place: format!("{key}.{name}"), named: Some(name), entries, line: item.line })
-        }
-        node => Err(Problem {
+        Node::Table(entries) => Some(Part {
+            place: format!("{key}.{name}"),
+            named: Some(name),
+            entries,
             line: item.line,
-            key: Some(format!("{key}.{name}")),
-            ..Problem::new(format!(
+        }),
+        node => {
+            let words = format!(
                 "expected an application, and this is {}; one alone is [[apps]] or [apps.NAME]",
                 node.kind()
-            ))
-        }),
+            );
+            let key = Some(format!("{key}.{name}"));
+            done.problems.push(Problem { line: item.line, key, ..Problem::new(words) });
+            None
+        }
     };
-    tables.iter().map(part).collect()
+    tables.iter().filter_map(part).collect()
 }
 
 /// What is in a file beside its applications.
 fn beside(key: &str, item: &Item, done: &mut Examined) {
     let words = match dashed(key).as_str() {
         "$schema" => return,
-        "deploy" => {
-            let words = "deploy is pm2's, and does nothing here: bring the files there by other means, then `phalanx reload`";
-            return done.warnings.push(words.to_owned());
-        }
         "static" => {
             "pm2's; files are served by a server of your own, which phalanx runs".to_owned()
         }
         other => {
-            let known = nearest(other, ["apps", "$schema"]);
+            let known = nearest(other, ["apps", deploy::KEY, "$schema"]);
             let like = known.map(|like| format!("; did you mean {like}?")).unwrap_or_default();
             format!("there is no such key beside apps{like}")
         }

@@ -41,8 +41,7 @@ const FOR_ONE: [&str; 6] = [
 /// Something is wrong with the file, or with what it runs.
 pub(crate) fn foreground(options: &Run) -> Result<bool, Failure> {
     let Some(file) = named(options)? else { return Ok(false) };
-    let words: Vec<String> = args::after_command().collect();
-    beside(&words, &[])?;
+    beside(&options.words, &[])?;
     let loaded = load(&file, options.file.env.as_deref(), &options.file.only)?;
     for warning in &loaded.warnings {
         show::say(warning);
@@ -64,7 +63,7 @@ fn named(options: &Run) -> Result<Option<PathBuf>, Failure> {
         _ => return Ok(None),
     };
     if !file.exists() {
-        return Err(missing(&file, UNEXPECTED));
+        return Err(missing(&file, USAGE));
     }
     Ok(Some(file))
 }

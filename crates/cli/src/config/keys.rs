@@ -86,6 +86,8 @@ pub(super) enum Paths {
     Behind,
     /// All of it, if there is a slash in it.
     Slashed,
+    /// All of it, and it is the application's own: seen from its directory.
+    Home,
     None,
 }
 
@@ -242,6 +244,8 @@ fn paths(arg: &Arg, value: &str) -> Paths {
         // A name is looked for in $PATH.
         None if words.contains(&"NAME") && words.contains(&"PATH") => Paths::Slashed,
         None if words.iter().any(|word| is_path(word)) => Paths::Whole,
+        // That of one alone is an address's.
+        None if value == "PATH,…" => Paths::Home,
         None => Paths::None,
     }
 }
@@ -311,6 +315,8 @@ mod tests {
         assert_eq!(found("landlock-ro").key.paths, Paths::Whole);
         assert_eq!(found("interpreter").key.paths, Paths::Slashed);
         assert_eq!(found("health-path").key.paths, Paths::None, "it is no file's");
+        assert_eq!(found("watch").key.paths, Paths::Home);
+        assert_eq!(found("ignore-watch").key.paths, Paths::None, "those are patterns");
         assert_eq!(found("heartbeat").key.off(), Some("off"));
         assert_eq!(found("groups").key.off(), Some("none"));
         for not in ["app-dir", "only", "env", "no", "max-memroy", "daemon", "attach", "vizion"] {

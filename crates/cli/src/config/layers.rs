@@ -40,6 +40,8 @@ pub(super) struct Layers<'e> {
     /// Two keys that mean the same, in a file of pm2's, where they do not.
     pub(super) doubles: Vec<(&'e str, &'e str)>,
     as_pm2: bool,
+    /// It is all of its file.
+    alone: bool,
     pub(super) problems: Vec<Problem>,
 }
 
@@ -57,8 +59,9 @@ impl<'e> Layers<'e> {
         environment: Option<&str>,
         keys: &Keys,
         as_pm2: bool,
+        alone: bool,
     ) -> Self {
-        let mut layers = Self { as_pm2, ..Self::default() };
+        let mut layers = Self { as_pm2, alone, ..Self::default() };
         layers.add(entries, environment, keys, false);
         let chosen = layers.own.remove("environments");
         if let Some(chosen) = chosen {
@@ -105,8 +108,10 @@ impl<'e> Layers<'e> {
         let mut files = Vec::new();
         let mut tables = Vec::new();
         let mut chosen = Vec::new();
-        // A file of one application may name its schema.
-        for (written, item) in entries.iter().filter(|(key, _)| key != "$schema") {
+        // A file of one application may name its schema, and have what is nobody's.
+        let is_its = |key: &str| key != "$schema" && (inside || !self.alone || !is_aside(key));
+        let its: Vec<_> = entries.iter().filter(|(key, _)| is_its(key)).collect();
+        for (written, item) in its {
             let entry = Entry { written, item };
             let meaning = meaning(written, item, keys);
             let name = match &meaning {
@@ -114,6 +119,13 @@ impl<'e> Layers<'e> {
                 Meaning::Option(found) => found.key.long.clone(),
                 _ => written.clone(),
             };
+            let is_unset = is_unset(&item.node);
+            if is_unset && matches!(meaning, Meaning::Own(_) | Meaning::Option(_)) {
+                if !seen.contains_key(&name) {
+                    self.unset(&meaning);
+                }
+                continue;
+            }
             if let Some(other) = seen.insert(name, written) {
                 if self.as_pm2 {
                     self.doubles.push((other, written));
@@ -139,14 +151,16 @@ impl<'e> Layers<'e> {
                     self.options.insert(found.key.long.clone(), (entry, found.negated));
                 }
                 Meaning::EnvOf(name) => {
-                    if environment == Some(&name) {
+                    if is_unset {
+                        // It is known all the same.
+                    } else if environment == Some(&name) {
                         chosen.push(Declared::Table(entry));
-                    } else if !matches!(item.node, Node::Table(_) | Node::Nothing) {
+                    } else if !matches!(item.node, Node::Table(_)) {
                         self.wrong(written, item, super::app::no_table(&item.node));
                     }
                     self.environments.insert(name);
                 }
-                Meaning::Idle if pm2::is_told(&dashed(written), &item.node) => {
+                Meaning::Idle if !is_unset && pm2::is_told(&dashed(written), &item.node) => {
                     self.idle.push(written);
                 }
                 Meaning::Idle => {}
@@ -155,6 +169,34 @@ impl<'e> Layers<'e> {
         }
         self.env.extend(files.into_iter().chain(tables).chain(chosen));
     }
+
+    /// Takes back what was said before, outside of the environment.
+    fn unset(&mut self, meaning: &Meaning<'_>) {
+        match meaning {
+            Meaning::Own(name) => drop(self.own.remove(name)),
+            Meaning::Option(found) => {
+                self.options.remove(&found.key.long);
+                if found.key.long == "port" {
+                    self.own.remove("port");
+                }
+            }
+            Meaning::EnvOf(_) | Meaning::Idle | Meaning::Wrong(_) => {}
+        }
+    }
+}
+
+/// Whether a key says nothing: `null`, or an empty text, as `process.env.X || ''` makes it.
+fn is_unset(node: &Node) -> bool {
+    match node {
+        Node::Nothing => true,
+        Node::Text(text) => text.trim().is_empty(),
+        _ => false,
+    }
+}
+
+/// Whether a key at the top of a file is for whoever wrote it: anchors of YAML have their place there.
+pub(super) fn is_aside(key: &str) -> bool {
+    key.starts_with("x-") || key.starts_with('.')
 }
 
 /// pm2's, which means nothing here, but has to be right.

@@ -6,6 +6,7 @@
 mod app;
 mod changes;
 mod check;
+mod deploy;
 mod document;
 mod dotenv;
 mod foreground;
@@ -29,15 +30,18 @@ mod tests;
 
 pub(crate) use changes::{Plan, changes};
 pub(crate) use check::check;
+pub(crate) use deploy::{Deployment, deployment, reference};
 pub(crate) use foreground::{beside, foreground, missing, more, tell_ready};
 pub(crate) use init::init;
 pub(crate) use values::absolute;
 pub(crate) use variables::{environment, without_secrets};
 pub(crate) use verify::parsed;
 
+use crate::apply::DEED;
 use crate::failure::{Failure, USAGE};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// One application of a file, for the chosen environment.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,5 +116,13 @@ pub(crate) fn load(
     }
     document::select(&mut done, only)
         .map_err(|why| Failure::tool(USAGE, format!("{}: {why}", file.display())))?;
+    done.warnings.retain(|words| is_news(words));
     Ok(done.loaded(file, environment))
+}
+
+/// Whether nobody has said it yet: a command looks into a file for each of its applications, and may do so by another process.
+fn is_news(words: &str) -> bool {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let is_new = SAID.lock().unwrap_or_else(PoisonError::into_inner).insert(words.to_owned());
+    is_new && std::env::var_os(DEED).is_none()
 }

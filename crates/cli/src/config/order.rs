@@ -3,8 +3,11 @@
 /// The positions in start order: whatever is named in `after` comes before, and else it is as in the file.
 ///
 /// # Errors
-/// What cannot be, by position: a name that nobody has, and those who wait for each other.
-pub(super) fn order(apps: &[(&str, &[String])]) -> Result<Vec<usize>, Vec<(usize, String)>> {
+/// What cannot be, by position: a name that nobody has (if all names are known), and those who wait for each other.
+pub(super) fn order(
+    apps: &[(&str, &[String])],
+    is_complete: bool,
+) -> Result<Vec<usize>, Vec<(usize, String)>> {
     let position = |name: &str| apps.iter().position(|(known, _)| *known == name);
     let mut wrong = Vec::new();
     let mut needs: Vec<Vec<usize>> = Vec::new();
@@ -13,15 +16,13 @@ pub(super) fn order(apps: &[(&str, &[String])]) -> Result<Vec<usize>, Vec<(usize
         for name in *after {
             match position(name) {
                 Some(other) => found.push(other),
-                None => wrong.push((at, unknown(name, apps))),
+                None if is_complete => wrong.push((at, unknown(name, apps))),
+                None => {}
             }
         }
         needs.push(found);
     }
-    if !wrong.is_empty() {
-        return Err(wrong);
-    }
-    let mut done = Vec::new();
+    let mut done: Vec<usize> = Vec::new();
     while done.len() < apps.len() {
         let is_next = |at: &usize| {
             !done.contains(at)
@@ -29,10 +30,19 @@ pub(super) fn order(apps: &[(&str, &[String])]) -> Result<Vec<usize>, Vec<(usize
         };
         match (0..apps.len()).find(is_next) {
             Some(next) => done.push(next),
-            None => return Err(vec![circle(apps, &needs, &done)]),
+            None => {
+                let circle = circle(&needs, &done);
+                let names = circle.iter().chain(circle.first());
+                let names = names.filter_map(|at| apps.get(*at)).map(|(name, _)| *name);
+                let names = names.collect::<Vec<_>>().join(" → ");
+                let at = circle.first().copied().unwrap_or_default();
+                wrong.push((at, format!("each waits for the next: {names}")));
+                // There may be others.
+                done.extend(circle);
+            }
         }
     }
-    Ok(done)
+    if wrong.is_empty() { Ok(done) } else { Err(wrong) }
 }
 
 fn unknown(name: &str, apps: &[(&str, &[String])]) -> String {
@@ -44,10 +54,9 @@ fn unknown(name: &str, apps: &[(&str, &[String])]) -> String {
 }
 
 /// Those who wait for each other: each that is left needs another that is left, so going on from one comes to a circle.
-fn circle(apps: &[(&str, &[String])], needs: &[Vec<usize>], done: &[usize]) -> (usize, String) {
-    let name = |at: usize| apps.get(at).map_or("", |(name, _)| *name);
+fn circle(needs: &[Vec<usize>], done: &[usize]) -> Vec<usize> {
     let mut path = Vec::new();
-    let mut at = (0..apps.len()).find(|at| !done.contains(at)).unwrap_or(0);
+    let mut at = (0..needs.len()).find(|at| !done.contains(at)).unwrap_or(0);
     while !path.contains(&at) {
         path.push(at);
         let next = needs.get(at).and_then(|list| list.iter().copied().find(|n| !done.contains(n)));
@@ -55,8 +64,7 @@ fn circle(apps: &[(&str, &[String])], needs: &[Vec<usize>], done: &[usize]) -> (
         at = next;
     }
     let begin = path.iter().position(|other| *other == at).unwrap_or(0);
-    let names = path.iter().skip(begin).chain([&at]).map(|at| name(*at));
-    (at, format!("each waits for the next: {}", names.collect::<Vec<_>>().join(" → ")))
+    path.split_off(begin)
 }
 
 #[cfg(test)]
@@ -74,12 +82,13 @@ mod tests {
             .collect();
         let apps: Vec<(&str, &[String])> =
             apps.iter().map(|(name, after)| (name.as_str(), after.as_slice())).collect();
-        match order(&apps) {
+        match order(&apps, true) {
             Ok(order) => {
                 Ok(order.iter().filter_map(|at| apps.get(*at)).map(|(name, _)| *name).collect())
             }
             Err(wrong) => {
-                Err(wrong.into_iter().map(|(at, words)| format!("{at}: {words}")).collect())
+                let lines = wrong.into_iter().map(|(at, words)| format!("{at}: {words}"));
+                Err(lines.collect::<Vec<_>>().join("\n"))
             }
         }
     }
@@ -98,6 +107,13 @@ mod tests {
         assert_eq!(of("a:a"), Err("0: each waits for the next: a → a".into()));
         assert_eq!(of("x a:b b:c c:a"), Err("1: each waits for the next: a → b → c → a".into()));
         assert_eq!(of("x:a a:b b:a"), Err("1: each waits for the next: a → b → a".into()));
+        assert_eq!(
+            of("a:b b:a c:d d:e e:d"),
+            Err("0: each waits for the next: a → b → a\n3: each waits for the next: d → e → d"
+                .into())
+        );
+        let words = of("a:a b:zed").unwrap_err();
+        assert!(words.contains("`zed`") && words.contains("a → a"), "{words}");
         let words = of("api:bd db").unwrap_err();
         assert!(words.contains("`bd`; did you mean db? (there are api, db)"), "{words}");
     }

@@ -1,5 +1,6 @@
 //! The JSON schema of configuration files, made from the command line of `phalanx run`.
 
+use super::deploy::{self, Takes};
 use super::keys::{Key, Keys, Kind, OWN, snake};
 use serde_json::{Map, Value, json};
 
@@ -23,9 +24,11 @@ fn schema() -> Value {
             {
                 "type": "object",
                 "required": ["apps"],
+                "patternProperties": { "^(x-|\\.)": {} },
                 "properties": {
                     "$schema": { "type": "string" },
-                    "apps": { "description": "The applications", "oneOf": [list, by_name] }
+                    "apps": { "description": "The applications", "oneOf": [list, by_name] },
+                    (deploy::KEY): { "$ref": "#/$defs/deployments" }
                 },
                 "additionalProperties": false
             },
@@ -33,6 +36,11 @@ fn schema() -> Value {
         ],
         "$defs": {
             "app": object(&["script"]),
+            "deployments": {
+                "description": "Where `phalanx deploy` brings what, by name",
+                "type": "object",
+                "additionalProperties": deployment()
+            },
             "environment": object(&[]),
             "variables": {
                 "type": "object",
@@ -77,6 +85,10 @@ fn object(required: &[&str]) -> Value {
         }
     }
     properties.insert("$schema".into(), json!({ "type": "string" }));
+    if !required.is_empty() {
+        // Of a file that is one application.
+        properties.insert(deploy::KEY.into(), json!({ "$ref": "#/$defs/deployments" }));
+    }
     let mut all = json!({
         "type": "object",
         "properties": properties,
@@ -93,6 +105,26 @@ fn object(required: &[&str]) -> Value {
         all["anyOf"] = names.iter().map(|name| json!({ "required": [name] })).collect();
     }
     all
+}
+
+/// What a deployment has, under both spellings of its keys.
+fn deployment() -> Value {
+    let mut properties = Map::new();
+    for (name, takes, help) in deploy::KEYS {
+        let mut value = match takes {
+            Takes::Text => json!({ "type": "string" }),
+            Takes::Port => json!({ "type": ["integer", "string"] }),
+            Takes::Texts => json!({ "$ref": "#/$defs/texts" }),
+            Takes::Switch => json!({ "enum": [true, false, "yes", "no"] }),
+            Takes::Variables => json!({ "$ref": "#/$defs/variables" }),
+        };
+        if let Some(value) = value.as_object_mut() {
+            value.insert("description".into(), help.into());
+        }
+        properties.insert(snake(name), value.clone());
+        properties.insert(name.replace('_', "-"), value);
+    }
+    json!({ "type": "object", "properties": properties, "additionalProperties": false })
 }
 
 fn same_as(name: &str) -> Value {

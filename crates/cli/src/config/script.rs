@@ -28,6 +28,7 @@ try {
   let value = all.default ?? all;
   if (value?.__esModule && value.default !== undefined) value = value.default;
   if (typeof value === 'function') throw new Error('it exports a function: an object is meant');
+  if (typeof value?.then === 'function') throw new Error('it exports a Promise: an object is meant (a …config.mjs may `await` it: export default await …)');
   tell({ value });
 } catch (error) {
   tell({ error: String(error?.message ?? error), stack: String(error?.stack ?? '') });

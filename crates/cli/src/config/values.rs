@@ -2,6 +2,7 @@
 
 use super::keys::{Key, Keys, Kind, Paths};
 use super::tree::{Item, Node};
+use crate::startup;
 use std::path::{Component, Path, PathBuf};
 
 /// The words for an option, none if it is not given.
@@ -120,19 +121,39 @@ fn several(
 
 /// A value in which a path is relative to the file.
 fn placed(key: &Key, value: &str, directory: &Path) -> String {
-    let place = |path: &str| absolute(directory, path).display().to_string();
+    let place = |path: &str| absolute(directory, at_home(path)).display().to_string();
     let is_word =
         value.is_empty() || value.eq_ignore_ascii_case("null") || key.off() == Some(value);
     match key.paths {
         _ if is_word => value.to_owned(),
         Paths::Whole => place(value),
         Paths::Slashed if value.contains('/') => place(value),
+        Paths::Home => at_home(value).display().to_string(),
         Paths::Behind => match value.split_once('=') {
             Some((name, path)) if !path.is_empty() => format!("{name}={}", place(path)),
             _ => value.to_owned(),
         },
         Paths::Slashed | Paths::None => value.to_owned(),
     }
+}
+
+/// With the home directory for `~`, as a shell has it; another user's (`~name`) is not looked for.
+pub(super) fn at_home(path: &str) -> PathBuf {
+    let below = if path == "~" { Some("") } else { path.strip_prefix("~/") };
+    match below.zip(home()) {
+        Some((below, home)) => absolute(&home, below),
+        None => path.into(),
+    }
+}
+
+/// `HOME`; else, as at boot there may be none, what the user database has.
+pub(super) fn home() -> Option<PathBuf> {
+    let named = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+    named.or_else(|| {
+        let uid = rustix::process::geteuid().as_raw();
+        let users = startup::local_users();
+        users.lines().filter_map(startup::entry).find(|user| user.uid == uid).map(|user| user.home)
+    })
 }
 
 /// A path as seen from a directory, without asking what is there: links stay links.
@@ -208,6 +229,30 @@ mod tests {
             });
             let done = done.unwrap_or_else(|| Err("unknown".into())).map(|words| words.join(" "));
             assert_eq!(done.as_deref().map_err(String::as_str), wanted, "{name} = {node:?}");
+        }
+    }
+
+    #[test]
+    fn the_home_directory() {
+        let keys = Keys::find_all();
+        let home = home().expect("a home directory").display().to_string();
+        for (name, value, wanted) in [
+            ("out-file", "~/til.log", "--output HOME/til.log"),
+            ("out-file", "~", "--output HOME"),
+            ("out-file", "~other/x", "--output /etc/app/~other/x"),
+            ("out-file", "a/~/x", "--output /etc/app/a/~/x"),
+            ("root", "~/jail", "--root HOME/jail"),
+            ("interpreter", "~/bin/node", "--interpreter HOME/bin/node"),
+            ("secret", "KEY=~/keys/a", "--secret KEY=HOME/keys/a"),
+            ("landlock-ro", "~/a,/b,~/c", "--landlock-ro HOME/a,/b,HOME/c"),
+            ("watch", "~/src,lib", "--watch=HOME/src,lib"),
+            ("ignore-watch", "~/x", "--ignore-watch ~/x"),
+        ] {
+            let found = keys.find(name).expect("a key");
+            let item = Node::Text(value.into()).into();
+            let done = words(found.key, false, &item, &keys, Path::new("/etc/app"));
+            let wanted = wanted.replace("HOME", &home);
+            assert_eq!(done.map(|words| words.join(" ")), Ok(wanted), "{name} = {value}");
         }
     }
 

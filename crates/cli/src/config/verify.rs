@@ -5,6 +5,7 @@ use crate::args::Run;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, Error, FromArgMatches};
 use std::error::Error as _;
+use std::num::ParseIntError;
 
 /// An option as a file has it: the key as it is written there, the line, and the words.
 pub(super) struct Given {
@@ -29,8 +30,22 @@ pub(super) fn verify(argv: &[String], given: &[Given]) -> Vec<Fault> {
         Err(error) => error,
     };
     let command = command();
-    let alone: Vec<Fault> = given.iter().filter_map(|given| fault(&command, given)).collect();
-    if alone.is_empty() { vec![(None, None, words(&error))] } else { alone }
+    let (mut alone, mut rest) = (Vec::new(), Vec::new());
+    for given in given {
+        match fault(&command, given) {
+            Some(fault) => alone.push(fault),
+            None => rest.extend(given.words.iter().cloned()),
+        }
+    }
+    if alone.is_empty() {
+        return vec![(None, None, words(&error, None))];
+    }
+    rest.push("program".into());
+    // What is missing then may be what is wrong.
+    let conflict = command.try_get_matches_from(rest).err();
+    let conflict = conflict.filter(|error| error.kind() == ErrorKind::ArgumentConflict);
+    alone.extend(conflict.map(|error| (None, None, words(&error, None))));
+    alone
 }
 
 /// What is wrong with an option by itself.
@@ -43,7 +58,8 @@ fn fault(command: &Command, given: &Given) -> Option<Fault> {
             | ErrorKind::ArgumentConflict
             | ErrorKind::MissingSubcommand
     );
-    (!is_others).then(|| (Some(given.written.clone()), given.line, self::words(&error)))
+    (!is_others)
+        .then(|| (Some(given.written.clone()), given.line, self::words(&error, Some(&given.key))))
 }
 
 /// What several options say that cannot be together.
@@ -58,19 +74,44 @@ fn together(run: &Run) -> Option<String> {
 }
 
 /// What clap says, without what is about a command line.
-fn words(error: &Error) -> String {
+fn words(error: &Error, key: Option<&Key>) -> String {
+    let value = match error.get(ContextKind::InvalidValue) {
+        Some(ContextValue::String(value)) => format!("`{}`: ", value.escape_debug()),
+        _ => String::new(),
+    };
     if let Some(source) = error.source() {
-        let value = match error.get(ContextKind::InvalidValue) {
-            Some(ContextValue::String(value)) => format!("`{}`: ", value.escape_debug()),
-            _ => String::new(),
-        };
-        return format!("{value}{source}");
+        return format!("{value}{}", expected(source, key));
+    }
+    if let Some(key) = key.filter(|_| error.kind() == ErrorKind::InvalidValue) {
+        let value = if value == "``: " { "there is nothing in it: " } else { &value };
+        return format!("{value}expected {}", key.value.replace('|', " or "));
     }
     let text = error.render().to_string();
     let first = text.lines().take_while(|line| !line.is_empty()).map(str::trim);
     let text = first.collect::<Vec<_>>().join(" ");
     as_keys(text.strip_prefix("error: ").unwrap_or(&text))
 }
+
+/// Why a value is none. What only a library says is said in other words.
+fn expected(source: &(dyn std::error::Error + 'static), key: Option<&Key>) -> String {
+    let text = source.to_string();
+    if source.is::<ParseIntError>() {
+        return "expected a whole number".into();
+    }
+    // As clap tells a range.
+    if let Some((_, range)) = text.split_once(" is not in ")
+        && let Some((first, last)) = range.split_once("..=")
+    {
+        return format!("expected a number from {first} to {last}");
+    }
+    if key.is_some_and(|key| key.long == "cron") && !text.starts_with("there is no such time") {
+        return CRON.into();
+    }
+    text
+}
+
+const CRON: &str = "expected minute (0-59), hour (0-23), day of the month (1-31), month (1-12) and day of the week (0-7), with \
+    seconds before them if there are six, as in \"0 3 * * *\": every day at 3:00; or off";
 
 /// Options are keys: `--max-memory <SIZE>` is `max_memory`.
 fn as_keys(text: &str) -> String {

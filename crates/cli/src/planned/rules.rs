@@ -29,7 +29,7 @@ pub(crate) const PATTERN_FILES: [&str; 2] = [".ignore", ".gitignore"];
 pub(crate) struct Without {
     /// In these directories.
     pub(crate) directories: Vec<PathBuf>,
-    /// These files, and those that take their places: with the same beginning.
+    /// These files, and those that are made of them: the whole name, and something behind a dot (`out.log.STAMP.gz`).
     pub(crate) files: Vec<PathBuf>,
 }
 
@@ -37,13 +37,12 @@ impl Without {
     fn has(&self, path: &Path, root: &Path) -> bool {
         let inside = |place: &PathBuf| path.starts_with(place) && !root.starts_with(place);
         let beside = |file: &PathBuf| {
-            let name =
-                |path: &Path| path.file_name().map(|name| name.as_encoded_bytes().to_owned());
-            let stem = file.file_stem().map(OsStr::as_encoded_bytes);
-            let rest =
-                name(path).zip(stem).and_then(|(n, s)| n.strip_prefix(s).map(<[u8]>::to_vec));
+            let (Some(name), Some(own)) = (path.file_name(), file.file_name()) else {
+                return false;
+            };
+            let rest = name.as_encoded_bytes().strip_prefix(own.as_encoded_bytes());
             path.parent() == file.parent()
-                && rest.is_some_and(|rest| rest.first().is_none_or(|c| matches!(c, b'.' | b'-')))
+                && rest.is_some_and(|rest| rest.first().is_none_or(|c| *c == b'.'))
         };
         self.directories.iter().any(inside) || self.files.iter().any(beside)
     }
@@ -192,7 +191,15 @@ mod tests {
                 ("/app/__pycache__/app.pyc", false),
                 ("/app/home/apps/x/spec.json", false),
                 ("/app/said/out.txt", false),
-                ("/app/said/out.2026-01-31.txt.gz", false),
+                ("/app/said/out.txt.idx", false),
+                ("/app/said/out.txt.new", false),
+                ("/app/said/out.txt.part", false),
+                ("/app/said/out.txt.20260131T130000.123456Z", false),
+                ("/app/said/out.txt.20260131T130000.123456Z.gz.new", false),
+                // The program, beside what it says.
+                ("/app/said/out.js", true),
+                ("/app/said/out", true),
+                ("/app/said/out-2.txt", true),
                 ("/app/said/outer.txt", true),
                 ("/app/.config/app.toml", true),
                 ("/app/.config/.app.toml", false),

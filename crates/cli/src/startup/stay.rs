@@ -290,7 +290,10 @@ impl Health {
         let mut words = count(online, "application serves", "applications serve");
         let others = apps.iter().map(|app| (status(app), &app.name));
         for (state, name) in others {
-            if !matches!(state, Status::Online | Status::Reloading | Status::Stopped) {
+            if !matches!(
+                state,
+                Status::Online | Status::Reloading | Status::Ended | Status::Stopped
+            ) {
                 words.push_str(&format!("; {name}: {}", state.word()));
             }
         }

@@ -16,6 +16,8 @@ pub(super) struct Unit {
     pub(super) home: Option<PathBuf>,
     /// The home directory, if it is not the one that the user database has.
     pub(super) directory: Option<PathBuf>,
+    /// Where programs are looked for, as whoever asks for the unit has it.
+    pub(super) path: String,
     /// Wait for the network.
     pub(super) wait_ip: bool,
     /// A unit of the user's own systemd.
@@ -56,6 +58,9 @@ impl Unit {
         let mut variable = |name: &str, value: &Path| {
             line(&format!("Environment={}", quoted(&format!("{name}={}", value.display()), false)));
         };
+        if !self.path.is_empty() {
+            variable("PATH", Path::new(&self.path));
+        }
         if let Some(home) = &self.home {
             variable("PHALANX_HOME", home);
         }
@@ -90,6 +95,17 @@ impl Unit {
         });
         text
     }
+}
+
+/// The entries of a `PATH` that mean the same wherever somebody is, each once.
+pub(super) fn absolute_only(path: &str) -> String {
+    let mut kept: Vec<&str> = Vec::new();
+    for entry in path.split(':').filter(|entry| entry.starts_with('/')) {
+        if !kept.contains(&entry) {
+            kept.push(entry);
+        }
+    }
+    kept.join(":")
 }
 
 /// As systemd reads it (`systemd.service(5)`): nothing in it is a specifier or, in a command, a variable.
@@ -163,6 +179,7 @@ mod tests {
             user: Some(("deploy".into(), 1001)),
             wait_ip: true,
             directory: Some("/srv/deploy".into()),
+            path: absolute_only("/srv/.nvm/v 20/bin:.::bin:/usr/bin:/usr/bin:/bin"),
             ..Unit::default()
         };
         let text = unit.text();
@@ -170,7 +187,15 @@ mod tests {
             ("Unit", "After", &["network-online.target", "user-runtime-dir@1001.service"][..]),
             ("Unit", "Wants", &["network-online.target", "user-runtime-dir@1001.service"]),
             ("Service", "User", &["deploy"]),
-            ("Service", "Environment", &["HOME=/srv/deploy", "XDG_RUNTIME_DIR=/run/user/1001"]),
+            (
+                "Service",
+                "Environment",
+                &[
+                    "\"PATH=/srv/.nvm/v 20/bin:/usr/bin:/bin\"",
+                    "HOME=/srv/deploy",
+                    "XDG_RUNTIME_DIR=/run/user/1001",
+                ],
+            ),
             (
                 "Service",
                 "ExecStart",
@@ -179,7 +204,7 @@ mod tests {
         ] {
             assert_eq!(values(&text, section, key), value, "{key} of\n{text}");
         }
-        let named = Unit { home: Some("/srv/a home".into()), ..unit };
+        let named = Unit { home: Some("/srv/a home".into()), path: String::new(), ..unit };
         let text = named.text();
         assert_eq!(
             values(&text, "Service", "Environment"),

@@ -51,12 +51,17 @@ pub(crate) fn table(apps: &[Description], short: bool, screen: Screen) -> String
     render(&COLUMNS, &rows.collect::<Vec<_>>(), screen)
 }
 
+/// What somebody runs in a foreground has no number.
+fn id(app: &Description) -> Cell {
+    Cell::new(if app.foreground { String::new() } else { app.id.to_string() })
+}
+
 fn row(app: &Description, grouped: bool) -> Vec<Cell> {
     let state = status(app);
     let runs = tells(app);
     let of_running = |text: String| Cell::new(if runs { text } else { String::new() });
     vec![
-        Cell::new(app.id.to_string()),
+        id(app),
         Cell::words(&app.name).style(Style::Bold),
         Cell::default(),
         Cell::new(app.primary_pid.map(|pid| pid.to_string()).unwrap_or_default()),
@@ -93,7 +98,7 @@ pub(crate) const fn style(status: Status) -> Style {
         Status::Online => Style::Good,
         Status::Starting | Status::Reloading | Status::Waiting | Status::Stopping => Style::Busy,
         Status::CrashLoop | Status::Errored | Status::Orphaned | Status::NotAnswering => Style::Bad,
-        Status::Stopped => Style::Dim,
+        Status::Ended | Status::Stopped => Style::Dim,
     }
 }
 
@@ -128,7 +133,7 @@ fn workers(app: &Description, terminal: bool) -> Vec<Vec<Cell>> {
     // Elsewhere each row tells whose it is.
     let [id, name] = match terminal {
         true => [Cell::default(), Cell::default()],
-        false => [Cell::new(app.id.to_string()), Cell::words(&app.name)],
+        false => [id(app), Cell::words(&app.name)],
     };
     let blank = |n: usize| std::iter::repeat_n(Cell::default(), n);
     let mut rows: Vec<(u32, Vec<Cell>)> = Vec::new();

@@ -36,6 +36,7 @@ fn application(page: &mut Page, app: &Description) {
     page.styled("status", state.word(), style(state));
     match state {
         Status::Online | Status::Stopped => {}
+        Status::Ended => page.line("", "its workers have ended for good: a reload starts it anew"),
         Status::Errored | Status::NotAnswering | Status::Orphaned => page.line("", why(state)),
         _ => page.line("", &waits(app, Leaving::default())),
     }
@@ -59,7 +60,7 @@ const fn why(state: Status) -> &'static str {
             "its primary is gone, and workers are left: `start` or `delete` ends them"
         }
         Status::NotAnswering => "its primary is there, and does not answer: `delete` kills it",
-        _ => "none of its workers can start: `logs` and `why` tell more",
+        _ => "it gave up, or was killed: `why` and `logs` tell more, `start` starts it again",
     }
 }
 

@@ -16,6 +16,7 @@ pub(crate) enum Status {
     CrashLoop,
     Errored,
     Stopping,
+    Ended,
     Stopped,
     Orphaned,
     NotAnswering,
@@ -31,6 +32,7 @@ impl Status {
             Self::CrashLoop => "crash loop",
             Self::Errored => "errored",
             Self::Stopping => "stopping",
+            Self::Ended => "ended",
             Self::Stopped => "stopped",
             Self::Orphaned => "orphaned",
             Self::NotAnswering => "not answering",
@@ -60,6 +62,8 @@ pub(crate) fn status(app: &Description) -> Status {
         Status::Waiting
     } else if !app.workers.is_empty() && app.workers.iter().all(|worker| leaves(&worker.state)) {
         Status::Stopping
+    } else if app.workers.is_empty() && app.wanted > 0 && app.ended >= app.wanted {
+        Status::Ended
     } else if app.is_settled() {
         Status::Online
     } else {

@@ -76,7 +76,7 @@ fn one_application_takes_the_place() {
     gone(worker, LONG);
     tool.run(&["run", "phalanx.toml", "-i", "2"])
         .expect(2, &["--instances", "in the file: instances"]);
-    tool.run(&["run", "other.toml"]).expect(1, &["no configuration file other.toml"]);
+    tool.run(&["run", "other.toml"]).expect(2, &["no configuration file other.toml"]);
 }
 
 #[test]

@@ -187,11 +187,7 @@ impl Cluster {
         }
         let slot = self.slots.entry(id).or_default();
         (slot.ended, slot.hold, slot.last_resort) = (true, None, None);
-        let left = self
-            .wanted
-            .iter()
-            .filter(|slot| !self.slots.get(slot).is_some_and(|s| s.ended))
-            .count();
+        let left = self.wanted.len() - self.ended().count();
         self.report(Report::SlotEnded { worker: worker.id, slot: id, exit, left });
         true
     }

@@ -201,6 +201,12 @@ impl Cluster {
         self.good
     }
 
+    /// The slots that get no other worker: theirs ended for good, until a reload or restart.
+    pub fn ended(&self) -> impl Iterator<Item = SlotId> {
+        let ended = |slot: &&SlotId| self.slots.get(slot).is_some_and(|s| s.ended);
+        self.wanted.iter().filter(ended).copied()
+    }
+
     /// How the last worker of each slot ended that was not told to leave.
     pub fn last_ends(&self) -> impl Iterator<Item = (SlotId, EndKind)> {
         self.slots.iter().filter_map(|(id, slot)| Some((*id, slot.last?)))

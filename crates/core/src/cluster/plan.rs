@@ -269,9 +269,8 @@ impl Cluster {
 
     fn finish(&mut self, now: Time) {
         // Restarts are off and the last one ended.
-        let over = !self.wanted.is_empty()
-            && self.wanted.iter().all(|slot| self.slots.get(slot).is_some_and(|s| s.ended));
-        if over && self.workers.is_empty() {
+        let over = !self.wanted.is_empty() && self.ended().count() == self.wanted.len();
+        if over && self.workers.is_empty() && !self.spec.restart.stays {
             match self.last_end.take() {
                 Some(end) if !self.ever_ready => self.give_up(now, end),
                 _ => self.stop(now),

@@ -23,6 +23,8 @@ struct Kept {
     reload: ReloadState,
     /// Those that there are.
     workers: BTreeMap<WorkerId, WorkerHandle>,
+    /// It gave up.
+    failed: bool,
     /// Told when the counts change without an event.
     counted: Arc<Notify>,
 }
@@ -94,6 +96,7 @@ impl Facts {
                 *kept.restarts.entry(*slot).or_default() += 1;
             }
             Report::NotStarted { slot, .. } => *kept.restarts.entry(*slot).or_default() += 1,
+            Report::NeverReady { .. } => kept.failed = true,
             Report::ReloadBegun { generation, .. } => {
                 kept.reload = reload("running", *generation, None);
             }
@@ -111,6 +114,11 @@ impl Facts {
     pub(super) fn workers(&self, slot: Option<u32>) -> Vec<WorkerHandle> {
         let all = self.lock().workers.values().cloned().collect::<Vec<_>>();
         all.into_iter().filter(|worker| slot.is_none_or(|slot| worker.slot().0 == slot)).collect()
+    }
+
+    /// Whether no worker ever became ready, and it gave up.
+    pub(super) fn has_failed(&self) -> bool {
+        self.lock().failed
     }
 
     /// Counts from nothing again.

@@ -166,14 +166,28 @@ impl Control {
         let Self { app, spec, started, listener, register, lock, about, more } = self;
         // Before there are any events.
         let (facts, watching) = Facts::watch(&primary, app.clone(), register);
-        let server =
-            Server { app: app.clone(), spec, started, policy, facts, about, more, primary };
+        let server = Server {
+            app: app.clone(),
+            spec,
+            started,
+            policy,
+            facts: facts.clone(),
+            about,
+            more,
+            primary,
+        };
         server.serve(listener).await;
         let _ = watching.await;
         match lock {
             Some(lock) => drop(app.remove(lock)),
             // Nobody else's: the lock is held.
-            None => drop(fs::remove_file(app.socket())),
+            None => {
+                let _ = fs::remove_file(app.socket());
+                if !facts.has_failed() {
+                    // Nobody is left, and nothing went wrong: it has stopped.
+                    let _ = fs::remove_file(app.register());
+                }
+            }
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::primary::{Primary, Reloaded, Status, WorkerHandle, WorkerState, Worke
 use phalanx_core::cluster::Receipt;
 use phalanx_core::report::Report;
 use phalanx_core::worker::WorkerId;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendFlags, send};
 use rustix::process::geteuid;
 use serde_json::{Value, json};
@@ -309,6 +310,7 @@ impl Server {
             policy: self.policy.to_string(),
             ports: ports.collect(),
             wanted: status.wanted,
+            ended: status.ended.len(),
             ready: status.workers.iter().filter(|worker| is_ready(worker)).count(),
             workers,
             waiting: waiting.collect(),
@@ -414,6 +416,10 @@ async fn session(mut client: UnixStream, server: Arc<Server>) -> io::Result<()> 
                 continue;
             }
         };
+        // One that waited for long may have given up, and said that it was not done.
+        if is_gone(&client) {
+            return Ok(());
+        }
         if !matches!(word, Word::Describe | Word::Ping) {
             let pid = client.peer_cred().ok().and_then(|peer| peer.pid()).unwrap_or_default();
             tracing::info!(
@@ -442,6 +448,13 @@ async fn session(mut client: UnixStream, server: Arc<Server>) -> io::Result<()> 
         };
         write(&mut client, &answer).await?;
     }
+}
+
+/// Whether nobody is at the other end any more. One that only says no more (shutdown(2)) still waits for an answer.
+fn is_gone(client: &UnixStream) -> bool {
+    let mut asked = [PollFd::new(client, PollFlags::empty())];
+    poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok()
+        && asked.iter().any(|one| one.revents().contains(PollFlags::HUP))
 }
 
 /// The next line; `None` at the end.

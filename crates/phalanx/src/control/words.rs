@@ -275,6 +275,8 @@ pub struct Description {
     pub wanted: usize,
     /// How many workers serve, and are not told to leave.
     pub ready: usize,
+    /// Slots whose worker ended for good: until a reload they get no other one.
+    pub ended: usize,
     /// Those that there are.
     pub workers: Vec<Worker>,
     /// Slots that wait for their next worker.
@@ -360,11 +362,11 @@ pub struct Logs {
 }
 
 impl Description {
-    /// Whether all its workers serve.
+    /// Whether all its workers serve, or have ended for good.
     #[must_use]
     pub const fn is_settled(&self) -> bool {
         // None are wanted before its ports are open.
-        self.wanted > 0 && self.ready >= self.wanted && self.waiting.is_empty()
+        self.wanted > 0 && self.ready + self.ended >= self.wanted && self.waiting.is_empty()
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Status {
     pub wanted: usize,
     /// The reload that is going on.
     pub reload: Option<ReloadStatus>,
+    /// Slots that get no other worker before a reload: theirs ended for good.
+    pub ended: Vec<SlotId>,
     /// How the last worker of a slot ended that was not told to leave.
     pub last_ends: Vec<(SlotId, EndKind)>,
 }
@@ -136,6 +138,7 @@ impl Shell {
             ports: self.ports.values().map(|p| (p.address.clone(), p.policy)).collect(),
             wanted: self.core.wanted(),
             reload: self.core.reloading(),
+            ended: self.core.ended().collect(),
             last_ends: self.core.last_ends().collect(),
         }
     }

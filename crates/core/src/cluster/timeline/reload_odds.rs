@@ -13,11 +13,13 @@ fn with_restarts_off() {
         t=0      fork 0#1, 1#2, 2#3
         t=10     ready 0#1, 1#2, 2#3
         t=20     exit 0#1 code 0
+                 ended: slot 0 by worker 1, 2 left
         t=100    reload
                  begins: reload 1 of 3
                  fork 1#4, 0#5
         t=110    ready 0#5
         t=115    exit 0#5 code 0
+                 ended: slot 0 by worker 5, 2 left
         t=130    ready 1#4
                  tell 1#2
                  fork 2#6
@@ -49,6 +51,7 @@ fn without_restarts_and_a_successor_that_crashes() {
         t=9000   look
                  = 0#1 ready; 1 wanted, settled
         t=9010   exit 0#1 code 0
+                 ended: slot 0 by worker 1, 0 left
                  STOPPED
         ",
     );

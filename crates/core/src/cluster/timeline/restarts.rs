@@ -302,3 +302,51 @@ fn a_restart_of_one_that_was_just_ready_ends_no_cluster() {
         ",
     );
 }
+
+/// A job: it ends, and the next reload starts it again.
+#[test]
+fn a_cluster_that_stays_when_the_last_one_has_ended() {
+    let spec = restarts_off(1);
+    let restart = Restart { stays: true, ..spec.restart };
+    story(
+        Spec { restart, ..spec },
+        "
+        t=0      fork 0#1
+        t=5      exit 0#1 code 0
+                 ended: slot 0 by worker 1, 0 left
+        t=1000   look
+                 = nobody; 1 wanted, not settled
+        t=2000   reload
+                 begins: reload 1 of 1
+                 fork 0#2
+        t=2010   ready 0#2
+                 done: reload 1, 0 replaced in 10ms
+        t=3000   exit 0#2 code 1
+        t=4000   restart
+                 restart of 0
+                 fork 0#3
+        t=4010   ready 0#3
+                 restarted in 10ms
+        t=5000   look
+                 = 0#3 ready; 1 wanted, settled
+        t=6000   stop
+                 tell 0#3
+        t=6010   exit 0#3 code 0
+                 gone 0#3 (stop)
+                 STOPPED
+        ",
+    );
+}
+
+#[test]
+fn one_that_is_not_replaced_and_ends_with_0_has_done_its_work() {
+    story(
+        restarts_off(1),
+        "
+        t=0      fork 0#1
+        t=5      exit 0#1 code 0
+                 ended: slot 0 by worker 1, 0 left
+                 STOPPED
+        ",
+    );
+}
