@@ -11,6 +11,7 @@ pub(crate) mod logging;
 mod permissions;
 pub(crate) mod planned;
 pub(crate) mod pm2;
+pub(crate) mod serve;
 mod tool;
 
 pub(crate) use tool::{
@@ -61,11 +62,13 @@ impl Arguments {
     /// What is wrong with it, or what was asked of clap itself (`--help`).
     pub(crate) fn read(words: &[OsString]) -> Result<Self, clap::Error> {
         let mut read = Self::try_parse_from(words)?;
-        if let Command::Run(options) = &mut read.command {
-            options.words = after_command(words);
-        } else if let Command::Start(options) = &mut read.command {
-            options.run.words = after_command(words);
-        }
+        let run = match &mut read.command {
+            Command::Run(options) => options,
+            Command::Start(options) => &mut options.run,
+            Command::Serve(options) => &mut options.run,
+            _ => return Ok(read),
+        };
+        run.words = after_command(words);
         Ok(read)
     }
 }
@@ -97,6 +100,9 @@ pub(crate) enum Command {
     /// Run any program as `run` does, in the background, under a name
     #[command(after_long_help = examples::START)]
     Start(Box<Start>),
+    /// Serve a directory of files over HTTP, in the background
+    #[command(alias = "expose", after_long_help = examples::SERVE)]
+    Serve(Box<serve::Serve>),
     /// Drain the workers of applications, and end them; `start NAME` starts them again
     Stop(Stop),
     /// End the workers of applications, and start them anew; starts those that are stopped

@@ -1,5 +1,6 @@
 //! What people type who know pm2.
 
+use crate::args::serve::Serve;
 use crate::args::{Arguments, Command, Pm2, Reload, Run, Words};
 use crate::failure::{Failure, USAGE};
 use crate::home::{Home, Lock};
@@ -27,6 +28,14 @@ pub(crate) fn start(options: Run) -> Result<(), Failure> {
         return Ok(());
     }
     as_if(&[&["logs"], names.iter().map(String::as_str).collect::<Vec<_>>().as_slice()].concat())
+}
+
+/// `phalanx serve`, likewise.
+pub(crate) fn serve(options: Serve) -> Result<(), Failure> {
+    options.run.others.tell()?;
+    let attach = options.run.habits.attach;
+    let name = crate::serve::serve(options)?;
+    if attach { as_if(&["logs", &name]) } else { Ok(()) }
 }
 
 /// A command line in one argument, as in `start "python3 -m app"`: its words, or the shell's for what only that understands.
@@ -59,6 +68,7 @@ pub(crate) const fn only_does(command: &Command) -> bool {
     matches!(
         command,
         Command::Start(_)
+            | Command::Serve(_)
             | Command::Stop(_)
             | Command::Restart(_)
             | Command::Reload(_)
@@ -198,9 +208,6 @@ fn refused(command: &Pm2) -> Failure {
             "nothing is sent to anybody; `phalanx list --watch`, `phalanx why` and `phalanx run --stats` show what there is"
         }
         Pm2::Pull(_) => "git does it; then `phalanx reload`",
-        Pm2::Serve(_) => {
-            "any server of files does it, started by `phalanx start`: `phalanx start --name site -- npx serve dist`"
-        }
         Pm2::Trigger(_) => {
             "`phalanx send APP MESSAGE` gives workers a message, `phalanx signal` a signal"
         }

@@ -5,7 +5,7 @@ use crate::args::{self, Run};
 use crate::config::{self, AppConfig, Loaded, Plan};
 use crate::failure::{Failure, USAGE};
 use crate::home::{Spec, check_name, name_of};
-use crate::{run, show};
+use crate::{run, serve, show};
 use clap::FromArgMatches;
 use phalanx::control::MARK;
 use std::collections::BTreeMap;
@@ -167,6 +167,7 @@ pub(crate) fn anew(spec: &Spec, refresh: Refresh<'_>) -> Result<Spec, Failure> {
         let mut new = spec.clone();
         if refresh.update_env {
             new.env = shell;
+            serve::keep(spec, &mut new.env);
             new.env.insert("PWD".into(), new.cwd.clone());
         }
         return Ok(new);

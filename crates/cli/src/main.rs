@@ -24,6 +24,7 @@ mod patient;
 mod planned;
 mod resurrect;
 mod run;
+mod serve;
 mod show;
 mod signals;
 mod start;
@@ -42,6 +43,9 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     if let Some(directory) = as_told() {
         return end(run::run_as_told(&directory));
+    }
+    if let Some(done) = serve::as_worker() {
+        return end(done);
     }
     if completions::answered() {
         return ExitCode::SUCCESS;
@@ -71,6 +75,7 @@ pub(crate) fn obey(command: Command) -> Result<(), Failure> {
         Command::Demo(options) => demo::demo(options),
         Command::Run(options) => habits::run(options.settled()),
         Command::Start(options) => habits::start(options.run.settled()),
+        Command::Serve(options) => habits::serve(*options),
         Command::Pm2(command) => habits::command(&command),
         Command::Stop(options) => manage::stop(&options.of.apps, options.now),
         Command::Restart(options) => manage::restart(&options),

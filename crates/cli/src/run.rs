@@ -5,7 +5,7 @@ use crate::args::{Compat, Run, Watch, is_time};
 use crate::failure::{Failure, USAGE};
 use crate::home::{App, Home, Spec, check_name, name_of};
 use crate::planned::{Plan, Wish, Without};
-use crate::{about, config, intent, log, logs, output, watch};
+use crate::{about, config, intent, log, logs, output, serve, watch};
 use phalanx::control::{Control, lead};
 use phalanx::{Cluster, Error, Intercept, LISTEN_VARIABLE, Policy, Program, Settings, Stdio};
 use std::collections::BTreeMap;
@@ -142,8 +142,9 @@ fn run_with(options: Run) -> Result<(), Failure> {
     if let Some(plan) = plan {
         cluster = cluster.primary(move |primary| plan.keep(primary));
     }
-    for (_, address) in &options.listen {
-        cluster = cluster.listen(address.clone());
+    let addresses = options.listen.iter().map(|(_, address)| address.clone());
+    for address in addresses.chain(serve::address(&options)?) {
+        cluster = cluster.listen(address);
     }
     options.guard.apply(cluster, stays).run_as_primary().map_err(|error| Failure::of(name, error))
 }
@@ -347,6 +348,9 @@ fn kept(
 
 /// Finds the program, and says how workers are started.
 pub(crate) fn settings(options: &Run) -> Result<Settings, Failure> {
+    if let Some(settings) = serve::settings(options)? {
+        return Ok(settings);
+    }
     let (name, args) = words(options);
     let flags = options.interpreter_args.iter().flat_map(|text| text.split_whitespace());
     let root = options.rights.root();

@@ -31,7 +31,6 @@ pub(crate) fn start(options: &Run) -> Result<Vec<String>, Failure> {
         return Err(Failure::tool(USAGE, "--app-dir is what `start` tells a primary"));
     }
     let home = Home::find()?;
-    let wait = options.detached.wait;
     let words = &options.program;
     if words.is_empty() && options.args.is_empty() {
         let here = intent::here()?;
@@ -59,15 +58,20 @@ pub(crate) fn start(options: &Run) -> Result<Vec<String>, Failure> {
     let names = vec![spec.name.clone()];
     // Before anything is made for what cannot be.
     check_program(&spec)?;
+    start_new(&home, spec, options)?;
+    Ok(names)
+}
+
+/// Starts what a command line says, if that is wanted now.
+pub(crate) fn start_new(home: &Home, spec: Spec, options: &Run) -> Result<(), Failure> {
     if options.habits.no_autostart {
-        note(&home, spec)?;
-        return Ok(names);
+        return note(home, spec);
     }
     if options.habits.force && Lock::is_held(&home.app(&spec.name)) {
-        manage::delete_one(&home, &home.app(&spec.name), false)?;
+        manage::delete_one(home, &home.app(&spec.name), false)?;
     }
-    show_started(&launch(&home, spec, wait)?, wait)?;
-    Ok(names)
+    let wait = options.detached.wait;
+    show_started(&launch(home, spec, wait)?, wait)
 }
 
 /// It is to run when somebody says so.

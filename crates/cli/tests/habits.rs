@@ -121,7 +121,6 @@ fn what_there_is_not_is_refused_with_what_there_is() {
         (&["start", "/bin/true", "--node-version", "8"], "--interpreter"),
         (&["start", "/bin/true", "--kill-signal", "SIGKILL"], "--kill-after"),
         (&["start", "/bin/true", "--increment-var", "NO_SUCH"], "NO_SUCH=3000"),
-        (&["serve", "dist", "8080", "--spa"], "npx serve"),
         (&["install", "pm2-server-monit"], "there are no modules"),
         (&["set", "pm2-logrotate:max_size", "50M"], "phalanx init"),
         (&["conf"], "there are no modules"),

@@ -9,6 +9,13 @@ Examples:
   phalanx start phalanx.toml --only shop            an application of a configuration file
   phalanx start shop                                one that was stopped";
 
+pub(crate) const SERVE: &str = "\
+Examples:
+  phalanx serve                                     the working directory, on port 8080
+  phalanx serve dist 3000 --spa -i 2                what is not there is /index.html; two workers
+  phalanx serve docs 127.0.0.1:8080 --name docs     for this machine only
+  phalanx reload docs                               as any other application";
+
 pub(crate) const LIST: &str = "\
 Examples:
   phalanx list                                      all, and their workers

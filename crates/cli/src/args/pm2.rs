@@ -42,9 +42,6 @@ pub(crate) enum Pm2 {
     /// git
     #[command(hide = true, aliases = ["forward", "backward"])]
     Pull(Words),
-    /// A server of static files
-    #[command(hide = true, alias = "expose")]
-    Serve(Words),
     /// Actions
     #[command(hide = true)]
     Trigger(Words),
