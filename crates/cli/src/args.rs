@@ -351,7 +351,7 @@ pub(crate) fn count_or_max(text: &str) -> Result<usize, String> {
     match text.parse::<isize>() {
         // As pm2 has it: so many less than cores.
         Ok(n @ ..=0) => Ok(cores().saturating_add_signed(n).max(1)),
-        _ => count(text),
+        _ => count(text).map_err(|why| format!("{why}; 0 and -N: of the cores, so many less")),
     }
 }
 

@@ -53,8 +53,10 @@ fn once(boot: bool, generation: usize) -> Result<(), Failure> {
         ));
     }
     if missing.is_empty() {
-        let count = running.len();
-        show::say(&format!("there is nothing to start: {count} run that are to"));
+        show::say(match running.is_empty() {
+            true => "nothing is to run",
+            false => "all that is to run does",
+        });
     } else {
         let specs = missing.iter().map(start::anew_or_at_least_as_it_was).collect();
         start::start_all(&home, specs, WAIT)?;

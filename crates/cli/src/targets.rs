@@ -123,7 +123,12 @@ fn of_word(known: &[Known], word: &str) -> Result<Vec<usize>, Failure> {
         })?;
         return some(found(&|known| pattern.is_match(&known.name)), known, word);
     }
-    if Path::new(word).is_file() && config::is_config(Path::new(word)) {
+    let file = Path::new(word);
+    // Nobody is called as a configuration file is, unless with that name.
+    if config::is_config(file) && !file.exists() {
+        return Err(config::missing(file, USAGE));
+    }
+    if file.is_file() && config::is_config(file) {
         let names: Vec<String> = config::load(Path::new(word), None, &[])?
             .apps
             .into_iter()

@@ -182,7 +182,7 @@ fn odd_files() {
     check(&tool, &["large.json"]).expect(1, &["more than 1 MiB"]);
     fs::create_dir(tool.directory().join("directory.toml")).unwrap();
     check(&tool, &["directory.toml"]).expect(1, &["it is no file"]);
-    for command in ["check", "start", "run"] {
+    for command in ["check", "start", "run", "reload"] {
         tool.run(&[command, "none.toml"]).expect(2, &["none.toml"]);
     }
     check(&tool, &["none.toml"]).expect(2, &["there is no configuration file none.toml"]);

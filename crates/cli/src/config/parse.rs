@@ -90,7 +90,8 @@ pub(super) fn parse(text: &str, format: Format) -> Result<Item, Wrong> {
 }
 
 fn toml_of(text: &str, bounds: &Bounds) -> Result<Item, Wrong> {
-    let line = |at: usize| 1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count();
+    let ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
+    let line = |at: usize| 1 + ends.partition_point(|end| *end < at);
     let table = DeTable::parse(text).map_err(|error| Wrong {
         line: error.span().map(|span| line(span.start)),
         words: first_line(error.message()),

@@ -55,7 +55,7 @@ fn boot(found: &mut Findings, systemd: bool, container: bool) {
         None => found.note(
             NAME,
             format!("no unit is installed, and {wanted} are to run"),
-            "`phalanx startup` prints one, `phalanx startup --write` installs it",
+            "`phalanx startup` prints one, and the command that installs it",
         ),
     }
 }
