@@ -18,9 +18,7 @@ fn built() -> &'static Programs {
         let mut cargo = Command::new(env!("CARGO"));
         // All of the workspace, as its tests are built, so that nothing is built again with other features.
         cargo.args(["build", "--quiet", "--locked", "--workspace", "--bins", "--examples"]);
-        if place.ends_with("release") {
-            cargo.arg("--release");
-        }
+        cargo.args(["--profile", if place.ends_with("release") { "release" } else { "test" }]);
         let target = place.parent().unwrap();
         assert!(cargo.env("CARGO_TARGET_DIR", target).status().unwrap().success());
         Programs { phalanx: place.join("phalanx"), app: place.join("serve") }

@@ -29,9 +29,7 @@ fn built() -> &'static Path {
         let mut cargo = Command::new(env!("CARGO"));
         // The whole workspace, so that nothing is built again with other features.
         cargo.args(["build", "--quiet", "--examples", "--workspace", "--target-dir"]).arg(target);
-        if !cfg!(debug_assertions) {
-            cargo.arg("--release");
-        }
+        cargo.args(["--profile", if cfg!(debug_assertions) { "test" } else { "release" }]);
         let done = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().expect("cargo runs");
         assert!(done.success(), "the examples do not build");
         profile.join("examples")

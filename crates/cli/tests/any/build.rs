@@ -68,9 +68,7 @@ pub(crate) fn rust(name: &str) -> PathBuf {
         // The examples of the whole workspace, so that nothing is built again with other features.
         cargo.args(["build", "--quiet", "--locked", "--examples", "--workspace", "--target-dir"]);
         cargo.arg(profile.parent().expect("a target directory"));
-        if !cfg!(debug_assertions) {
-            cargo.arg("--release");
-        }
+        cargo.args(["--profile", if cfg!(debug_assertions) { "test" } else { "release" }]);
         run(cargo.current_dir(env!("CARGO_MANIFEST_DIR")));
         profile.join("examples")
     });
