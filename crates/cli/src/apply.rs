@@ -13,6 +13,7 @@ use crate::manage::failed;
 use crate::show;
 use crate::start::{self, Mark};
 use crate::ui::progress::{Progress, replaced};
+use phalanx::control::{Process, Register};
 use std::fs::File;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -163,6 +164,12 @@ fn roll(app: &App, word: &Word) -> Result<(), Failure> {
     })
 }
 
+/// Whether nobody is there any more. One of a foreground has no lock for the moment in which it becomes another program.
+fn has_ended(app: &App) -> bool {
+    let primary = Register::read(app).and_then(|register| register.primary);
+    !Lock::is_held(app) && !primary.is_some_and(Process::is_alive)
+}
+
 /// Has the primary become the program that is at its place now. It does not answer if all goes well: it is another program
 /// then, which is asked who it is.
 pub(crate) fn become_anew(app: &App) -> Result<Description, Failure> {
@@ -180,7 +187,7 @@ pub(crate) fn become_anew(app: &App) -> Result<Description, Failure> {
         if let Some(about) = about.filter(is_new) {
             return Ok(about);
         }
-        if before.elapsed() >= TAKEN_OVER || !Lock::is_held(app) {
+        if before.elapsed() >= TAKEN_OVER || has_ended(app) {
             return Err(failed(app, Unanswered::Silent(std::io::ErrorKind::TimedOut.into())));
         }
         std::thread::sleep(AGAIN);
