@@ -9,7 +9,7 @@ use crate::control::{Description, Refusal, Unanswered, Word, ask, ask_within};
 use crate::failure::{Failure, UNEXPECTED};
 use crate::home::{App, Home, Lock, Spec};
 use crate::intent::{self, Refresh, workers};
-use crate::manage::failed;
+use crate::manage::{failed, patiently};
 use crate::show;
 use crate::start::{self, Mark};
 use crate::ui::progress::{Progress, replaced};
@@ -144,7 +144,7 @@ fn roll(app: &App, word: &Word) -> Result<(), Failure> {
     let progress = Progress::new(&app.name);
     let following = progress.follow(app);
     // It goes on if this process is interrupted.
-    let done = ask(app, word, &mut |text| progress.line(text));
+    let done = patiently(app, || ask(app, word, &mut |text| progress.line(text)));
     drop(following);
     match &done {
         Ok(told) => progress.done(&replaced(told)),

@@ -7,7 +7,7 @@ use crate::home::{App, Home, Lock, Spec};
 use crate::intent::Refresh;
 use crate::ui::progress::Progress;
 use crate::{apply, config, intent, show, signals, start, targets};
-use phalanx::control::Register;
+use phalanx::control::{Process, Register};
 use serde_json::Value;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -61,6 +61,26 @@ fn running(app: &App) -> Result<(), Failure> {
         .hint(format!("`phalanx start {name}` starts it, `phalanx delete {name}` forgets it")))
 }
 
+fn asked(app: &App, word: &Word, patience: Duration) -> Result<Value, Failure> {
+    patiently(app, || ask_within(app, word, patience)).map_err(|why| failed(app, why))
+}
+
+/// Asks again if nobody listens at this moment: another primary is just taking over, or comes up.
+pub(crate) fn patiently(
+    app: &App,
+    mut ask: impl FnMut() -> Result<Value, Unanswered>,
+) -> Result<Value, Unanswered> {
+    let begin = Instant::now();
+    loop {
+        match ask() {
+            Err(Unanswered::Nobody) if begin.elapsed() < ANSWER && Lock::is_held(app) => {
+                std::thread::sleep(AGAIN);
+            }
+            answer => return answer,
+        }
+    }
+}
+
 pub(crate) fn failed(app: &App, why: Unanswered) -> Failure {
     let name = &app.name;
     if matches!(why, Unanswered::Nobody | Unanswered::Silent(_)) && !Lock::is_held(app) {
@@ -95,9 +115,10 @@ pub(crate) fn restart(options: &args::Restart) -> Result<(), Failure> {
 fn changed(options: &args::Reload, word: &Word) -> Result<(), Failure> {
     let refresh = Refresh { update_env: options.update_env, environment: options.env.as_deref() };
     let home = Home::find()?;
-    let meant = targets::resolve(&home, &options.of.apps)?;
-    for name in &options.only {
-        if !meant.iter().any(|app| app.name == *name) {
+    if !options.only.is_empty() {
+        let meant = targets::resolve(&home, &options.of.apps)?;
+        let is_meant = |name: &&String| meant.iter().any(|app| app.name == **name);
+        if let Some(name) = options.only.iter().find(|name| !is_meant(name)) {
             return Err(targets::nobody(name, &meant));
         }
     }
@@ -168,7 +189,7 @@ pub(crate) fn why(options: &args::Why) -> Result<(), Failure> {
 
 fn why_one(app: &App, number: usize, as_json: bool) -> Result<(), Failure> {
     running(app)?;
-    let about = ask_within(app, &Word::Why, ANSWER).map_err(|why| failed(app, why))?;
+    let about = asked(app, &Word::Why, ANSWER)?;
     let list = |key: &str| about.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
     if as_json {
         show::print(&format!("{:#}\n", Value::Array(list("ends"))));
@@ -196,7 +217,7 @@ fn scale_one(app: &App, workers: Target) -> Result<(), Failure> {
         Target::To(workers) => Word::ScaleTo(workers),
         Target::By(workers) => Word::ScaleBy(workers),
     };
-    let told = ask_within(app, &word, ANSWER).map_err(|why| failed(app, why))?;
+    let told = asked(app, &word, ANSWER)?;
     let wanted = told.get("wanted").and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
     keep_scale(app, wanted)?;
     let about = start::settle(app, SCALED);
@@ -224,7 +245,7 @@ pub(crate) fn signal(options: &args::Signal) -> Result<(), Failure> {
     each(&options.of.apps, |app| {
         running(app)?;
         let word = Word::Signal { number, slot: options.slot };
-        let told = ask_within(app, &word, ANSWER).map_err(|why| failed(app, why))?;
+        let told = asked(app, &word, ANSWER)?;
         let workers = told.get("workers").and_then(Value::as_u64).unwrap_or_default();
         let name = signals::name(number);
         show::say(&format!("{}: {name} sent to {workers} workers", app.name));
@@ -239,7 +260,7 @@ pub(crate) fn send(options: &args::Send) -> Result<(), Failure> {
     let message = serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.clone()));
     let word = Word::Send { message, slot: options.slot };
     // A worker that does not read is waited for by its primary.
-    let told = ask_within(&app, &word, HUNG + ANSWER).map_err(|why| failed(&app, why))?;
+    let told = asked(&app, &word, HUNG + ANSWER)?;
     let count = |key| told.get(key).and_then(Value::as_u64).unwrap_or_default();
     show::say(&format!("{}: sent to {} of {} workers", app.name, count("workers"), count("of")));
     Ok(())
@@ -282,7 +303,7 @@ pub(crate) fn pid(apps: &[String]) -> Result<(), Failure> {
 }
 
 fn describe(app: &App) -> Result<Description, Failure> {
-    let about = ask_within(app, &Word::Describe, ANSWER).map_err(|why| failed(app, why))?;
+    let about = asked(app, &Word::Describe, ANSWER)?;
     serde_json::from_value(about)
         .map_err(|error| Failure::tool(UNEXPECTED, format!("{}: {error}", app.name)))
 }
@@ -302,7 +323,7 @@ pub(crate) fn id(apps: &[String]) -> Result<(), Failure> {
 pub(crate) fn reset(apps: &[String]) -> Result<(), Failure> {
     each(apps, |app| {
         running(app)?;
-        ask_within(app, &Word::Reset, ANSWER).map_err(|why| failed(app, why))?;
+        asked(app, &Word::Reset, ANSWER)?;
         show::say(&format!("{}: restarts are counted from 0 again", app.name));
         Ok(())
     })
@@ -353,11 +374,26 @@ pub(crate) fn stop(apps: &[String], now: bool) -> Result<(), Failure> {
         if !end(app, there.as_ref()) {
             return Err(failed(app, Unanswered::Silent(std::io::ErrorKind::TimedOut.into())));
         }
-        // Somebody may have been about to start it.
-        if Lock::is_held(app) { noted } else { note_stopped(&home, app) }?;
+        // Somebody may have been about to start it: then what they noted is older than its end.
+        if is_started_again(app, there.as_ref()) { noted } else { note_stopped(&home, app) }?;
         show::say(&format!("{} is stopped", app.name));
         Ok(())
     })
+}
+
+/// Whether another primary runs than the one that was told. Whoever started that one lets the lock go in a moment.
+fn is_started_again(app: &App, told: Option<&Register>) -> bool {
+    let begin = Instant::now();
+    let told = told.and_then(|register| register.primary);
+    while Lock::is_held(app) {
+        let primary = Register::read(app).and_then(|register| register.primary);
+        let runs = primary.filter(|primary| Some(*primary) != told).is_some_and(Process::is_alive);
+        if runs || begin.elapsed() >= LOOK {
+            return true;
+        }
+        std::thread::sleep(AGAIN);
+    }
+    false
 }
 
 /// It is to stay stopped, also after a reboot.

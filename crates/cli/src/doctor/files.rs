@@ -102,15 +102,21 @@ fn application(found: &mut Findings, app: &App, about: &Description) -> bool {
             "its primary was killed, and workers are left",
             format!("`phalanx start {name}` ends them, and starts new ones"),
         ),
-        Status::CrashLoop | Status::Errored => found.note(
+        Status::CrashLoop => found.note(
             name,
             "its workers crash again and again",
             format!("`phalanx why {name}` and `phalanx logs {name}` tell more"),
         ),
-        Status::Stopped if app.socket().exists() && !Lock::is_held(app) => found.note(
+        Status::Stopped | Status::Errored if app.socket().exists() && !Lock::is_held(app) => found
+            .note(
+                name,
+                "it was killed: its control socket is still there",
+                format!("`phalanx start {name}` or `phalanx resurrect` starts it again"),
+            ),
+        Status::Errored => found.note(
             name,
-            "it was killed: its control socket is still there",
-            format!("`phalanx start {name}` or `phalanx resurrect` starts it again"),
+            "it gave up",
+            format!("`phalanx logs {name}` tells more, `phalanx start {name}` starts it again"),
         ),
         _ if about.primary_pid.is_some() && about.version != this => found.note(
             name,
