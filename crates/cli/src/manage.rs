@@ -374,26 +374,38 @@ pub(crate) fn stop(apps: &[String], now: bool) -> Result<(), Failure> {
         if !end(app, there.as_ref()) {
             return Err(failed(app, Unanswered::Silent(std::io::ErrorKind::TimedOut.into())));
         }
-        // Somebody may have been about to start it: then what they noted is older than its end.
-        if is_started_again(app, there.as_ref()) { noted } else { note_stopped(&home, app) }?;
+        note_ended(&home, app, there.as_ref(), noted)?;
         show::say(&format!("{} is stopped", app.name));
         Ok(())
     })
 }
 
-/// Whether another primary runs than the one that was told. Whoever started that one lets the lock go in a moment.
-fn is_started_again(app: &App, told: Option<&Register>) -> bool {
+/// That it is stopped, after its end. Somebody may have been about to start it: what they noted is older, and goes. Whoever has
+/// started it since has the last word: then it is as it was noted before the end.
+fn note_ended(
+    home: &Home,
+    app: &App,
+    told: Option<&Register>,
+    noted: Result<(), Failure>,
+) -> Result<(), Failure> {
     let begin = Instant::now();
     let told = told.and_then(|register| register.primary);
-    while Lock::is_held(app) {
+    while app.directory.exists() {
+        match Lock::take(app, Duration::ZERO) {
+            // Nobody starts it while this is held.
+            Ok(Some(_lock)) => return note_stopped(home, app),
+            Ok(None) => {}
+            Err(_) => break,
+        }
         let primary = Register::read(app).and_then(|register| register.primary);
         let runs = primary.filter(|primary| Some(*primary) != told).is_some_and(Process::is_alive);
         if runs || begin.elapsed() >= LOOK {
-            return true;
+            return noted;
         }
+        // Whoever started what has ended lets the lock go in a moment.
         std::thread::sleep(AGAIN);
     }
-    false
+    note_stopped(home, app)
 }
 
 /// It is to stay stopped, also after a reboot.
