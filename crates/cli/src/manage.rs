@@ -507,12 +507,18 @@ pub(crate) fn delete(apps: &[String], now: bool) -> Result<(), Failure> {
 
 /// Of one whose primary is gone, and its keeper too, what is left.
 fn end_leftovers(app: &App) {
-    if let Some(register) = Register::read(app)
+    if Register::read(app).is_some()
         && let Ok(Some(_lock)) = Lock::take(app, Duration::ZERO)
     {
-        for words in register.end_leftovers(app) {
-            show::say(&format!("{}: {words}", app.name));
-        }
+        end_and_tell(app);
+    }
+}
+
+/// Ends what an earlier primary left, and says so; whoever does has the lock.
+pub(crate) fn end_and_tell(app: &App) {
+    let left = Register::read(app).map(|register| register.end_leftovers(app));
+    for words in left.into_iter().flatten() {
+        show::say(&format!("{}: {words}", app.name));
     }
 }
 
@@ -531,11 +537,7 @@ pub(crate) fn delete_one(home: &Home, app: &App, now: bool) -> Result<(), Failur
     let Some(lock) = Lock::take(app, LOOK).map_err(failed())? else {
         return Err(Failure::tool(UNEXPECTED, format!("{name} is just being started again")));
     };
-    if let Some(register) = Register::read(app) {
-        for words in register.end_leftovers(app) {
-            show::say(&format!("{name}: {words}"));
-        }
-    }
+    end_and_tell(app);
     home.forget(app)?;
     app.remove(lock).map_err(failed())?;
     show::say(&format!("{name} is deleted"));

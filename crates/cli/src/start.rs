@@ -371,11 +371,7 @@ fn runs(app: &App) -> Failure {
 
 /// What an earlier primary of this name left.
 fn clean(app: &App) -> Result<(), Failure> {
-    if let Some(register) = Register::read(app) {
-        for words in register.end_leftovers(app) {
-            show::say(&format!("{}: {words}", app.name));
-        }
-    }
+    manage::end_and_tell(app);
     logs::cut(&app.primary_log());
     Ok(app.remove_stale()?)
 }

@@ -5,7 +5,7 @@
 
 use super::app::{App, EARLIER};
 use super::directory::{Kind, checked, is_mine, private, write_json};
-use super::lock::Lock;
+use super::lock::{Lock, is_at};
 use super::spec::{Spec, check_name};
 use crate::error::{Error, Result};
 use rustix::fs::{FlockOperation, flock};
@@ -15,7 +15,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// In the directory of what is wanted: where that runs.
@@ -255,10 +255,7 @@ impl Home {
                     .map_err(failed())?;
             }
             // It may have been forgotten meanwhile, and its file be another one's.
-            let identity = |about: &fs::Metadata| (about.dev(), about.ino());
-            let there = fs::symlink_metadata(self.state.join(&name));
-            let held = file.metadata().map_err(failed())?;
-            if there.is_ok_and(|there| identity(&there) == identity(&held)) {
+            if is_at(&file.metadata().map_err(failed())?, &self.state.join(&name)) {
                 return Ok(file);
             }
         }
@@ -392,7 +389,7 @@ fn variable(name: &str) -> Option<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     #[test]
     fn a_home_that_others_made_is_refused() {

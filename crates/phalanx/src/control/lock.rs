@@ -125,6 +125,11 @@ fn flags() -> i32 {
 }
 
 fn is_file(about: &Metadata, app: &App) -> bool {
-    std::fs::symlink_metadata(path(app))
+    is_at(about, &path(app))
+}
+
+/// Whether that is the file at this place.
+pub(super) fn is_at(about: &Metadata, place: &Path) -> bool {
+    std::fs::symlink_metadata(place)
         .is_ok_and(|there| (there.dev(), there.ino()) == (about.dev(), about.ino()))
 }
